@@ -1,0 +1,66 @@
+"""Named background loops and the supervisor that fails the process when one of them dies.
+
+A loop does one bounded round at a time (`run_once`) and says how long to rest. A half-alive process is worse than a
+dead one: an exception that a loop does not handle itself ends `Supervisor.run`, and with it the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from podium_runtime import logs
+
+log = logs.get_logger(__name__)
+
+
+class Loop(Protocol):
+    """A background loop."""
+
+    @property
+    def name(self) -> str:
+        """Its name, in logs and metrics."""
+
+    @property
+    def wake(self) -> asyncio.Event:
+        """Set by anyone to cut the rest short."""
+
+    async def run_once(self) -> float:
+        """Does one bounded round; returns the seconds to rest before the next."""
+
+
+class LoopDied(Exception):
+    """A loop raised what it should have handled."""
+
+
+class Supervisor:
+    """Runs loops until told to stop or until one dies."""
+
+    def __init__(self, loops: Sequence[Loop]) -> None:
+        self._loops = loops
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Returns after `stop`; raises LoopDied as soon as a loop raises."""
+        tasks = {asyncio.create_task(self._drive(loop), name=loop.name) for loop in self._loops}
+        stopper = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({*tasks, stopper}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopper}:
+                error = task.exception()
+                log.error("loop_died", loop=task.get_name(), exc_info=error)
+                raise LoopDied(task.get_name()) from error
+        finally:
+            for task in (*tasks, stopper):
+                task.cancel()
+            await asyncio.gather(*tasks, stopper, return_exceptions=True)
+
+    async def _drive(self, loop: Loop) -> None:
+        while True:
+            rest = await loop.run_once()
+            try:
+                async with asyncio.timeout(rest):
+                    await loop.wake.wait()
+            except TimeoutError:
+                pass
+            loop.wake.clear()
