@@ -1,0 +1,1 @@
+"""Podium's Python SDK: submit inputs, get vectors in order."""

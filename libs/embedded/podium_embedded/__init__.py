@@ -1,0 +1,1 @@
+"""Private Postgres and Redis servers as child processes, for one-machine Podium."""

@@ -1,0 +1,1 @@
+"""Podium's gateway: the stateless edge that clients talk to."""

@@ -1,0 +1,1 @@
+"""Translation to and from Postgres, Redis, gRPC and files. Nothing is decided here."""

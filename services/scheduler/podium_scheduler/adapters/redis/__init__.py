@@ -1,0 +1,1 @@
+"""The buffer in Redis: work streams, result streams, wake-ups."""

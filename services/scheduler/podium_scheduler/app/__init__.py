@@ -1,0 +1,1 @@
+"""The scheduler's use cases and loops: load, decide, apply."""

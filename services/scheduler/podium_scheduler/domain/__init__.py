@@ -1,0 +1,1 @@
+"""What the scheduler decides, as pure functions: no I/O, no clock, standard library only."""

@@ -1,0 +1,1 @@
+"""Podium's worker: pulls batches over its stream, computes vectors on its devices."""

@@ -1,0 +1,1 @@
+"""Translations between the worker's use cases and the world."""

@@ -1,0 +1,1 @@
+"""Tools of the build: not installed, run from the repository's root."""
