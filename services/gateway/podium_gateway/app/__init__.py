@@ -1,1 +1,2 @@
-"""The gateway's use cases: load, decide, apply. The contracts' messages are their language; adapters do the I/O."""
+"""The gateway's use cases: load, decide, apply. The contracts' messages are their language; adapters do the
+I/O."""

@@ -1,1 +1,2 @@
-"""The gateway's rules: what a good request is, how a job is cut, where a client stands. Standard library only, pure."""
+"""The gateway's rules: what a good request is, how a job is cut, where a client stands. Standard library
+only, pure."""

@@ -1,0 +1,110 @@
+"""What the use cases need of the world. Adapters provide it; errors are podium_runtime's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from podium.common.v1 import job_pb2, workload_pb2
+from podium.gateway.v1 import gateway_pb2
+from podium.scheduler.v1 import scheduler_pb2
+from podium_gateway.app import callers, wakes
+
+
+class Ledger(Protocol):
+    """The scheduler's view of jobs. Raises errors.Unavailable when it cannot be reached, errors.NotFound for
+    a job that the app does not have."""
+
+    async def admit(
+        self, caller: callers.Caller, request: scheduler_pb2.AdmitJobRequest
+    ) -> scheduler_pb2.AdmitJobResponse:
+        """Accepts a job."""
+
+    async def get_job(self, caller: callers.Caller, job_id: str) -> job_pb2.Job:
+        """Reads a job."""
+
+    async def list_jobs(
+        self, caller: callers.Caller, request: gateway_pb2.ListJobsRequest
+    ) -> scheduler_pb2.ListJobsResponse:
+        """Lists jobs."""
+
+    async def cancel_job(self, caller: callers.Caller, job_id: str) -> job_pb2.Job:
+        """Cancels a job."""
+
+    async def list_batches(
+        self, caller: callers.Caller, job_id: str, from_item: int, limit: int
+    ) -> Sequence[scheduler_pb2.Batch]:
+        """Batches whose first item is `from_item` or later."""
+
+    async def release_results(self, caller: callers.Caller, job_id: str, before_item: int) -> job_pb2.Job:
+        """Acknowledges results."""
+
+    async def list_workloads(self) -> Sequence[workload_pb2.Workload]:
+        """The registry."""
+
+
+class Apps(Protocol):
+    """Who the apps are."""
+
+    async def authenticate(self, token_sha256: bytes) -> tuple[str, float]:
+        """App of a token and the seconds for which that may be trusted. Raises errors.Unauthenticated."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFrom:
+    """Where to read on: the batch that begins at item `batch`, after the stored entry `after` ('': from its
+    start)."""
+
+    batch: int
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """Consecutive serialized ResultChunks of one batch; `complete` when they reach its end."""
+
+    first_item: int
+    item_count: int
+    complete: bool
+    last_entry: str
+    chunks: tuple[bytes, ...]
+
+
+class ResultStore(Protocol):
+    """Results of completed batches. Raises errors.Unavailable when it cannot be reached."""
+
+    async def read(self, job_id: str, start: ReadFrom, max_bytes: int) -> Sequence[StoredBatch]:
+        """Batches that follow each other without a gap, about `max_bytes` of them; empty when `start` has
+        none."""
+
+    async def ping(self) -> None:
+        """Returns when the store answers."""
+
+
+class JobEvents(Protocol):
+    """Wake-ups when a job changes. They may be lost: whoever waits also polls."""
+
+    def subscribe(self, job_id: str) -> AbstractAsyncContextManager[wakes.Wakes]:
+        """Wakes for one job, for as long as the context is open."""
+
+
+class Compressor(Protocol):
+    """Makes one LZ4 frame."""
+
+    def __call__(self, data: memoryview) -> bytes:
+        """The frame."""
+
+
+class Meter(Protocol):
+    """What is counted."""
+
+    def admitted(self, items: int, batches: int) -> None:
+        """A job was accepted."""
+
+    def relayed(self, size: int) -> None:
+        """A message of results went out, of so many bytes."""
+
+    def authenticated(self, outcome: str) -> None:
+        """A token was looked up: `hit`, `negative_hit` or `miss`."""

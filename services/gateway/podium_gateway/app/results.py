@@ -1,0 +1,232 @@
+"""StreamResults: a job's outcomes in item order, from where the client stopped to the end.
+
+Promises: every item of the job is covered exactly once, in order, by a chunk or a failure, and a StreamEnd
+follows; what a client has after the last cursor it made durable is what it would have had without the break.
+Results come from the store; what the store does not have is asked of the ledger: failed batches become
+BatchFailure at their place, released ones end the stream with OUT_OF_RANGE, unfinished ones are waited for.
+Wake-ups may be lost, so every wait also ends by itself after a second.
+
+At most two reads of about READ_BYTES are held for a stream: the one being written and the one after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+
+from podium.common.v1 import job_pb2, result_pb2
+from podium.gateway.v1 import gateway_pb2
+from podium.scheduler.v1 import scheduler_pb2
+from podium_gateway.app import callers, jobs, ports, refusals, trimming, wakes
+from podium_gateway.domain import cursors, frames
+from podium_runtime import clock, errors
+
+READ_BYTES = 2 << 20
+POLL_S = 1.0
+MIN_ASK_INTERVAL_S = 0.2
+LIST_LIMIT = 100
+_FIRST_END_POLL_S = 0.02
+_LOST = frozenset({job_pb2.BATCH_STATE_FAILED, job_pb2.BATCH_STATE_CANCELLED, job_pb2.BATCH_STATE_EXPIRED})
+
+
+class StreamResults:
+    """Relays results."""
+
+    def __init__(
+        self,
+        ledger: ports.Ledger,
+        store: ports.ResultStore,
+        events: ports.JobEvents,
+        time: clock.Clock,
+        meter: ports.Meter,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._events = events
+        self._clock = time
+        self._meter = meter
+
+    async def __call__(
+        self, caller: callers.Caller, request: gateway_pb2.StreamResultsRequest
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields serialized StreamResultsResponse messages.
+
+        Raises errors.InvalidArgument, NotFound, OutOfRange (RESULTS_RELEASED), Unavailable.
+        """
+        job_id = refusals.job_id(request.job_id)
+        job = await self._ledger.get_job(caller, job_id)
+        codec = cursors.CursorCodec(job.job_id)
+        place = cursors.Place(0, 0)
+        if request.after_cursor:
+            place = _place(codec, request.after_cursor, job.progress.items_total)
+        if place.batch > 0:
+            job = await self._ledger.release_results(caller, job_id, place.batch)
+        if place.batch < job.progress.items_released:
+            raise released(job)
+        async with self._events.subscribe(job_id) as woken:
+            relay = _Relay(self._ledger, self._store, self._clock, caller, job, woken, place)
+            async with aclosing(relay.messages()) as messages:
+                async for message in messages:
+                    self._meter.relayed(len(message))
+                    yield message
+
+
+def _place(codec: cursors.CursorCodec, text: str, items_total: int) -> cursors.Place:
+    try:
+        return codec.decode(text, items_total)
+    except cursors.BadCursor as error:
+        raise refusals.one("after_cursor", str(error)) from error
+
+
+def released(job: job_pb2.Job) -> errors.OutOfRange:
+    """The error for a read of results that the client has acknowledged before."""
+    count = job.progress.items_released
+    return errors.OutOfRange(
+        f"results of the first {count} items were released and cannot be read again",
+        reason="RESULTS_RELEASED",
+        metadata={"items_released": str(count)},
+    )
+
+
+class _Relay:
+    """One stream, from a place to the end."""
+
+    def __init__(
+        self,
+        ledger: ports.Ledger,
+        store: ports.ResultStore,
+        time: clock.Clock,
+        caller: callers.Caller,
+        job: job_pb2.Job,
+        woken: wakes.Wakes,
+        place: cursors.Place,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._clock = time
+        self._caller = caller
+        self._job_id = job.job_id
+        self._total = job.progress.items_total
+        self._codec = cursors.CursorCodec(job.job_id)
+        self._woken = woken
+        self._place = place
+        self._asked_at = -POLL_S + time.monotonic()
+
+    async def messages(self) -> AsyncGenerator[bytes, None]:
+        """Everything that is left of the stream. The next run is read while the consumer handles this one."""
+        start = ports.ReadFrom(self._place.batch)
+        ahead: asyncio.Task[Sequence[ports.StoredBatch]] | None = None
+        try:
+            while self._place.batch < self._total:
+                run = await (ahead or self._read(start))
+                ahead = None
+                if run:
+                    start = _after(run[-1])
+                    if start.batch < self._total:
+                        ahead = asyncio.create_task(self._read(start))
+                    for message in (m for batch in run for m in self._chunks(batch)):
+                        yield message
+                else:
+                    for message in await self._resolve():
+                        yield message
+                    # Without the entry: a batch whose results were lost half-way has other entries when it is
+                    # back.
+                    start = ports.ReadFrom(self._place.batch)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+        yield (await self._end()).SerializeToString()
+
+    async def _read(self, start: ports.ReadFrom) -> Sequence[ports.StoredBatch]:
+        # Down before the look: what is published from here on will be seen by the look or end the wait after
+        # it.
+        self._woken.clear(wakes.RESULTS)
+        return await self._store.read(self._job_id, start, READ_BYTES)
+
+    def _chunks(self, batch: ports.StoredBatch) -> Iterator[bytes]:
+        """The messages for stored chunks; parts that the client already has are left out."""
+        end = batch.first_item + batch.item_count
+        for index, chunk in enumerate(batch.chunks):
+            first, count = frames.span(chunk)
+            ends_batch = batch.complete and index == len(batch.chunks) - 1
+            reached = end if ends_batch else first + count
+            at = self._place.item
+            self._place = cursors.Place(end if ends_batch else batch.first_item, max(at, reached))
+            if reached > at:
+                unread = trimming.from_item(chunk, at) if first < at else chunk
+                yield frames.chunk_message(unread, self._codec.encode(self._place))
+
+    async def _resolve(self) -> list[bytes]:
+        """Asks the ledger about the batch that the store does not have, or waits until asking makes sense."""
+        since = self._clock.monotonic() - self._asked_at
+        news = self._woken.pending(wakes.STATE)
+        if news and since < MIN_ASK_INTERVAL_S:
+            await self._woken.wait(MIN_ASK_INTERVAL_S - since, wakes.RESULTS)
+            return []
+        if not news and since < POLL_S:
+            await self._woken.wait(POLL_S - since, wakes.RESULTS, wakes.STATE)
+            return []
+        self._woken.clear(wakes.STATE)
+        self._asked_at = self._clock.monotonic()
+        batches = await self._ledger.list_batches(self._caller, self._job_id, self._place.batch, LIST_LIMIT)
+        return await self._failures(batches)
+
+    async def _failures(self, batches: Sequence[scheduler_pb2.Batch]) -> list[bytes]:
+        """The messages for batches that will never have results, as far as they follow each other."""
+        at = self._place.batch
+        if not batches or batches[0].first_item != at or batches[0].state == job_pb2.BATCH_STATE_DELIVERED:
+            raise await self._refusal()
+        messages: list[bytes] = []
+        for batch in batches:
+            if batch.first_item != self._place.batch or batch.state not in _LOST:
+                break
+            messages.extend(self._failure(batch))
+        if messages:
+            # Whatever comes next may be lost too.
+            self._woken.notify(wakes.STATE)
+        return messages
+
+    def _failure(self, batch: scheduler_pb2.Batch) -> Iterator[bytes]:
+        """Moves over a batch without results, with its message unless the client has all of it."""
+        end = batch.first_item + batch.item_count
+        first = max(batch.first_item, self._place.item)
+        self._place = cursors.Place(end, max(end, first))
+        if first >= end:
+            return
+        failure = result_pb2.BatchFailure(
+            job_id=self._job_id,
+            first_item=first,
+            item_count=end - first,
+            reason=batch.failure_reason,
+            message=batch.failure_message,
+        )
+        cursor = self._codec.encode(self._place).decode()
+        yield gateway_pb2.StreamResultsResponse(failure=failure, cursor=cursor).SerializeToString()
+
+    async def _refusal(self) -> errors.PodiumError:
+        """Somebody has released the results ahead of this stream; a gap in the ledger would be our fault."""
+        job = await self._ledger.get_job(self._caller, self._job_id)
+        if job.progress.items_released > self._place.batch or job.results_released:
+            return released(job)
+        return errors.Internal(f"the ledger has no batch that begins at item {self._place.batch}")
+
+    async def _end(self) -> gateway_pb2.StreamResultsResponse:
+        """The last message, once the job is final: the last result is in the store a moment before the
+        ledger."""
+        poll_s = _FIRST_END_POLL_S
+        while True:
+            self._woken.clear(wakes.STATE, wakes.RESULTS)
+            job = await self._ledger.get_job(self._caller, self._job_id)
+            if job.state in jobs.FINAL:
+                cursor = self._codec.encode(cursors.Place(self._total, self._total)).decode()
+                return gateway_pb2.StreamResultsResponse(end=gateway_pb2.StreamEnd(job=job), cursor=cursor)
+            await self._woken.wait(poll_s, wakes.STATE, wakes.RESULTS)
+            poll_s = min(poll_s * 2, POLL_S)
+
+
+def _after(batch: ports.StoredBatch) -> ports.ReadFrom:
+    if batch.complete:
+        return ports.ReadFrom(batch.first_item + batch.item_count)
+    return ports.ReadFrom(batch.first_item, batch.last_entry)

@@ -1,0 +1,168 @@
+"""From a SubmitBatch request to the AdmitJob request: checked in one pass, cut, packed and digested.
+
+All of it is CPU work without I/O, so that a large job can be prepared off the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from google.protobuf import duration_pb2
+
+from podium.common.v1 import item_pb2, workload_pb2
+from podium.gateway.v1 import gateway_pb2
+from podium.scheduler.v1 import scheduler_pb2
+from podium_gateway.app import ports, refusals
+from podium_gateway.domain import cutting, frames, items, requests, violations, workloads
+from podium_runtime import errors
+
+# Below this a frame's header eats what compression gives.
+MIN_COMPRESSED_BYTES = 512
+_DIGEST_VERSION = b"podium.job.1"
+_MODALITIES = {
+    workloads.Modality.TEXT: workload_pb2.MODALITY_TEXT,
+    workloads.Modality.IMAGE: workload_pb2.MODALITY_IMAGE,
+    workloads.Modality.TASK: workload_pb2.MODALITY_TASK,
+}
+
+Records = Sequence[item_pb2.TextItem] | Sequence[item_pb2.ImageItem] | Sequence[item_pb2.TaskItem]
+
+
+def prepare(
+    request: gateway_pb2.SubmitBatchRequest,
+    rules: workloads.WorkloadRules | None,
+    compress: ports.Compressor,
+) -> scheduler_pb2.AdmitJobRequest:
+    """The job as the ledger takes it, app and trace still open. Raises errors.InvalidArgument with every
+    violation."""
+    request.DiscardUnknownFields()
+    bad = violations.Violations()
+    admission = _check_fields(request, rules, bad)
+    kind = _kind(request)
+    records = _check_items(request, kind, rules, bad)
+    refusals.raise_if_any(bad)
+    assert kind is not None and rules is not None, "a violation was raised otherwise"
+    admission.modality = _MODALITIES[kind]
+    container = getattr(request, kind.value)
+    whole = container.SerializeToString()
+    admission.payload_digest = _digest(admission, whole)
+    admission.batches.extend(_batches(records, whole, rules, compress))
+    return admission
+
+
+def _check_fields(
+    request: gateway_pb2.SubmitBatchRequest, rules: workloads.WorkloadRules | None, bad: violations.Violations
+) -> scheduler_pb2.AdmitJobRequest:
+    admission = scheduler_pb2.AdmitJobRequest(workload=request.workload)
+    admission.request_id = requests.check_uuid("request_id", request.request_id, bad)
+    if not request.workload:
+        bad.add("workload", "is required")
+    elif rules is None:
+        bad.add(
+            "workload",
+            f"there is no workload {request.workload[:100]!r}; ListWorkloads names those there are",
+        )
+    sent = request.priority if request.HasField("priority") else None
+    admission.priority = requests.check_priority(sent, bad)
+    requests.check_labels(request.labels, bad)
+    admission.labels.update(request.labels)
+    if request.HasField("options"):
+        if rules is not None:
+            requests.check_options(_options(request), rules, bad)
+        admission.options.CopyFrom(request.options)
+    if request.HasField("completion_window"):
+        window = request.completion_window
+        requests.check_window(window.seconds + window.nanos / 1e9, bad)
+        normal = duration_pb2.Duration()
+        if not bad.found:
+            normal.FromNanoseconds(window.seconds * 1_000_000_000 + window.nanos)
+        admission.completion_window.CopyFrom(normal)
+    return admission
+
+
+def _options(request: gateway_pb2.SubmitBatchRequest) -> requests.Options:
+    options = request.options
+    return requests.Options(
+        input_type=options.input_type if options.HasField("input_type") else None,
+        dimensions=options.dimensions if options.HasField("dimensions") else None,
+        dtype=options.dtype if options.HasField("dtype") else None,
+    )
+
+
+def _kind(request: gateway_pb2.SubmitBatchRequest) -> workloads.Modality | None:
+    name = request.WhichOneof("items")
+    return workloads.Modality(name) if name else None
+
+
+def _check_items(
+    request: gateway_pb2.SubmitBatchRequest,
+    kind: workloads.Modality | None,
+    rules: workloads.WorkloadRules | None,
+    bad: violations.Violations,
+) -> Records:
+    if not items.check_kind(kind, rules, bad) or kind is None:
+        return []
+    if not items.check_count(kind, len(getattr(request, kind.value).items), bad):
+        return []
+    if kind is workloads.Modality.TEXT:
+        texts = list(request.texts.items)
+        items.check_keys(kind, [t.key for t in texts], bad)
+        items.check_texts([t.text for t in texts], rules.max_text_bytes if rules else 0, bad)
+        return texts
+    if kind is workloads.Modality.IMAGE:
+        images = list(request.images.items)
+        items.check_keys(kind, [i.key for i in images], bad)
+        urls = [i.url if i.HasField("url") else None for i in images]
+        items.check_images(urls, [len(i.data) for i in images], rules.max_image_bytes if rules else 0, bad)
+        return images
+    tasks = list(request.tasks.items)
+    items.check_keys(kind, [t.key for t in tasks], bad)
+    items.check_tasks([len(t.input) for t in tasks], rules.max_task_bytes if rules else 0, bad)
+    return tasks
+
+
+def _batches(
+    records: Records, whole: bytes, rules: workloads.WorkloadRules, compress: ports.Compressor
+) -> Iterable[scheduler_pb2.NewBatch]:
+    """Cuts the serialized items as they are: a batch's payload is a run of records of the whole."""
+    sizes = [size + frames.record_overhead(size) for size in [r.ByteSize() for r in records]]
+    view = memoryview(whole)
+    slices = cutting.cut(sizes, rules.max_batch_items, rules.max_batch_bytes)
+    if slices[-1].stop != len(whole):
+        raise errors.Internal(f"items of {slices[-1].stop} bytes were serialized to {len(whole)}")
+    for piece in slices:
+        payload, encoding = _pack(view[piece.start : piece.stop], compress)
+        yield scheduler_pb2.NewBatch(
+            first_item=piece.first, item_count=piece.count, payload=payload, payload_encoding=encoding
+        )
+
+
+def _pack(payload: memoryview, compress: ports.Compressor) -> tuple[bytes, item_pb2.PayloadEncoding]:
+    if len(payload) >= MIN_COMPRESSED_BYTES:
+        frame = compress(payload)
+        if len(frame) < len(payload):
+            return frame, item_pb2.PAYLOAD_ENCODING_LZ4_FRAME
+    return bytes(payload), item_pb2.PAYLOAD_ENCODING_IDENTITY
+
+
+def _digest(admission: scheduler_pb2.AdmitJobRequest, whole: bytes) -> bytes:
+    """SHA-256 over length-prefixed parts. How the job is cut is left out: it follows the registry, and the
+    same request must stay the same when the registry changes between two tries."""
+    window = admission.completion_window
+    parts = [
+        _DIGEST_VERSION,
+        admission.workload.encode(),
+        str(admission.modality).encode(),
+        str(admission.priority).encode(),
+        str(len(admission.labels)).encode(),
+        *(text.encode() for pair in sorted(admission.labels.items()) for text in pair),
+        admission.options.SerializeToString(deterministic=True),
+        str(window.ToNanoseconds()).encode() if admission.HasField("completion_window") else b"",
+        whole,
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()

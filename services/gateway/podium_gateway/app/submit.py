@@ -1,0 +1,50 @@
+"""SubmitBatch: check and cut, then one call to the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+
+from podium.gateway.v1 import gateway_pb2
+from podium.scheduler.v1 import scheduler_pb2
+from podium_gateway.app import callers, ports, submissions, workloads
+from podium_gateway.domain import workloads as rules_of_workloads
+from podium_runtime import tracing
+
+# A job up to this size is prepared on the event loop (a few milliseconds); a larger one in a thread.
+INLINE_BYTES = 64 << 10
+
+
+class SubmitBatch:
+    """Accepts jobs."""
+
+    def __init__(
+        self,
+        ledger: ports.Ledger,
+        registry: workloads.Registry,
+        compress: ports.Compressor,
+        meter: ports.Meter,
+    ) -> None:
+        self._ledger = ledger
+        self._registry = registry
+        self._compress = compress
+        self._meter = meter
+
+    async def __call__(
+        self, caller: callers.Caller, request: gateway_pb2.SubmitBatchRequest
+    ) -> gateway_pb2.SubmitBatchResponse:
+        """Raises errors.InvalidArgument, AlreadyExists, ResourceExhausted, Unavailable."""
+        rules = await self._registry.find(request.workload) if request.workload else None
+        admission = await self._prepare(request, rules)
+        admission.app_id = caller.app_id
+        admission.traceparent = tracing.current()
+        answer = await self._ledger.admit(caller, admission)
+        if not answer.already_accepted:
+            self._meter.admitted(answer.job.progress.items_total, len(admission.batches))
+        return gateway_pb2.SubmitBatchResponse(job=answer.job, already_accepted=answer.already_accepted)
+
+    async def _prepare(
+        self, request: gateway_pb2.SubmitBatchRequest, rules: rules_of_workloads.WorkloadRules | None
+    ) -> scheduler_pb2.AdmitJobRequest:
+        if request.ByteSize() <= INLINE_BYTES:
+            return submissions.prepare(request, rules, self._compress)
+        return await asyncio.to_thread(submissions.prepare, request, rules, self._compress)

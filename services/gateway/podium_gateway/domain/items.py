@@ -1,0 +1,116 @@
+"""Rules for the items of a job.
+
+A good job costs a few C-level passes over its lists (lengths, a set of keys); only a job that fails such a
+pass is walked item by item to name the culprits. That keeps a text's share of validation well under a
+microsecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from podium_gateway.domain import violations, workloads
+
+MAX_ITEMS = 50_000
+MAX_KEY_BYTES = 256
+MAX_UTF8_BYTES_PER_CHARACTER = 4
+
+
+def check_kind(
+    given: workloads.Modality | None, rules: workloads.WorkloadRules | None, bad: violations.Violations
+) -> bool:
+    """Whether there are items of a kind that the workload takes; an unknown workload takes any."""
+    if given is None:
+        bad.add("items", "is required: one of texts, images, tasks")
+        return False
+    if rules is not None and given not in rules.modalities:
+        taken = " or ".join(sorted(m.value for m in rules.modalities))
+        bad.add(given.value, f"workload {rules.name!r} takes {taken}, not {given.value}")
+        return False
+    return True
+
+
+def check_count(kind: workloads.Modality, count: int, bad: violations.Violations) -> bool:
+    """Whether the number of items is within bounds."""
+    if count == 0:
+        bad.add("items", f"{kind.value}.items is empty; a job has 1 to {MAX_ITEMS:,} items")
+        return False
+    if count > MAX_ITEMS:
+        bad.add(
+            f"{kind.value}.items", f"holds {count:,} items; a job has at most {MAX_ITEMS:,}: send several"
+        )
+        return False
+    return True
+
+
+def check_keys(kind: workloads.Modality, keys: Sequence[str], bad: violations.Violations) -> None:
+    """Checks that keys are short, and unique unless empty."""
+    if max(map(len, keys)) * MAX_UTF8_BYTES_PER_CHARACTER > MAX_KEY_BYTES:
+        _name_long_keys(kind, keys, bad)
+    named = list(filter(None, keys))
+    if len(set(named)) != len(named):
+        _name_duplicate_keys(kind, keys, bad)
+
+
+def _name_long_keys(kind: workloads.Modality, keys: Sequence[str], bad: violations.Violations) -> None:
+    for index, key in enumerate(keys):
+        size = len(key.encode())
+        if size > MAX_KEY_BYTES:
+            bad.add(
+                f"{kind.value}.items[{index}].key", f"is {size} bytes; at most {MAX_KEY_BYTES} are allowed"
+            )
+        if bad.full:
+            return
+
+
+def _name_duplicate_keys(kind: workloads.Modality, keys: Sequence[str], bad: violations.Violations) -> None:
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        if key and first.setdefault(key, index) != index:
+            bad.add(f"{kind.value}.items[{index}].key", f"{key!r} is also the key of item {first[key]}")
+        if bad.full:
+            return
+
+
+def check_texts(texts: Sequence[str], max_bytes: int, bad: violations.Violations) -> None:
+    """Checks that each text has 1 to `max_bytes` UTF-8 bytes (0: no upper limit)."""
+    lengths = list(map(len, texts))
+    may_be_long = max_bytes and max(lengths) * MAX_UTF8_BYTES_PER_CHARACTER > max_bytes
+    if min(lengths) > 0 and not may_be_long:
+        return
+    for index, text in enumerate(texts):
+        if not text:
+            bad.add(f"texts.items[{index}].text", "is empty")
+        elif max_bytes and lengths[index] * MAX_UTF8_BYTES_PER_CHARACTER > max_bytes:
+            _check_size(f"texts.items[{index}].text", len(text.encode()), max_bytes, bad)
+        if bad.full:
+            return
+
+
+def check_images(
+    urls: Sequence[str | None], sizes: Sequence[int], max_bytes: int, bad: violations.Violations
+) -> None:
+    """Checks images given by URL (None: inline bytes, whose size is in `sizes`; 0: neither)."""
+    for index, (url, size) in enumerate(zip(urls, sizes, strict=True)):
+        if url is None and size == 0:
+            bad.add(f"images.items[{index}].image", "is required: url or data")
+        elif url is None:
+            _check_size(f"images.items[{index}].data", size, max_bytes, bad)
+        elif not url.startswith(("http://", "https://", "s3://")):
+            bad.add(f"images.items[{index}].url", "must begin with http://, https:// or s3://")
+        if bad.full:
+            return
+
+
+def check_tasks(sizes: Sequence[int], max_bytes: int, bad: violations.Violations) -> None:
+    """Checks the sizes of task inputs, in bytes; what they hold is the handler's business, and nothing may be
+    enough."""
+    for index, size in enumerate(sizes):
+        _check_size(f"tasks.items[{index}].input", size, max_bytes, bad)
+        if bad.full:
+            return
+
+
+def _check_size(path: str, size: int, limit: int, bad: violations.Violations) -> None:
+    if limit and size > limit:
+        bad.add(path, f"is {size:,} bytes; the workload's limit is {limit:,}")

@@ -1,0 +1,107 @@
+"""Rules for the fields of requests that are not items: identifiers, labels, priority, options, windows,
+pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from podium_gateway.domain import violations, workloads
+
+DEFAULT_PRIORITY = 3
+MAX_PRIORITY = 5
+MAX_LABELS = 32
+MAX_LABEL_VALUE_BYTES = 256
+MIN_WINDOW_S = 1.0
+MAX_WINDOW_S = 3650 * 86_400.0
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+
+# Numbers of podium.common.v1 enums; a test holds them against the generated ones.
+INPUT_TYPES = frozenset({1, 2})
+DTYPE_FLOAT32 = 1
+DTYPES = frozenset({1, 2, 3, 4})
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_LABEL_KEY = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """EmbeddingOptions as sent: None where the field is unset; numbers as on the wire."""
+
+    input_type: int | None = None
+    dimensions: int | None = None
+    dtype: int | None = None
+
+
+def check_uuid(path: str, text: str, bad: violations.Violations) -> str:
+    """Returns the UUID in its canonical, lower-case form."""
+    if not text:
+        bad.add(path, "is required")
+    elif not _UUID.fullmatch(text):
+        bad.add(path, "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000")
+    return text.lower()
+
+
+def check_priority(priority: int | None, bad: violations.Violations) -> int:
+    """Returns the priority, the default when unset."""
+    if priority is None:
+        return DEFAULT_PRIORITY
+    if not 1 <= priority <= MAX_PRIORITY:
+        bad.add("priority", f"must be 1 (soonest) to {MAX_PRIORITY}, not {priority}")
+    return priority
+
+
+def check_labels(labels: Mapping[str, str], bad: violations.Violations) -> None:
+    """Checks the labels of a job or of a filter."""
+    if len(labels) > MAX_LABELS:
+        bad.add("labels", f"holds {len(labels)} labels; at most {MAX_LABELS} are allowed")
+    for key in sorted(labels):
+        if not _LABEL_KEY.fullmatch(key):
+            bad.add(f"labels[{key}]", "the key must match ^[a-z0-9][a-z0-9._/-]{0,62}$")
+        size = len(labels[key].encode())
+        if size > MAX_LABEL_VALUE_BYTES:
+            bad.add(
+                f"labels[{key}]", f"the value is {size} bytes; at most {MAX_LABEL_VALUE_BYTES} are allowed"
+            )
+
+
+def check_window(seconds: float | None, bad: violations.Violations) -> None:
+    """Checks completion_window, in seconds; None when unset."""
+    if seconds is None:
+        return
+    if seconds < MIN_WINDOW_S:
+        bad.add("completion_window", "must be at least 1 s")
+    elif seconds > MAX_WINDOW_S:
+        bad.add("completion_window", "must be at most 3,650 days; leave it unset for no deadline")
+
+
+def check_options(options: Options, rules: workloads.WorkloadRules, bad: violations.Violations) -> None:
+    """Checks the options against what the workload and this version can do."""
+    if options.input_type is not None:
+        if options.input_type not in INPUT_TYPES:
+            bad.add(
+                "options.input_type", "must be QUERY or PASSAGE; leave it unset for the workload's default"
+            )
+        elif not rules.has_prefixes:
+            bad.add(
+                "options.input_type",
+                f"workload {rules.name!r} treats queries and passages alike; leave it unset",
+            )
+    if options.dimensions is not None and options.dimensions != rules.dimension:
+        bad.add(
+            "options.dimensions",
+            f"truncated vectors are not supported yet; leave it unset for all {rules.dimension} elements",
+        )
+    if options.dtype is not None and options.dtype != DTYPE_FLOAT32:
+        why = "is not a known Dtype" if options.dtype not in DTYPES else "is not supported yet"
+        bad.add("options.dtype", f"{why}; leave it unset for FLOAT32")
+
+
+def check_page_size(size: int, bad: violations.Violations) -> int:
+    """Returns the page size, the default when 0."""
+    if size > MAX_PAGE_SIZE:
+        bad.add("page_size", f"must be at most {MAX_PAGE_SIZE:,}, not {size:,}")
+    return size or DEFAULT_PAGE_SIZE

@@ -1,0 +1,115 @@
+"""Wires the gateway together. Nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import redis.asyncio
+
+from podium_gateway.adapters import (
+    compression,
+    job_events,
+    metering,
+    result_store,
+    scheduler_client,
+    servicer,
+)
+from podium_gateway.app import authentication, jobs, readiness, results, submit, watch, workloads
+from podium_gateway.settings import GatewaySettings
+from podium_runtime import auth, channels, clock, grpc_server, lifecycle, logs, metrics, settings, supervision
+
+INSECURE_APP = "default"
+
+
+def main() -> None:
+    """Runs the gateway until SIGTERM."""
+    configured = settings.load(GatewaySettings)
+    logs.configure(configured.log_level, configured.log_format, "gateway")
+
+    async def serve(stop: asyncio.Event) -> None:
+        await run(configured, stop)
+
+    lifecycle.run_service(serve)
+
+
+async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
+    """Serves until `stop`. Raises supervision.LoopDied."""
+    channel = channels.open_channel(
+        configured.scheduler_address,
+        tls=configured.tls,
+        max_message_bytes=configured.gateway_max_message_bytes,
+    )
+    client = redis.asyncio.Redis.from_url(configured.redis_url, socket_timeout=configured.redis_timeout_s)
+    async with channel, client:
+        await _serve(
+            configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client
+        )
+
+
+async def _serve(
+    configured: GatewaySettings,
+    stop: asyncio.Event,
+    ledger: scheduler_client.SchedulerClient,
+    client: redis.asyncio.Redis,
+) -> None:
+    time, meter = clock.SystemClock(), metering.PrometheusMeter()
+    registry = workloads.Registry(ledger, time)
+    store = result_store.RedisResultStore(client, configured.redis_prefix)
+    events = job_events.JobEvents(client, configured.redis_prefix)
+    server = grpc_server.Server(
+        configured.gateway_listen,
+        authenticator=_authenticator(configured, ledger, time, meter),
+        insecure=configured.insecure,
+        tls=configured.tls,
+        max_message_bytes=configured.gateway_max_message_bytes,
+    )
+    use_cases = servicer.UseCases(
+        submit_batch=submit.SubmitBatch(ledger, registry, compression.lz4_frame, meter),
+        app_jobs=jobs.Jobs(ledger),
+        workload_list=jobs.Workloads(registry),
+        watch_job=watch.WatchJob(ledger, events, time),
+        stream_results=results.StreamResults(ledger, store, events, time, meter),
+    )
+    service = servicer.GatewayServicer(use_cases)
+    server.add(servicer.add_to_server, service, servicer.SERVICE_NAME)
+    ready = readiness.Readiness(registry, store, server.set_serving)
+    bound = await server.start()
+    announcer = asyncio.create_task(_announce(configured, ready, bound))
+    try:
+        await supervision.Supervisor([ready, events]).run(stop)
+    finally:
+        announcer.cancel()
+        await asyncio.gather(announcer, return_exceptions=True)
+        await server.set_serving(False)
+        service.end_streams()
+        await server.stop(configured.shutdown_grace_s)
+
+
+def _authenticator(
+    configured: GatewaySettings,
+    apps: scheduler_client.SchedulerClient,
+    time: clock.Clock,
+    meter: metering.PrometheusMeter,
+) -> auth.Authenticator:
+    cache = authentication.TokenCache(
+        apps,
+        time,
+        meter,
+        max_ttl_s=configured.gateway_auth_ttl_s,
+        negative_ttl_s=configured.gateway_auth_negative_ttl_s,
+        capacity=configured.gateway_auth_capacity,
+    )
+    return auth.Authenticator(
+        {servicer.SERVICE_NAME: cache.verify},
+        insecure_principal=INSECURE_APP if configured.insecure else None,
+    )
+
+
+async def _announce(configured: GatewaySettings, ready: readiness.Readiness, bound: str) -> None:
+    """Tells where everything listens, once the gateway can serve."""
+    metrics_bound = metrics.serve(configured.metrics_listen)
+    await ready.ready.wait()
+    content = {"service": "gateway", "pid": os.getpid(), "grpc": bound, "metrics": metrics_bound}
+    lifecycle.write_ready_file(configured.ready_file, content)
+    logs.get_logger(__name__).info("ready", **content)

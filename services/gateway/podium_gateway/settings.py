@@ -1,0 +1,32 @@
+"""The gateway's settings, from the environment: PODIUM_GATEWAY_LISTEN and so on."""
+
+from __future__ import annotations
+
+import pydantic
+
+from podium_runtime import settings
+
+
+class GatewaySettings(settings.ServiceSettings):
+    """One frozen object, built in `main`."""
+
+    gateway_listen: str = "127.0.0.1:0"
+    """Where clients connect; port 0 takes a free one."""
+    scheduler_address: str
+    """`host:port` of a scheduler, or several with commas between them."""
+    internal_token: str | None = None
+    """Shared with the scheduler; presented with every call to it."""
+    redis_url: str
+    """Where the result streams are, for example redis://127.0.0.1:6379/0 or unix:///run/redis.sock."""
+    redis_prefix: str = "podium"
+    """First part of every key and channel."""
+    redis_timeout_s: float = pydantic.Field(default=10.0, gt=0)
+    """How long one Redis command may take, in seconds."""
+    gateway_max_message_bytes: int = pydantic.Field(default=64 << 20, ge=1 << 20)
+    """Largest request or response."""
+    gateway_auth_ttl_s: float = pydantic.Field(default=60.0, gt=0)
+    """Upper bound on how long a token is trusted without asking the scheduler, in seconds."""
+    gateway_auth_negative_ttl_s: float = pydantic.Field(default=3.0, gt=0)
+    """How long an unknown token is refused without asking the scheduler, in seconds."""
+    gateway_auth_capacity: int = pydantic.Field(default=10_000, ge=1)
+    """Tokens remembered."""
