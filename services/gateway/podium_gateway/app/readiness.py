@@ -31,12 +31,13 @@ class Readiness:
         self._registry = registry
         self._results = results
         self._set_serving = set_serving
+        self._told: str | None = None
 
     async def run_once(self) -> float:
         """One look; returns the seconds to the next."""
         missing = await self._missing()
-        if (missing == "") != self.ready.is_set():
-            await self._change(missing)
+        if missing != self._told:
+            await self._tell(missing)
         return _REST_WHILE_DOWN_S if missing else _REST_S
 
     async def _missing(self) -> str:
@@ -47,7 +48,8 @@ class Readiness:
             return error.message
         return ""
 
-    async def _change(self, missing: str) -> None:
+    async def _tell(self, missing: str) -> None:
+        self._told = missing
         if missing:
             log.warning("not_serving", why=missing)
             self.ready.clear()
