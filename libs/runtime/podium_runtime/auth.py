@@ -33,9 +33,7 @@ def bearer_token(context: grpc.aio.ServicerContext[Any, Any]) -> str:
             if scheme.lower() == "bearer" and token.strip():
                 return token.strip()
             raise errors.Unauthenticated("authorization must read 'Bearer <token>'", reason="MALFORMED_AUTHORIZATION")
-    raise errors.Unauthenticated(
-        "no token: send metadata 'authorization: Bearer <token>'", reason="MISSING_TOKEN"
-    )
+    raise errors.Unauthenticated("no token: send metadata 'authorization: Bearer <token>'", reason="MISSING_TOKEN")
 
 
 def shared_secret(role: str, secret: str | None) -> Verify:

@@ -48,16 +48,14 @@ class Server:
         self._tls = tls
         self._health = health.aio.HealthServicer()
         self._services: list[str] = []
-        self._server = grpc.aio.server(
-            interceptors=[_Edge(authenticator)], options=server_options(max_message_bytes)
-        )
+        self._server = grpc.aio.server(interceptors=[_Edge(authenticator)], options=server_options(max_message_bytes))
 
     def add(self, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object, service_name: str) -> None:
         """Registers a servicer with its generated `add_..._to_server`."""
         add_to_server(servicer, self._server)
         self._services.append(service_name)
 
-    def add_generic(self, handler: grpc.GenericRpcHandler[Any, Any]) -> None:
+    def add_generic(self, handler: grpc.GenericRpcHandler) -> None:
         """Registers handlers with serializers of their own; they win over the servicer's."""
         self._server.add_generic_rpc_handlers((handler,))
 
@@ -116,12 +114,12 @@ class _Edge(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return None
         return self._wrap(handler, handler_call_details.method)
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
@@ -137,7 +135,7 @@ class _Edge(grpc.aio.ServerInterceptor):
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[(bool(handler.request_streaming), streams)]
         outer = self._guard(inner, method, streams)
-        return make(outer, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+        return make(outer, handler.request_deserializer, handler.response_serializer)
 
     def _guard(self, inner: Behaviour, method: str, streams: bool) -> Behaviour:
         _, service, name = method.split("/")

@@ -83,7 +83,9 @@ def _rich_status(rpc_error: grpc.RpcError) -> status_pb2.Status:
     return status_pb2.Status(code=code_pb2.UNKNOWN)
 
 
-def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _pack(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -1,0 +1,90 @@
+"""SchedulerService: what the gateways call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from google.protobuf import duration_pb2
+
+from podium.common.v1 import workload_pb2
+from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
+from podium_runtime import errors
+from podium_runtime.grpc_server import Context
+from podium_scheduler.adapters.grpc import convert
+from podium_scheduler.app import admission, jobs_of_apps, records
+
+_AUTH_TTL = timedelta(seconds=30)
+_MAX_PAGE = 1_000
+_DEFAULT_PAGE = 100
+
+
+class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """Translates; decides nothing."""
+
+    def __init__(
+        self,
+        admit: admission.Admission,
+        jobs: jobs_of_apps.JobsOfApps,
+        workloads: Mapping[str, workload_pb2.Workload],
+    ) -> None:
+        self._admission = admit
+        self._jobs = jobs
+        self._workloads = [workloads[name] for name in sorted(workloads)]
+
+    async def AdmitJob(
+        self, request: scheduler_pb2.AdmitJobRequest, context: Context
+    ) -> scheduler_pb2.AdmitJobResponse:
+        job, existed = await self._admission.admit(convert.new_job(request))
+        return scheduler_pb2.AdmitJobResponse(job=convert.job(job), already_accepted=existed)
+
+    async def AuthenticateApp(
+        self, request: scheduler_pb2.AuthenticateAppRequest, context: Context
+    ) -> scheduler_pb2.AuthenticateAppResponse:
+        app_id = await self._admission.authenticate(request.token_sha256)
+        ttl = duration_pb2.Duration()
+        ttl.FromTimedelta(_AUTH_TTL)
+        return scheduler_pb2.AuthenticateAppResponse(app_id=app_id, ttl=ttl)
+
+    async def GetJob(self, request: scheduler_pb2.GetJobRequest, context: Context) -> scheduler_pb2.GetJobResponse:
+        job = await self._jobs.get(request.app_id, convert.uuid(request.job_id, "job_id"))
+        return scheduler_pb2.GetJobResponse(job=convert.job(job))
+
+    async def ListJobs(
+        self, request: scheduler_pb2.ListJobsRequest, context: Context
+    ) -> scheduler_pb2.ListJobsResponse:
+        chosen = records.JobFilter(
+            tuple(convert.job_state(s) for s in request.states), dict(request.labels), request.workload
+        )
+        size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
+        found, token = await self._jobs.list_page(request.app_id, chosen, size, request.page_token)
+        return scheduler_pb2.ListJobsResponse(jobs=[convert.job(j) for j in found], next_page_token=token)
+
+    async def CancelJob(
+        self, request: scheduler_pb2.CancelJobRequest, context: Context
+    ) -> scheduler_pb2.CancelJobResponse:
+        job = await self._jobs.cancel(request.app_id, convert.uuid(request.job_id, "job_id"))
+        return scheduler_pb2.CancelJobResponse(job=convert.job(job))
+
+    async def ListBatches(
+        self, request: scheduler_pb2.ListBatchesRequest, context: Context
+    ) -> scheduler_pb2.ListBatchesResponse:
+        job_id = convert.uuid(request.job_id, "job_id")
+        limit = min(request.limit or _DEFAULT_PAGE, _MAX_PAGE)
+        found = await self._jobs.batches(request.app_id, job_id, request.from_item, limit)
+        return scheduler_pb2.ListBatchesResponse(batches=[convert.batch(b) for b in found])
+
+    async def ReleaseResults(
+        self, request: scheduler_pb2.ReleaseResultsRequest, context: Context
+    ) -> scheduler_pb2.ReleaseResultsResponse:
+        job_id = convert.uuid(request.job_id, "job_id")
+        job = await self._jobs.release(request.app_id, job_id, request.before_item)
+        return scheduler_pb2.ReleaseResultsResponse(job=convert.job(job))
+
+    async def ListWorkloads(
+        self, request: scheduler_pb2.ListWorkloadsRequest, context: Context
+    ) -> scheduler_pb2.ListWorkloadsResponse:
+        return scheduler_pb2.ListWorkloadsResponse(workloads=self._workloads)
+
+    async def Embed(self, request: scheduler_pb2.EmbedRequest, context: Context) -> scheduler_pb2.EmbedResponse:
+        raise errors.Unimplemented("the interactive lane is not built yet", reason="NOT_YET_IMPLEMENTED")

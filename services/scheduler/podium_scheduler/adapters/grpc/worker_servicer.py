@@ -1,0 +1,142 @@
+"""WorkerService: one Connect call is one life of a worker's session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from google.protobuf import duration_pb2
+from prometheus_client import Gauge
+
+from podium.worker.v1 import worker_pb2, worker_pb2_grpc
+from podium_runtime import errors, logs
+from podium_runtime.grpc_server import Context
+from podium_scheduler.app import records, session_lives, worker_frames, worker_sessions
+
+log = logs.get_logger(__name__)
+STREAMS = Gauge("podium_worker_streams", "Worker streams on this replica.")
+_HELLO_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """What Welcome tells every worker."""
+
+    heartbeat: timedelta
+    lease_ttl: timedelta
+    resume_grace: timedelta
+    max_chunk_bytes: int
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """Pumps frames between the wire and the use cases."""
+
+    def __init__(self, lives: session_lives.SessionLives, frames: worker_frames.WorkerFrames, cadence: Cadence) -> None:
+        self._lives = lives
+        self._frames = frames
+        self._cadence = cadence
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends all streams, so that their workers go on at another replica."""
+        self._stopping.set()
+
+    # A coroutine that writes by itself: reading and writing go on side by side, which a generator cannot do.
+    async def Connect(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[worker_pb2.WorkerFrame], context: Context
+    ) -> None:
+        """Ends when the worker ends it, says Goodbye, falls silent, is fenced, or this replica stops."""
+        frames = aiter(request_iterator)
+        hello = await _hello(frames)
+        session, resumed = await self._lives.open(hello)
+        STREAMS.inc()
+        try:
+            await context.write(self._welcome(session, hello, resumed))
+            await self._desire(session, hello)
+            await self._pump(session, frames, context)
+        finally:
+            STREAMS.dec()
+            # The handler may be cancelled here; the session's end must be recorded all the same.
+            await asyncio.shield(asyncio.ensure_future(self._lives.close(session)))
+
+    async def _pump(
+        self,
+        session: worker_sessions.Session,
+        frames: AsyncIterator[worker_pb2.WorkerFrame],
+        context: Context,
+    ) -> None:
+        tasks = {
+            asyncio.create_task(self._read(session, frames)),
+            asyncio.create_task(_write(session, context)),
+            asyncio.create_task(session.closed.wait()),
+            asyncio.create_task(self._stopping.wait()),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, session: worker_sessions.Session, frames: AsyncIterator[worker_pb2.WorkerFrame]) -> None:
+        silence = self._cadence.lease_ttl.total_seconds()
+        while True:
+            try:
+                frame = await asyncio.wait_for(anext(frames), silence)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise errors.DeadlineExceeded(f"no frame for {silence:g} s", reason="WORKER_SILENT") from None
+            if frame.WhichOneof("frame") == "goodbye":
+                session.said_goodbye = True
+                return
+            self._frames.apply(session, frame)
+
+    def _welcome(
+        self, session: worker_sessions.Session, hello: worker_pb2.Hello, resumed: list[records.ResumedLease]
+    ) -> worker_pb2.SchedulerFrame:
+        cadence = self._cadence
+        return worker_pb2.SchedulerFrame(
+            welcome=worker_pb2.Welcome(
+                session_id=str(session.session_id),
+                heartbeat_interval=_duration(cadence.heartbeat),
+                lease_ttl=_duration(cadence.lease_ttl),
+                max_chunk_bytes=cadence.max_chunk_bytes,
+                workloads=self._lives.servable(hello),
+                resumed=[
+                    worker_pb2.Lease(batch_id=r.batch_id, lease_token=r.lease_token, attempt=r.attempt) for r in resumed
+                ],
+                resume_grace=_duration(cadence.resume_grace),
+            )
+        )
+
+    async def _desire(self, session: worker_sessions.Session, hello: worker_pb2.Hello) -> None:
+        wanted = await self._lives.wanted(hello)
+        if wanted:
+            desired = worker_pb2.Desired(resident_workloads=wanted)
+            session.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=desired))
+
+
+async def _hello(frames: AsyncIterator[worker_pb2.WorkerFrame]) -> worker_pb2.Hello:
+    try:
+        first = await asyncio.wait_for(anext(frames), _HELLO_TIMEOUT_S)
+    except (StopAsyncIteration, TimeoutError):
+        first = worker_pb2.WorkerFrame()
+    if first.WhichOneof("frame") != "hello":
+        raise errors.InvalidArgument([errors.Violation("hello", "must be the first frame")])
+    return first.hello
+
+
+async def _write(session: worker_sessions.Session, context: Context) -> None:
+    while True:
+        await context.write(await session.outbox.get())
+
+
+def _duration(span: timedelta) -> duration_pb2.Duration:
+    converted = duration_pb2.Duration()
+    converted.FromTimedelta(span)
+    return converted

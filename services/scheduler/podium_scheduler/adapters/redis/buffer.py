@@ -1,0 +1,216 @@
+"""The buffer: work streams that workers are fed from, and result streams that gateways read.
+
+Nothing in it is truth. Every method raises errors.Unavailable while Redis is away and errors.ResourceExhausted when it
+is full; the caller waits and tries again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+import redis.asyncio as redis
+from redis import exceptions
+
+from podium_runtime import errors
+from podium_scheduler.app import records
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_GROUP = "schedulers"
+_HERE = Path(__file__).parent
+
+
+def buffer_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Turns Redis' errors into ours."""
+
+    @functools.wraps(call)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await call(*args, **kwargs)
+        except exceptions.OutOfMemoryError as error:
+            raise errors.ResourceExhausted("the buffer is full", reason="BUFFER_FULL") from error
+        except (
+            exceptions.ConnectionError,
+            exceptions.TimeoutError,
+            exceptions.BusyLoadingError,
+            OSError,
+        ) as error:
+            raise errors.Unavailable("the buffer does not answer", reason="BUFFER_UNAVAILABLE") from error
+        except exceptions.ResponseError as error:
+            # Raised inside a script, the refusal has no class of its own.
+            if "OOM" in str(error):
+                raise errors.ResourceExhausted("the buffer is full", reason="BUFFER_FULL") from error
+            raise
+
+    return guarded
+
+
+class Buffer:
+    """Podium's keys in one Redis."""
+
+    def __init__(self, url: str, *, prefix: str, consumer: str, result_ttl_s: int) -> None:
+        self.client: redis.Redis = redis.Redis.from_url(
+            url, max_connections=32, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+        )
+        self._prefix = prefix
+        self._consumer = consumer
+        self._ttl = result_ttl_s
+        self._admit = self.client.register_script((_HERE / "admit_result.lua").read_text(encoding="utf-8"))
+        self._release = self.client.register_script((_HERE / "release_results.lua").read_text(encoding="utf-8"))
+
+    def work_key(self, workload: str) -> str:
+        """The work stream of a workload."""
+        return f"{self._prefix}:work:{workload}"
+
+    def results_key(self, job_id: UUID) -> str:
+        """The result stream of a job; the braces keep it and its index on one node of a Redis cluster."""
+        return f"{self._prefix}:results:{{{job_id}}}"
+
+    def index_key(self, job_id: UUID) -> str:
+        """Hash of first_item to the batch's entries in the result stream."""
+        return f"{self._prefix}:index:{{{job_id}}}"
+
+    @buffer_call
+    async def ping(self) -> None:
+        """Raises errors.Unavailable when Redis does not answer."""
+        await self.client.ping()
+
+    @buffer_call
+    async def ensure_groups(self, workloads: Sequence[str]) -> None:
+        """Creates the work streams and their consumer group where they are missing."""
+        for workload in workloads:
+            try:
+                await self.client.xgroup_create(self.work_key(workload), _GROUP, id="0", mkstream=True)
+            except exceptions.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    @buffer_call
+    async def epoch(self, proposed: str) -> str:
+        """The name of this Redis' life: the one it bears, or `proposed` when it has none."""
+        key = f"{self._prefix}:epoch"
+        await self.client.set(key, proposed, nx=True)
+        found = await self.client.get(key)
+        return found.decode() if isinstance(found, bytes) else proposed
+
+    @buffer_call
+    async def depths(self, workloads: Sequence[str]) -> dict[str, int]:
+        """Entries in each work stream: read ones leave it, so these are those that wait."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload in workloads:
+                pipe.xlen(self.work_key(workload))
+            return dict(zip(workloads, await pipe.execute(), strict=True))
+
+    @buffer_call
+    async def push(self, workload: str, batch_ids: Sequence[int]) -> None:
+        """Appends references to a work stream."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for batch_id in batch_ids:
+                pipe.xadd(self.work_key(workload), {"b": batch_id})
+            await pipe.execute()
+
+    @buffer_call
+    async def read(self, wanted: Mapping[str, int]) -> list[records.Entry]:
+        """Takes up to the wanted number of entries from each work stream, without waiting."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload, count in wanted.items():
+                pipe.xreadgroup(_GROUP, self._consumer, {self.work_key(workload): ">"}, count=count)
+            replies = await pipe.execute(raise_on_error=False)
+        entries: list[records.Entry] = []
+        for workload, reply in zip(wanted, replies, strict=True):
+            if isinstance(reply, exceptions.ResponseError) and "NOGROUP" in str(reply):
+                await self.ensure_groups([workload])
+                continue
+            if isinstance(reply, Exception):
+                raise reply
+            entries += _entries(workload, _stream_messages(reply))
+        return entries
+
+    @buffer_call
+    async def take_over(self, workload: str, idle_ms: int, count: int) -> list[records.Entry]:
+        """Takes entries that some replica read `idle_ms` ago or longer and never settled."""
+        try:
+            reply = await self.client.xautoclaim(
+                self.work_key(workload), _GROUP, self._consumer, min_idle_time=idle_ms, count=count
+            )
+        except exceptions.ResponseError as error:
+            if "NOGROUP" in str(error):
+                return []
+            raise
+        return _entries(workload, reply[1])
+
+    @buffer_call
+    async def settle(self, entries: Sequence[records.Entry]) -> None:
+        """Removes entries whose batch has been claimed or needs no claim."""
+        by_workload: dict[str, list[str]] = {}
+        for entry in entries:
+            by_workload.setdefault(entry.workload, []).append(entry.entry_id)
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload, ids in by_workload.items():
+                pipe.xack(self.work_key(workload), _GROUP, *ids)
+                pipe.xdel(self.work_key(workload), *ids)
+            await pipe.execute()
+
+    @buffer_call
+    async def referenced(self, workload: str) -> set[int]:
+        """Batches that a work stream refers to. It is no longer than the target depth."""
+        return {e.batch_id for e in _entries(workload, await self.client.xrange(self.work_key(workload)) or ())}
+
+    @buffer_call
+    async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes]]]) -> None:
+        """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for job_id, first_item, item_count, chunks in results:
+                keys = [self.index_key(job_id), self.results_key(job_id)]
+                await self._admit(keys, [first_item, item_count, self._ttl, *chunks], client=pipe)
+            await pipe.execute()
+
+    @buffer_call
+    async def result_items(self, job_id: UUID) -> set[int]:
+        """The first items of the batches whose results are there."""
+        return {int(field) for field in await self.client.hkeys(self.index_key(job_id))}
+
+    @buffer_call
+    async def release_results(self, job_id: UUID, before_item: int) -> None:
+        """Drops the results of the batches that begin before an item."""
+        await self._release([self.index_key(job_id), self.results_key(job_id)], [before_item])
+
+    @buffer_call
+    async def drop_results(self, job_ids: Sequence[UUID]) -> None:
+        """Drops all results of jobs."""
+        keys = [key for job_id in job_ids for key in (self.index_key(job_id), self.results_key(job_id))]
+        await self.client.unlink(*keys)
+
+    @buffer_call
+    async def memory_share(self) -> float:
+        """Used share of Redis' maxmemory, 0 to 1; 0 when it has no limit."""
+        info: Mapping[str, Any] = await self.client.info("memory")
+        limit = int(info.get("maxmemory", 0))
+        return int(info["used_memory"]) / limit if limit else 0.0
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.client.aclose()
+
+
+def _stream_messages(reply: Any) -> Sequence[Any]:
+    """The messages of a reply about one stream, whichever protocol it came by."""
+    if not reply:
+        return ()
+    if isinstance(reply, dict):
+        messages = next(iter(reply.values()))
+        # RESP3 wraps the list of messages in one more list.
+        return messages[0] if messages and isinstance(messages[0], list) else messages
+    return reply[0][1]  # type: ignore[no-any-return]
+
+
+def _entries(workload: str, messages: Sequence[Any]) -> list[records.Entry]:
+    return [
+        records.Entry(workload, entry_id.decode(), int(fields[b"b"]))
+        for entry_id, fields in messages
+        if fields is not None
+    ]

@@ -1,0 +1,59 @@
+"""Wake-ups between replicas and gateways by Redis pub/sub. A message lost costs a poll interval, never more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from uuid import UUID
+
+from redis import exceptions
+
+from podium_runtime import logs
+from podium_scheduler.adapters.redis.buffer import Buffer
+
+log = logs.get_logger(__name__)
+Handler = Callable[[Mapping[str, object]], Awaitable[None]]
+
+
+class Wakeups:
+    """Publishes wake-ups, and listens to those of the other replicas."""
+
+    def __init__(self, buffer: Buffer, prefix: str, replica_id: str) -> None:
+        self._client = buffer.client
+        self._channel = f"{prefix}:wake"
+        self._prefix = prefix
+        self._replica_id = replica_id
+
+    async def replicas(self, kind: str, **fields: object) -> None:
+        """Tells the other replicas: "feed", "work", "revoke"."""
+        await self._publish([(self._channel, json.dumps({"kind": kind, "from": self._replica_id, **fields}))])
+
+    async def job_changed(self, changes: Sequence[tuple[UUID, str]]) -> None:
+        """Tells the gateways that jobs have new "results" or a new "state"."""
+        await self._publish([(f"{self._prefix}:job:{job_id}", kind) for job_id, kind in changes])
+
+    async def _publish(self, messages: Sequence[tuple[str, str]]) -> None:
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for channel, message in messages:
+                    pipe.publish(channel, message)
+                await pipe.execute()
+        except (exceptions.RedisError, OSError) as error:
+            log.warning("wake_up_not_published", error=str(error))
+
+    async def listen(self, handle: Handler) -> None:
+        """Calls `handle` for each message of another replica, until cancelled. Reconnects by itself."""
+        while True:
+            try:
+                async with self._client.pubsub() as channel:
+                    await channel.subscribe(self._channel)
+                    async for message in channel.listen():
+                        if message["type"] != "message":
+                            continue
+                        content = json.loads(message["data"])
+                        if content.get("from") != self._replica_id:
+                            await handle(content)
+            except (exceptions.RedisError, OSError) as error:
+                log.warning("wake_ups_interrupted", error=str(error))
+                await asyncio.sleep(0.5)

@@ -1,0 +1,420 @@
+"""Statements about batches: feed, claim, complete, fail, rescue, reconcile.
+
+Each write after a claim is guarded by batch id and lease token; no row means that the writer is stale. Jobs are
+locked before batches, in job_id order (see `schema.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from podium_scheduler.adapters.sql.database import Database, ledger_call
+from podium_scheduler.app import records
+from podium_scheduler.domain import batches, fairness
+
+_LOCK_JOBS = text("""
+    SELECT job_id FROM jobs WHERE job_id = ANY(CAST(:job_ids AS uuid[])) ORDER BY job_id FOR NO KEY UPDATE
+""")
+
+# A few jobs of each (app, priority), oldest first, by one index descent each: the cost does not grow with the backlog.
+_CANDIDATES = text("""
+    SELECT j.job_id, j.app_id, j.priority, now() - j.create_time AS age, j.batches_pending,
+           greatest(1, j.item_count / j.batch_count) AS batch_items, a.weight
+    FROM apps a
+    CROSS JOIN generate_series(1, 5) AS level(priority)
+    CROSS JOIN LATERAL (
+        SELECT * FROM jobs
+        WHERE feedable AND workload = :workload AND app_id = a.app_id AND jobs.priority = level.priority
+        ORDER BY create_time LIMIT :per_level) AS j
+""")
+
+_FEED = text("""
+    WITH turns(job_id, batches) AS (
+        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:counts AS int[]))
+    ), picked AS (
+        SELECT b.batch_id FROM turns CROSS JOIN LATERAL (
+            SELECT batch_id FROM batches
+            WHERE job_id = turns.job_id AND state = 'PENDING' AND not_before <= now()
+            ORDER BY first_item LIMIT turns.batches FOR UPDATE SKIP LOCKED) AS b
+    )
+    UPDATE batches SET state = 'QUEUED', queue_time = now()
+    FROM picked WHERE batches.batch_id = picked.batch_id
+    RETURNING batches.batch_id, batches.job_id, batches.first_item
+""")
+
+_CLAIM = text("""
+    WITH claims(batch_id, lease_token, session_id) AS (
+        SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:session_ids AS uuid[]))
+    )
+    UPDATE batches b
+    SET state = 'LEASED', attempt = b.attempt + 1, lease_token = c.lease_token, session_id = c.session_id,
+        lease_time = now()
+    FROM claims c JOIN sessions s ON s.session_id = c.session_id AND s.state = 'OPEN', jobs j
+    WHERE b.batch_id = c.batch_id AND b.state = 'QUEUED' AND j.job_id = b.job_id
+    RETURNING b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id, j.workload, j.modality, b.first_item,
+        b.item_count, b.payload, b.payload_encoding, b.payload_offset, j.options, j.deadline, j.traceparent,
+        j.state = 'PENDING' AS job_starts,
+        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s
+""")
+
+_START_JOBS = text("""
+    UPDATE jobs SET state = 'RUNNING', start_time = now()
+    WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state = 'PENDING'
+""")
+
+_COMPLETE = text("""
+    WITH done(batch_id, lease_token, items_failed, items_truncated) AS (
+        SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:failed AS int[]),
+                             CAST(:truncated AS int[]))
+    )
+    UPDATE batches b
+    SET state = 'COMPLETED', lease_token = NULL, session_id = NULL, finish_time = now(),
+        items_succeeded = b.item_count - d.items_failed, items_failed = d.items_failed,
+        items_truncated = d.items_truncated
+    FROM done d
+    WHERE b.batch_id = d.batch_id AND b.state = 'LEASED' AND b.lease_token = d.lease_token
+    RETURNING b.batch_id, b.job_id, b.items_succeeded, b.items_failed, b.items_truncated
+""")
+
+_RETRY = text("""
+    WITH retries(batch_id, lease_token, delay, counts) AS (
+        SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:delays AS interval[]),
+                             CAST(:counts AS int[]))
+    )
+    UPDATE batches b
+    SET state = 'PENDING', attempt = b.attempt - 1 + r.counts, not_before = now() + r.delay, lease_token = NULL,
+        session_id = NULL
+    FROM retries r
+    WHERE b.batch_id = r.batch_id AND b.state = 'LEASED' AND b.lease_token = r.lease_token
+    RETURNING b.batch_id, b.job_id
+""")
+
+_GIVE_UP = text("""
+    WITH given_up(batch_id, lease_token, reason, message) AS (
+        SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:reasons AS text[]),
+                             CAST(:messages AS text[]))
+    )
+    UPDATE batches b
+    SET state = 'FAILED', failure_reason = g.reason, failure_message = g.message, finish_time = now(),
+        lease_token = NULL, session_id = NULL
+    FROM given_up g
+    WHERE b.batch_id = g.batch_id AND b.state = 'LEASED' AND b.lease_token = g.lease_token
+    RETURNING b.batch_id, b.job_id, b.item_count
+""")
+
+_APPLY_DELTAS = text("""
+    WITH d AS (
+        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:pending AS int[]), CAST(:finished AS int[]),
+            CAST(:succeeded AS int[]), CAST(:failed AS int[]), CAST(:truncated AS int[]))
+            AS d(job_id, pending, finished, succeeded, failed, truncated)
+    ), after AS (
+        SELECT j.job_id, j.batches_pending + d.pending AS pending,
+            CASE WHEN j.state IN ('CANCELLED', 'EXPIRED') THEN j.state
+                 WHEN j.batches_finished + d.finished = j.batch_count THEN 'COMPLETED'
+                 WHEN j.state = 'COMPLETED' THEN 'RUNNING'
+                 ELSE j.state END AS state
+        FROM jobs j JOIN d ON d.job_id = j.job_id
+    )
+    UPDATE jobs j
+    SET batches_pending = after.pending,
+        batches_finished = j.batches_finished + d.finished,
+        items_succeeded = j.items_succeeded + d.succeeded,
+        items_failed = j.items_failed + d.failed,
+        items_truncated = j.items_truncated + d.truncated,
+        state = after.state,
+        feedable = after.pending > 0 AND after.state IN ('PENDING', 'RUNNING'),
+        finish_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL ELSE coalesce(j.finish_time, now()) END,
+        expire_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL
+                           ELSE coalesce(j.expire_time, now() + CAST(:retention AS interval)) END
+    FROM d, after
+    WHERE j.job_id = d.job_id AND j.job_id = after.job_id
+""")
+
+_LEASES_OF = text("""
+    SELECT batch_id, lease_token, attempt, job_id, session_id FROM batches
+    WHERE state = 'LEASED' AND session_id = ANY(CAST(:session_ids AS uuid[])) LIMIT :limit
+""")
+
+_STILL_LEASED = text("""
+    SELECT b.batch_id FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[])) AS l(batch_id, lease_token)
+    JOIN batches b ON b.batch_id = l.batch_id AND b.lease_token = l.lease_token AND b.state = 'LEASED'
+""")
+
+_QUEUED_SINCE = text("""
+    SELECT b.batch_id, j.workload FROM batches b JOIN jobs j ON j.job_id = b.job_id
+    WHERE b.state = 'QUEUED' AND b.queue_time < now() - CAST(:age AS interval) ORDER BY b.queue_time LIMIT :limit
+""")
+
+_UNQUEUE = text("""
+    UPDATE batches SET state = 'PENDING' WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state = 'QUEUED'
+    RETURNING batch_id, job_id
+""")
+
+_JOBS_OF = text("SELECT DISTINCT job_id FROM batches WHERE batch_id = ANY(CAST(:batch_ids AS bigint[]))")
+
+_JOBS_WITH_RESULTS = text("""
+    SELECT job_id FROM jobs
+    WHERE job_id > :after AND state IN ('PENDING', 'RUNNING', 'COMPLETED') AND batches_finished > 0
+      AND items_released < item_count
+    ORDER BY job_id LIMIT :limit
+""")
+
+_COMPLETED_OF = text("""
+    SELECT batch_id, first_item FROM batches WHERE job_id = :job_id AND state = 'COMPLETED' ORDER BY first_item
+""")
+
+_RECOMPUTE = text("""
+    WITH lost AS (
+        SELECT batch_id, items_succeeded, items_failed, items_truncated FROM batches
+        WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state = 'COMPLETED' FOR UPDATE
+    )
+    UPDATE batches b
+    SET state = 'PENDING', finish_time = NULL, not_before = now(), attempt = 0, items_succeeded = 0, items_failed = 0,
+        items_truncated = 0
+    FROM lost WHERE b.batch_id = lost.batch_id
+    RETURNING b.batch_id, b.job_id, lost.items_succeeded, lost.items_failed, lost.items_truncated
+""")
+
+_DEPTHS = text("""
+    SELECT workload, CAST(sum(batches_pending) AS bigint) AS batches_pending, min(create_time) AS oldest
+    FROM jobs WHERE feedable GROUP BY workload
+""")
+
+
+# Jobs by an index-only scan would count history too; what finished long ago is the janitor's to remove.
+_JOB_COUNTS = text("SELECT state, count(*) AS n FROM jobs GROUP BY state")
+_OPEN_BATCH_COUNTS = text("""
+    SELECT 'QUEUED' AS state, count(*) AS n FROM batches WHERE state = 'QUEUED'
+    UNION ALL SELECT 'LEASED', count(*) FROM batches WHERE state = 'LEASED'
+    UNION ALL SELECT 'PENDING', coalesce(sum(batches_pending), 0) FROM jobs WHERE feedable
+""")
+
+
+@dataclass(slots=True)
+class _Delta:
+    pending: int = 0
+    finished: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    truncated: int = 0
+
+
+class BatchLedger:
+    """Batches in Postgres. Every method is one transaction; all raise errors.Unavailable while it is away."""
+
+    def __init__(self, database: Database, retention: timedelta) -> None:
+        self._database = database
+        self._retention = retention
+
+    @ledger_call
+    async def depths(self) -> list[records.WorkloadDepth]:
+        """What waits in the ledger, by workload; workloads with nothing waiting are left out."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_DEPTHS)).all()
+        return [records.WorkloadDepth(r.workload, r.batches_pending, r.oldest) for r in rows]
+
+    @ledger_call
+    async def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Jobs by state, and unfinished batches by state."""
+        async with self._database.transaction() as connection:
+            jobs = (await connection.execute(_JOB_COUNTS)).all()
+            open_batches = (await connection.execute(_OPEN_BATCH_COUNTS)).all()
+        return {r.state: r.n for r in jobs}, {r.state: int(r.n) for r in open_batches}
+
+    @ledger_call
+    async def candidates(self, workload: str, per_level: int) -> tuple[list[fairness.Candidate], dict[str, int]]:
+        """The oldest jobs of each app and priority with waiting batches, and the apps' weights."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_CANDIDATES, {"workload": workload, "per_level": per_level})).all()
+        found = [
+            fairness.Candidate(str(r.job_id), r.app_id, r.priority, r.age, r.batches_pending, r.batch_items)
+            for r in rows
+        ]
+        return found, {r.app_id: r.weight for r in rows}
+
+    @ledger_call
+    async def feed(self, turns: Mapping[UUID, int]) -> dict[UUID, list[int]]:
+        """Moves up to the given number of each job's next batches to QUEUED; returns their ids in order, by job."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, turns)
+            rows = (await connection.execute(_FEED, {"job_ids": list(turns), "counts": list(turns.values())})).all()
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            for row in rows:
+                deltas[row.job_id].pending -= 1
+            await self._apply(connection, deltas)
+        fed: dict[UUID, list[int]] = defaultdict(list)
+        for row in sorted(rows, key=lambda r: r.first_item):
+            fed[row.job_id].append(row.batch_id)
+        return dict(fed)
+
+    @ledger_call
+    async def claim(self, claims: Sequence[records.Claim]) -> list[records.Leased]:
+        """Writes the leases of those batches that are still QUEUED, for sessions that are still open."""
+        values = {
+            "batch_ids": [c.batch_id for c in claims],
+            "tokens": [c.lease_token for c in claims],
+            "session_ids": [c.session_id for c in claims],
+        }
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_CLAIM, values)).all()
+        return [records.Leased(*row) for row in rows]
+
+    @ledger_call
+    async def start_jobs(self, job_ids: Iterable[UUID]) -> None:
+        """Moves jobs whose first batch was leased to RUNNING."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, job_ids)
+            await connection.execute(_START_JOBS, {"job_ids": list(job_ids)})
+
+    @ledger_call
+    async def complete(self, completions: Sequence[records.Completion]) -> set[int]:
+        """Completes the batches whose lease is still the given one; returns their ids."""
+        values = {
+            "batch_ids": [c.batch_id for c in completions],
+            "tokens": [c.lease_token for c in completions],
+            "failed": [c.items_failed for c in completions],
+            "truncated": [c.items_truncated for c in completions],
+        }
+        async with self._database.transaction() as connection:
+            await _lock(connection, {c.job_id for c in completions})
+            rows = (await connection.execute(_COMPLETE, values)).all()
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            for row in rows:
+                delta = deltas[row.job_id]
+                delta.finished += 1
+                delta.succeeded += row.items_succeeded
+                delta.failed += row.items_failed
+                delta.truncated += row.items_truncated
+            await self._apply(connection, deltas)
+        return {row.batch_id for row in rows}
+
+    @ledger_call
+    async def fail(self, failures: Sequence[records.Failure]) -> set[int]:
+        """Retries or gives up the batches whose lease is still the given one; returns their ids."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, {f.job_id for f in failures})
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            retried = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.Retry)]
+            rows: list[Any] = []
+            if retried:
+                rows += (await connection.execute(_RETRY, _retry_values(retried))).all()
+                for row in rows:
+                    deltas[row.job_id].pending += 1
+            given_up = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.GiveUp)]
+            if given_up:
+                ended = (await connection.execute(_GIVE_UP, _give_up_values(given_up))).all()
+                for row in ended:
+                    deltas[row.job_id].finished += 1
+                    deltas[row.job_id].failed += row.item_count
+                rows += ended
+            await self._apply(connection, deltas)
+        return {row.batch_id for row in rows}
+
+    @ledger_call
+    async def leases_of(self, session_ids: Sequence[UUID], limit: int) -> list[records.HeldLease]:
+        """Leases that these sessions hold."""
+        values = {"session_ids": list(session_ids), "limit": limit}
+        async with self._database.transaction() as connection:
+            return [records.HeldLease(*row) for row in (await connection.execute(_LEASES_OF, values)).all()]
+
+    @ledger_call
+    async def still_leased(self, leases: Sequence[records.LeaseKey]) -> set[int]:
+        """Ids of those batches whose lease is still the given one."""
+        values = {"batch_ids": [k.batch_id for k in leases], "tokens": [k.lease_token for k in leases]}
+        async with self._database.transaction() as connection:
+            return set((await connection.scalars(_STILL_LEASED, values)).all())
+
+    @ledger_call
+    async def queued_since(self, age: timedelta, limit: int) -> dict[int, str]:
+        """Batches that have been QUEUED for longer than `age`, with their workloads."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_QUEUED_SINCE, {"age": age, "limit": limit})).all()
+        return {row.batch_id: row.workload for row in rows}
+
+    @ledger_call
+    async def unqueue(self, batch_ids: Sequence[int]) -> int:
+        """Moves batches whose entry is gone from Redis back to PENDING; returns how many."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, (await connection.scalars(_JOBS_OF, {"batch_ids": list(batch_ids)})).all())
+            rows = (await connection.execute(_UNQUEUE, {"batch_ids": list(batch_ids)})).all()
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            for row in rows:
+                deltas[row.job_id].pending += 1
+            await self._apply(connection, deltas)
+        return len(rows)
+
+    @ledger_call
+    async def jobs_with_results(self, after: UUID, limit: int) -> list[UUID]:
+        """Jobs, by id, some of whose results wait in Redis."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_JOBS_WITH_RESULTS, {"after": after, "limit": limit})).all())
+
+    @ledger_call
+    async def completed_of(self, job_id: UUID) -> dict[int, int]:
+        """Batches of a job that are COMPLETED: first_item to batch id."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_COMPLETED_OF, {"job_id": job_id})).all()
+        return {row.first_item: row.batch_id for row in rows}
+
+    @ledger_call
+    async def recompute(self, job_id: UUID, batch_ids: Sequence[int]) -> int:
+        """Moves COMPLETED batches whose result is gone back to PENDING; returns how many."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, [job_id])
+            rows = (await connection.execute(_RECOMPUTE, {"batch_ids": list(batch_ids)})).all()
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            for row in rows:
+                delta = deltas[row.job_id]
+                delta.pending += 1
+                delta.finished -= 1
+                delta.succeeded -= row.items_succeeded
+                delta.failed -= row.items_failed
+                delta.truncated -= row.items_truncated
+            await self._apply(connection, deltas)
+        return len(rows)
+
+    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, _Delta]) -> None:
+        if not deltas:
+            return
+        await connection.execute(
+            _APPLY_DELTAS,
+            {
+                "job_ids": list(deltas),
+                "pending": [d.pending for d in deltas.values()],
+                "finished": [d.finished for d in deltas.values()],
+                "succeeded": [d.succeeded for d in deltas.values()],
+                "failed": [d.failed for d in deltas.values()],
+                "truncated": [d.truncated for d in deltas.values()],
+                "retention": self._retention,
+            },
+        )
+
+
+async def _lock(connection: AsyncConnection, job_ids: Iterable[UUID]) -> None:
+    await connection.execute(_LOCK_JOBS, {"job_ids": list(job_ids)})
+
+
+def _retry_values(retried: Sequence[tuple[records.Failure, batches.Retry]]) -> Mapping[str, object]:
+    return {
+        "batch_ids": [f.batch_id for f, _ in retried],
+        "tokens": [f.lease_token for f, _ in retried],
+        "delays": [retry.delay for _, retry in retried],
+        "counts": [int(retry.counts) for _, retry in retried],
+    }
+
+
+def _give_up_values(given_up: Sequence[tuple[records.Failure, batches.GiveUp]]) -> Mapping[str, object]:
+    return {
+        "batch_ids": [f.batch_id for f, _ in given_up],
+        "tokens": [f.lease_token for f, _ in given_up],
+        "reasons": [outcome.reason.value for _, outcome in given_up],
+        "messages": [f.message for f, _ in given_up],
+    }

@@ -1,0 +1,335 @@
+"""Statements about whole jobs: admit, read, cancel, release, expire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, and_, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from podium_scheduler.adapters.sql import schema
+from podium_scheduler.adapters.sql.database import Database, ledger_call
+from podium_scheduler.app import records
+from podium_scheduler.domain import batches, jobs
+
+_INSERT_JOB = text("""
+    INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
+                      traceparent, state, item_count, batch_count, batches_pending, feedable, deadline)
+    VALUES (:job_id, :app_id, :request_id, :payload_digest, :workload, :modality, :priority, CAST(:labels AS jsonb),
+            :options, :traceparent, 'PENDING', :item_count, :batch_count, :batch_count, true,
+            now() + CAST(:window AS interval))
+    ON CONFLICT (app_id, request_id) DO NOTHING
+    RETURNING job_id
+""")
+
+_INSERT_BATCHES = text("""
+    INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding)
+    SELECT :job_id, first_item, item_count, payload, payload_encoding
+    FROM unnest(CAST(:first_items AS int[]), CAST(:item_counts AS int[]), CAST(:payloads AS bytea[]),
+                CAST(:encodings AS smallint[])) AS new(first_item, item_count, payload, payload_encoding)
+""")
+
+_WAITING_ITEMS = text("""
+    SELECT coalesce(sum(item_count - items_succeeded - items_failed), 0)
+    FROM jobs WHERE app_id = :app_id AND state IN ('PENDING', 'RUNNING')
+""")
+
+_END_OPEN_BATCHES = text("""
+    WITH ended AS (
+        SELECT batch_id, lease_token, session_id, item_count FROM batches
+        WHERE job_id = :job_id AND state IN ('PENDING', 'QUEUED', 'LEASED')
+        FOR UPDATE
+    ), written AS (
+        UPDATE batches SET state = :batch_state, failure_reason = :reason, failure_message = :message,
+            finish_time = now(), lease_token = NULL, session_id = NULL
+        FROM ended WHERE batches.batch_id = ended.batch_id
+    )
+    SELECT batch_id, lease_token, session_id, item_count FROM ended
+""")
+
+_END_JOB = text("""
+    UPDATE jobs SET state = :job_state, batches_pending = 0, feedable = false,
+        batches_finished = batches_finished + :batch_count, items_failed = items_failed + :item_count,
+        finish_time = now(), expire_time = now() + CAST(:retention AS interval)
+    WHERE job_id = :job_id
+""")
+
+_RELEASE_BATCHES = text("""
+    UPDATE batches SET state = CASE state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE state END, payload = NULL
+    WHERE job_id = :job_id AND first_item >= :from_item AND first_item + item_count <= :before_item
+      AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
+""")
+
+# Released is what lies before the first batch that still waits for its outcome or its acknowledgement.
+_RELEASE_JOB = text("""
+    UPDATE jobs SET items_released = coalesce(
+        (SELECT min(b.first_item) FROM batches b WHERE b.job_id = :job_id
+           AND (b.first_item + b.item_count > :before_item OR b.state IN ('PENDING', 'QUEUED', 'LEASED'))),
+        jobs.item_count)
+    WHERE job_id = :job_id
+""")
+
+_DUE_DEADLINES = text("""
+    SELECT job_id FROM jobs
+    WHERE deadline <= now() AND deadline IS NOT NULL AND state IN ('PENDING', 'RUNNING')
+    ORDER BY deadline LIMIT :limit
+""")
+
+_DELETE_EXPIRED = text("""
+    DELETE FROM jobs WHERE job_id IN (
+        SELECT job_id FROM jobs WHERE expire_time <= now() ORDER BY expire_time LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING job_id
+""")
+
+_APP_OF_TOKEN = text("SELECT app_id FROM app_tokens WHERE token_sha256 = :token_sha256 AND revoke_time IS NULL")
+
+_PUT_TOKEN = text("""
+    INSERT INTO app_tokens (token_id, app_id, token_sha256, description)
+    VALUES (:token_id, :app_id, :token_sha256, :description) ON CONFLICT (token_sha256) DO NOTHING
+""")
+
+_PUT_APP = text("INSERT INTO apps (app_id) VALUES (:app_id) ON CONFLICT DO NOTHING")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that was cancelled or expired: itself, and the leases that are void now."""
+
+    job: records.Job
+    revoked: tuple[records.HeldLease, ...]
+
+
+class JobLedger:
+    """Jobs in Postgres. Every method is one transaction; all raise errors.Unavailable while the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @ledger_call
+    async def app(self, app_id: str) -> records.App | None:
+        """Reads an app."""
+        columns = (schema.apps.c.app_id, schema.apps.c.weight, schema.apps.c.max_waiting_items)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(*columns).where(schema.apps.c.app_id == app_id))).first()
+        return records.App(*row) if row else None
+
+    @ledger_call
+    async def app_of_token(self, token_sha256: bytes) -> str | None:
+        """The app whose unrevoked token has this hash."""
+        async with self._database.transaction() as connection:
+            found: str | None = await connection.scalar(_APP_OF_TOKEN, {"token_sha256": token_sha256})
+        return found
+
+    @ledger_call
+    async def put_app(self, app_id: str) -> None:
+        """Creates an app with default quotas unless it exists."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_PUT_APP, {"app_id": app_id})
+
+    @ledger_call
+    async def put_token(self, token_id: UUID, app_id: str, token_sha256: bytes, description: str) -> None:
+        """Creates a token unless its hash is there."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                _PUT_TOKEN,
+                {
+                    "token_id": token_id,
+                    "app_id": app_id,
+                    "token_sha256": token_sha256,
+                    "description": description,
+                },
+            )
+
+    @ledger_call
+    async def waiting_items(self, app_id: str) -> int:
+        """Items of an app's active jobs that have no outcome."""
+        async with self._database.transaction() as connection:
+            return int(await connection.scalar(_WAITING_ITEMS, {"app_id": app_id}) or 0)
+
+    @ledger_call
+    async def admit(self, job_id: UUID, new: records.NewJob) -> tuple[records.Job, bool]:
+        """Writes a job and its batches; returns the job of this request id, and whether it was there already."""
+        async with self._database.transaction() as connection:
+            created = await connection.scalar(_INSERT_JOB, _job_row(job_id, new))
+            if created is not None:
+                await connection.execute(_INSERT_BATCHES, _batch_rows(job_id, new.batches))
+            where = and_(schema.jobs.c.app_id == new.app_id, schema.jobs.c.request_id == new.request_id)
+            row = (await connection.execute(select(*_JOB_COLUMNS).where(where))).mappings().one()
+        return _job(row), created is None
+
+    @ledger_call
+    async def job(self, app_id: str, job_id: UUID) -> records.Job | None:
+        """Reads a job of an app."""
+        async with self._database.transaction() as connection:
+            return await _read(connection, app_id, job_id)
+
+    @ledger_call
+    async def list_jobs(
+        self, app_id: str, chosen: records.JobFilter, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[records.Job]:
+        """Jobs of an app, newest first, older than `before` (create_time, job_id)."""
+        table = schema.jobs.c
+        query = select(*_JOB_COLUMNS).where(table.app_id == app_id)
+        if chosen.states:
+            query = query.where(table.state.in_([s.value for s in chosen.states]))
+        if chosen.labels:
+            query = query.where(table.labels.contains(dict(chosen.labels)))
+        if chosen.workload:
+            query = query.where(table.workload == chosen.workload)
+        if before:
+            query = query.where(tuple_(table.create_time, table.job_id) < tuple_(*before))
+        query = query.order_by(table.create_time.desc(), table.job_id.desc()).limit(limit)
+        async with self._database.transaction() as connection:
+            return [_job(row) for row in (await connection.execute(query)).mappings()]
+
+    @ledger_call
+    async def list_batches(self, job_id: UUID, from_item: int, limit: int) -> list[records.Batch]:
+        """Batches of a job from an item on, by first_item."""
+        table = schema.batches.c
+        query = (
+            select(
+                table.first_item, table.item_count, table.state, table.attempt, table.failure_reason,
+                table.failure_message,
+            )
+            .where(table.job_id == job_id, table.first_item >= from_item)
+            .order_by(table.first_item)
+            .limit(limit)
+        )  # fmt: skip
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            records.Batch(
+                r.first_item,
+                r.item_count,
+                batches.State(r.state),
+                r.attempt,
+                batches.FailureReason(r.failure_reason) if r.failure_reason else None,
+                r.failure_message or "",
+            )
+            for r in rows
+        ]
+
+    @ledger_call
+    async def cancel(self, app_id: str, job_id: UUID, retention: timedelta) -> Ended | None:
+        """Cancels what is left of an active job; another job is returned as it is, an unknown one as None."""
+        async with self._database.transaction() as connection:
+            return await _end(
+                connection, app_id, job_id, retention, jobs.State.CANCELLED, batches.FailureReason.CANCELLED
+            )
+
+    @ledger_call
+    async def expire_due(self, retention: timedelta, limit: int) -> list[Ended]:
+        """Expires what is left of up to `limit` jobs whose deadline has passed."""
+        ended: list[Ended] = []
+        async with self._database.transaction() as connection:
+            due = (await connection.scalars(_DUE_DEADLINES, {"limit": limit})).all()
+            for job_id in sorted(due):
+                one = await _end(
+                    connection,
+                    None,
+                    job_id,
+                    retention,
+                    jobs.State.EXPIRED,
+                    batches.FailureReason.DEADLINE_EXCEEDED,
+                )
+                if one is not None:
+                    ended.append(one)
+        return ended
+
+    @ledger_call
+    async def release(self, app_id: str, job_id: UUID, before_item: int) -> records.Job | None:
+        """Marks the finished batches that end at or before an item as acknowledged and drops their payloads."""
+        async with self._database.transaction() as connection:
+            job = await _read(connection, app_id, job_id, lock=True)
+            if job is None or before_item <= job.items_released:
+                return job
+            values = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
+            await connection.execute(_RELEASE_BATCHES, values)
+            await connection.execute(_RELEASE_JOB, {"job_id": job_id, "before_item": before_item})
+            return await _read(connection, app_id, job_id)
+
+    @ledger_call
+    async def delete_expired(self, limit: int) -> list[UUID]:
+        """Deletes up to `limit` jobs whose retention has passed, with their batches."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_DELETE_EXPIRED, {"limit": limit})).all())
+
+
+_JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
+
+
+def _job(row: RowMapping) -> records.Job:
+    values: dict[str, Any] = dict(row)
+    return records.Job(**{**values, "state": jobs.State(values["state"])})
+
+
+async def _read(
+    connection: AsyncConnection, app_id: str | None, job_id: UUID, *, lock: bool = False
+) -> records.Job | None:
+    query = select(*_JOB_COLUMNS).where(schema.jobs.c.job_id == job_id)
+    if app_id is not None:
+        query = query.where(schema.jobs.c.app_id == app_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    row = (await connection.execute(query)).mappings().first()
+    return _job(row) if row else None
+
+
+async def _end(
+    connection: AsyncConnection,
+    app_id: str | None,
+    job_id: UUID,
+    retention: timedelta,
+    state: jobs.State,
+    reason: batches.FailureReason,
+) -> Ended | None:
+    job = await _read(connection, app_id, job_id, lock=True)
+    if job is None or job.state not in jobs.ACTIVE:
+        return Ended(job, ()) if job else None
+    message = "the job was cancelled" if state is jobs.State.CANCELLED else "the job's completion window has passed"
+    rows = (
+        await connection.execute(
+            _END_OPEN_BATCHES,
+            {"job_id": job_id, "batch_state": state.value, "reason": reason.value, "message": message},
+        )
+    ).all()
+    counts = {"batch_count": len(rows), "item_count": sum(r.item_count for r in rows)}
+    await connection.execute(_END_JOB, {"job_id": job_id, "job_state": state.value, "retention": retention, **counts})
+    revoked = tuple(
+        records.HeldLease(r.batch_id, r.lease_token, 0, job_id, r.session_id) for r in rows if r.lease_token
+    )
+    after = await _read(connection, app_id, job_id)
+    return Ended(after or job, revoked)
+
+
+def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
+    return {
+        "job_id": job_id,
+        "app_id": new.app_id,
+        "request_id": new.request_id,
+        "payload_digest": new.payload_digest,
+        "workload": new.workload,
+        "modality": new.modality,
+        "priority": new.priority,
+        "labels": json.dumps(dict(new.labels)),
+        "options": new.options,
+        "traceparent": new.traceparent,
+        "item_count": new.item_count,
+        "batch_count": len(new.batches),
+        "window": new.completion_window,
+    }
+
+
+def _batch_rows(job_id: UUID, new: Sequence[records.NewBatch]) -> Mapping[str, object]:
+    return {
+        "job_id": job_id,
+        "first_items": [b.first_item for b in new],
+        "item_counts": [b.item_count for b in new],
+        "payloads": [b.payload for b in new],
+        "encodings": [b.payload_encoding for b in new],
+    }

@@ -1,0 +1,225 @@
+"""Tables of the ledger. `domain/batches.py` and `domain/jobs.py` own the states; the CHECKs mirror their invariants.
+
+Lock order, for every transaction that writes both: jobs first, in job_id order, then batches. Whoever keeps to it
+cannot deadlock with anyone else who does.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_now = func.now()
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _counter(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default="0")
+
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("weight", Integer, nullable=False, server_default="1"),
+    Column("max_waiting_items", BigInteger, nullable=False, server_default="0"),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    CheckConstraint("weight BETWEEN 1 AND 1000", name="weight"),
+    CheckConstraint("max_waiting_items >= 0", name="max_waiting_items"),
+)
+
+app_tokens = Table(
+    "app_tokens",
+    metadata,
+    Column("token_id", Uuid, primary_key=True),
+    Column("app_id", Text, ForeignKey("apps.app_id"), nullable=False),
+    Column("token_sha256", LargeBinary, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("revoke_time"),
+    CheckConstraint("octet_length(token_sha256) = 32", name="sha256"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("app_id", Text, ForeignKey("apps.app_id"), nullable=False),
+    Column("request_id", Uuid, nullable=False),
+    Column("payload_digest", LargeBinary, nullable=False),
+    Column("workload", Text, nullable=False),
+    Column("modality", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("labels", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # A serialized EmbeddingOptions: the ledger carries it, the worker reads it.
+    Column("options", LargeBinary, nullable=False),
+    Column("traceparent", Text, nullable=False, server_default=""),
+    Column("state", Text, nullable=False),
+    Column("item_count", Integer, nullable=False),
+    Column("batch_count", Integer, nullable=False),
+    _counter("batches_pending"),
+    _counter("batches_finished"),
+    _counter("items_succeeded"),
+    _counter("items_failed"),
+    _counter("items_truncated"),
+    _counter("items_released"),
+    # True while batches_pending > 0 and the job is active. A column of its own, so that the counters, which change
+    # with every batch, stay out of the index that the feeder reads.
+    Column("feedable", Boolean, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("start_time"),
+    _time("finish_time"),
+    _time("deadline"),
+    _time("expire_time"),
+    UniqueConstraint("app_id", "request_id"),
+    CheckConstraint("state IN ('PENDING','RUNNING','COMPLETED','CANCELLED','EXPIRED')", name="state"),
+    CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
+    CheckConstraint("item_count BETWEEN 1 AND 50000", name="item_count"),
+    CheckConstraint("batches_pending BETWEEN 0 AND batch_count", name="batches_pending"),
+    CheckConstraint("batches_finished BETWEEN 0 AND batch_count", name="batches_finished"),
+    CheckConstraint("items_succeeded + items_failed <= item_count", name="items"),
+    CheckConstraint("items_released BETWEEN 0 AND item_count", name="items_released"),
+    CheckConstraint(
+        "state <> 'COMPLETED' OR (batches_finished = batch_count AND items_succeeded + items_failed = item_count)",
+        name="completed_has_every_outcome",
+    ),
+    CheckConstraint("(state IN ('PENDING','RUNNING')) = (finish_time IS NULL)", name="final_has_finish_time"),
+    CheckConstraint("feedable = (batches_pending > 0 AND state IN ('PENDING','RUNNING'))", name="feedable"),
+)
+Index("ix_jobs_list", jobs.c.app_id, jobs.c.create_time.desc(), jobs.c.job_id.desc())
+Index("ix_jobs_labels", jobs.c.labels, postgresql_using="gin")
+Index(
+    "ix_jobs_feedable",
+    jobs.c.workload,
+    jobs.c.app_id,
+    jobs.c.priority,
+    jobs.c.create_time,
+    postgresql_where=jobs.c.feedable,
+)
+Index("ix_jobs_active_app", jobs.c.app_id, postgresql_where=text("state IN ('PENDING','RUNNING')"))
+Index(
+    "ix_jobs_deadline",
+    jobs.c.deadline,
+    postgresql_where=text("deadline IS NOT NULL AND state IN ('PENDING','RUNNING')"),
+)
+Index("ix_jobs_expire_time", jobs.c.expire_time, postgresql_where=text("expire_time IS NOT NULL"))
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("worker_id", Uuid, nullable=False),
+    Column("replica_id", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("pod_id", Text, nullable=False, server_default=""),
+    # The worker's own words, serialized Hello and Status, for operators.
+    Column("hello", LargeBinary, nullable=False),
+    Column("status", LargeBinary, nullable=False, server_default=text("''::bytea")),
+    # {workload: credits} of the last Status, for the feeder's target depth.
+    Column("credits", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # OPEN: its stream lives. BROKEN: the stream broke; the worker may resume until expire_time.
+    # ENDED: superseded, said Goodbye, or given up; its leases are gone.
+    Column("state", Text, nullable=False),
+    Column("connect_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("heartbeat_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("expire_time", nullable=False),
+    CheckConstraint("state IN ('OPEN','BROKEN','ENDED')", name="state"),
+)
+Index("ix_sessions_live", sessions.c.expire_time, postgresql_where=text("state <> 'ENDED'"))
+Index("ix_sessions_worker", sessions.c.worker_id, postgresql_where=text("state <> 'ENDED'"))
+Index("ix_sessions_ended", sessions.c.expire_time, postgresql_where=text("state = 'ENDED'"))
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", BigInteger, Identity(), primary_key=True),
+    Column("job_id", Uuid, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
+    Column("first_item", Integer, nullable=False),
+    Column("item_count", Integer, nullable=False),
+    Column("state", Text, nullable=False, server_default="PENDING"),
+    Column("attempt", SmallInteger, nullable=False, server_default="0"),
+    Column("not_before", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("queue_time"),
+    _time("lease_time"),
+    _time("finish_time"),
+    Column("lease_token", LargeBinary),
+    Column("session_id", Uuid, ForeignKey("sessions.session_id")),
+    Column("payload", LargeBinary),
+    Column("payload_encoding", SmallInteger, nullable=False),
+    # Where in the payload its items begin: not 0 for a half of a bisected batch.
+    Column("payload_offset", Integer, nullable=False, server_default="0"),
+    Column("failure_reason", Text),
+    Column("failure_message", Text),
+    _counter("items_succeeded"),
+    _counter("items_failed"),
+    _counter("items_truncated"),
+    UniqueConstraint("job_id", "first_item"),
+    CheckConstraint(
+        "state IN ('PENDING','QUEUED','LEASED','COMPLETED','DELIVERED','FAILED','CANCELLED','EXPIRED')",
+        name="state",
+    ),
+    CheckConstraint("item_count > 0", name="item_count"),
+    CheckConstraint(
+        "(state = 'LEASED') = (lease_token IS NOT NULL) AND (state = 'LEASED') = (session_id IS NOT NULL)",
+        name="lease",
+    ),
+    CheckConstraint("state NOT IN ('PENDING','QUEUED','LEASED','COMPLETED') OR payload IS NOT NULL", name="payload"),
+    CheckConstraint(
+        "(state IN ('FAILED','CANCELLED','EXPIRED')) = (failure_reason IS NOT NULL)", name="failure_reason"
+    ),
+    CheckConstraint("(state IN ('PENDING','QUEUED','LEASED')) = (finish_time IS NULL)", name="finish_time"),
+)
+Index(
+    "ix_batches_pending",
+    batches.c.job_id,
+    batches.c.first_item,
+    postgresql_where=batches.c.state == "PENDING",
+)
+Index("ix_batches_queued", batches.c.queue_time, postgresql_where=batches.c.state == "QUEUED")
+# Only a LEASED batch has a session; said this way, the index also serves the foreign key's own look-ups.
+Index("ix_batches_leased", batches.c.session_id, postgresql_where=text("session_id IS NOT NULL"))
+Index("ix_batches_failed", batches.c.finish_time.desc(), postgresql_where=batches.c.state == "FAILED")
+
+# One row. The term grows with each new leader; the epoch names the life of the Redis that the ledger has filled.
+cluster = Table(
+    "cluster",
+    metadata,
+    Column("one_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("leader_replica_id", Text, nullable=False, server_default=""),
+    Column("leader_term", BigInteger, nullable=False, server_default="0"),
+    Column("redis_epoch", Text, nullable=False, server_default=""),
+    CheckConstraint("one_row", name="one_row"),
+)

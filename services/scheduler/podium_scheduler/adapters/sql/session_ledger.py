@@ -1,0 +1,154 @@
+"""Statements about worker sessions. A lease lasts as long as its session: renewing is one row a session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from podium_scheduler.adapters.sql.database import Database, ledger_call
+from podium_scheduler.app import records
+
+_SUPERSEDE = text("""
+    UPDATE sessions SET state = 'ENDED', expire_time = now()
+    WHERE worker_id = :worker_id AND state <> 'ENDED' RETURNING session_id
+""")
+
+_OPEN = text("""
+    INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, pod_id, hello, state, expire_time)
+    VALUES (:session_id, :worker_id, :replica_id, :hostname, :version, :pod_id, :hello, 'OPEN',
+            now() + CAST(:ttl AS interval))
+""")
+
+# The token proves that the lease is the worker's own, whichever of its sessions took it.
+_RESUME = text("""
+    UPDATE batches b SET session_id = :session_id
+    FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[])) AS l(batch_id, lease_token), jobs j
+    WHERE b.batch_id = l.batch_id AND b.lease_token = l.lease_token AND b.state = 'LEASED' AND j.job_id = b.job_id
+    RETURNING b.batch_id, b.lease_token, b.attempt, b.job_id, j.workload, b.first_item, b.item_count
+""")
+
+_RENEW = text("""
+    UPDATE sessions s
+    SET status = h.status, credits = CAST(h.credits AS jsonb), heartbeat_time = now(),
+        expire_time = now() + CAST(:ttl AS interval)
+    FROM unnest(CAST(:session_ids AS uuid[]), CAST(:statuses AS bytea[]), CAST(:credits AS text[]))
+        AS h(session_id, status, credits)
+    WHERE s.session_id = h.session_id AND s.state = 'OPEN'
+    RETURNING s.session_id
+""")
+
+_BREAK = text("""
+    UPDATE sessions SET state = 'BROKEN', credits = '{}', expire_time = now() + CAST(:grace AS interval)
+    WHERE session_id = :session_id AND state = 'OPEN'
+""")
+
+_END = text("""
+    UPDATE sessions SET state = 'ENDED', expire_time = now() WHERE session_id = :session_id AND state <> 'ENDED'
+""")
+
+_END_EXPIRED = text("""
+    UPDATE sessions SET state = 'ENDED' WHERE session_id IN (
+        SELECT session_id FROM sessions WHERE state <> 'ENDED' AND expire_time <= now()
+        ORDER BY expire_time LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING session_id
+""")
+
+# Leases of sessions that ended between the choice of the session and the commit of the claim.
+_ENDED_WITH_LEASES = text("""
+    SELECT DISTINCT b.session_id FROM batches b JOIN sessions s ON s.session_id = b.session_id
+    WHERE b.state = 'LEASED' AND s.state = 'ENDED' LIMIT :limit
+""")
+
+_CREDITS = text("""
+    SELECT c.key AS workload, CAST(sum(CAST(c.value AS int)) AS int) AS credits, CAST(count(*) AS int) AS workers
+    FROM sessions s CROSS JOIN LATERAL jsonb_each_text(s.credits) AS c
+    WHERE s.state = 'OPEN' GROUP BY c.key
+""")
+
+_DELETE_ENDED = text("""
+    DELETE FROM sessions WHERE session_id IN (
+        SELECT s.session_id FROM sessions s
+        WHERE s.state = 'ENDED' AND s.expire_time < now() - CAST(:age AS interval)
+          AND NOT EXISTS (SELECT FROM batches b WHERE b.session_id = s.session_id)
+        ORDER BY s.expire_time LIMIT :limit)
+""")
+
+
+class SessionLedger:
+    """Worker sessions in Postgres. Every method is one transaction."""
+
+    def __init__(self, database: Database, lease_ttl: timedelta) -> None:
+        self._database = database
+        self._ttl = lease_ttl
+
+    @ledger_call
+    async def open(
+        self, new: records.NewSession, in_hand: Sequence[records.LeaseKey]
+    ) -> tuple[list[records.ResumedLease], list[UUID]]:
+        """Opens a session, ends the worker's earlier ones, moves the leases it still has in hand over.
+
+        Returns those leases and the superseded sessions; what these still hold, the worker does not have.
+        """
+        async with self._database.transaction() as connection:
+            superseded = list((await connection.scalars(_SUPERSEDE, {"worker_id": new.worker_id})).all())
+            values = {name: getattr(new, name) for name in records.NewSession.__dataclass_fields__}
+            await connection.execute(_OPEN, {**values, "ttl": self._ttl})
+            rows = (
+                await connection.execute(
+                    _RESUME,
+                    {
+                        "session_id": new.session_id,
+                        "batch_ids": [k.batch_id for k in in_hand],
+                        "tokens": [k.lease_token for k in in_hand],
+                    },
+                )
+            ).all()
+        return [records.ResumedLease(*row) for row in rows], superseded
+
+    @ledger_call
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> set[UUID]:
+        """Extends the sessions that are still open; returns them. The others have been fenced."""
+        values = {
+            "ttl": self._ttl,
+            "session_ids": [h.session_id for h in heartbeats],
+            "statuses": [h.status for h in heartbeats],
+            "credits": [json.dumps(dict(h.credits)) for h in heartbeats],
+        }
+        async with self._database.transaction() as connection:
+            return set((await connection.scalars(_RENEW, values)).all())
+
+    @ledger_call
+    async def mark_broken(self, session_id: UUID, grace: timedelta) -> None:
+        """The stream broke: the worker may resume within `grace`, then the leases are lost."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_BREAK, {"session_id": session_id, "grace": grace})
+
+    @ledger_call
+    async def end(self, session_id: UUID) -> None:
+        """The worker has left."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_END, {"session_id": session_id})
+
+    @ledger_call
+    async def end_expired(self, limit: int) -> list[UUID]:
+        """Ends the sessions whose time is over; returns them, and ended ones that still hold leases."""
+        async with self._database.transaction() as connection:
+            expired = (await connection.scalars(_END_EXPIRED, {"limit": limit})).all()
+            stray = (await connection.scalars(_ENDED_WITH_LEASES, {"limit": limit})).all()
+        return list({*expired, *stray})
+
+    @ledger_call
+    async def credits(self) -> dict[str, int]:
+        """Sum of the credits of all open sessions, by workload."""
+        async with self._database.transaction() as connection:
+            return {row.workload: row.credits for row in (await connection.execute(_CREDITS)).all()}
+
+    @ledger_call
+    async def delete_ended(self, age: timedelta, limit: int) -> None:
+        """Deletes sessions that ended longer than `age` ago."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_DELETE_ENDED, {"age": age, "limit": limit})

@@ -1,0 +1,81 @@
+"""The reconciler: rebuilds from the ledger what Redis has lost. Runs on the leader only.
+
+Two kinds of loss. An entry of a work stream that never came to be (a crash between commit and push) or is gone: its
+batch has been QUEUED for a while and no stream refers to it. And Redis as a whole: it bears another epoch than the one
+the ledger has filled; then results may be gone too, and those batches are computed again.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from podium_runtime import ids, logs
+from podium_scheduler.app import loops, ports
+
+log = logs.get_logger(__name__)
+
+_INTERVAL_S = 2.0
+_QUEUED_AGE = timedelta(seconds=5)
+_PAGE = 1_000
+
+
+class Reconciler(loops.PatientLoop):
+    """Compares Redis with the ledger."""
+
+    name = "reconciler"
+
+    def __init__(
+        self,
+        batches: ports.BatchLedger,
+        cluster: ports.ClusterLedger,
+        buffer: ports.WorkBuffer,
+        results: ports.ResultBuffer,
+        workloads: list[str],
+        make: ids.Ids,
+    ) -> None:
+        super().__init__()
+        self._batches = batches
+        self._cluster = cluster
+        self._buffer = buffer
+        self._results = results
+        self._workloads = workloads
+        self._ids = make
+
+    async def round(self) -> float:
+        """Looks for both kinds of loss."""
+        known = await self._cluster.redis_epoch()
+        epoch = await self._buffer.epoch(str(self._ids.uuid4()))
+        await self._buffer.ensure_groups(self._workloads)
+        if epoch != known:
+            log.warning("buffer_is_another", known=known, epoch=epoch)
+            await self._requeue(timedelta(0))
+            await self._recompute_lost()
+            await self._cluster.set_redis_epoch(epoch)
+        else:
+            await self._requeue(_QUEUED_AGE)
+        return _INTERVAL_S
+
+    async def _requeue(self, age: timedelta) -> None:
+        queued = await self._batches.queued_since(age, _PAGE)
+        if not queued:
+            return
+        present: set[int] = set()
+        for workload in set(queued.values()):
+            present |= await self._buffer.referenced(workload)
+        missing = [batch_id for batch_id in queued if batch_id not in present]
+        if missing:
+            count = await self._batches.unqueue(missing)
+            log.warning("lost_entries_requeued", batches=count)
+
+    async def _recompute_lost(self) -> None:
+        after = UUID(int=0)
+        while page := await self._batches.jobs_with_results(after, _PAGE):
+            after = page[-1]
+            for job_id in page:
+                there = await self._results.result_items(job_id)
+                completed = await self._batches.completed_of(job_id)
+                lost = [batch_id for first_item, batch_id in completed.items() if first_item not in there]
+                if lost:
+                    count = await self._batches.recompute(job_id, lost)
+                    log.warning("lost_results_recomputed", job_id=str(job_id), batches=count)

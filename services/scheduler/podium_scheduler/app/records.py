@@ -1,0 +1,229 @@
+"""What the ledger tells the use cases, and what they tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from podium_scheduler.domain import batches, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A tenant."""
+
+    app_id: str
+    weight: int
+    max_waiting_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch as the gateway cut it; the payload is opaque."""
+
+    first_item: int
+    item_count: int
+    payload: bytes
+    payload_encoding: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A validated job, to be admitted."""
+
+    app_id: str
+    request_id: UUID
+    payload_digest: bytes
+    workload: str
+    modality: int
+    priority: int
+    labels: Mapping[str, str]
+    options: bytes
+    completion_window: timedelta | None
+    traceparent: str
+    batches: tuple[NewBatch, ...]
+
+    @property
+    def item_count(self) -> int:
+        """Items in all batches."""
+        return sum(b.item_count for b in self.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the ledger has it."""
+
+    job_id: UUID
+    app_id: str
+    request_id: UUID
+    payload_digest: bytes
+    workload: str
+    modality: int
+    priority: int
+    labels: Mapping[str, str]
+    options: bytes
+    state: jobs.State
+    item_count: int
+    batch_count: int
+    batches_finished: int
+    items_succeeded: int
+    items_failed: int
+    items_truncated: int
+    items_released: int
+    create_time: datetime
+    start_time: datetime | None
+    finish_time: datetime | None
+    deadline: datetime | None
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the ledger knows of a batch besides its payload."""
+
+    first_item: int
+    item_count: int
+    state: batches.State
+    attempt: int
+    failure_reason: batches.FailureReason | None
+    failure_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a listing shows."""
+
+    states: tuple[jobs.State, ...] = ()
+    labels: Mapping[str, str] | None = None
+    workload: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who takes which batch, and under which token."""
+
+    batch_id: int
+    lease_token: bytes
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A batch whose lease has just been written."""
+
+    batch_id: int
+    lease_token: bytes
+    session_id: UUID
+    attempt: int
+    job_id: UUID
+    workload: str
+    modality: int
+    first_item: int
+    item_count: int
+    payload: bytes
+    payload_encoding: int
+    payload_offset: int
+    options: bytes
+    deadline: datetime | None
+    traceparent: str
+    job_starts: bool
+    waited_s: float
+    """From admission (or the end of its backoff) to the claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseKey:
+    """Names one attempt."""
+
+    batch_id: int
+    lease_token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease as the ledger has it."""
+
+    batch_id: int
+    lease_token: bytes
+    attempt: int
+    job_id: UUID
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedLease:
+    """A lease that a worker's new session goes on with."""
+
+    batch_id: int
+    lease_token: bytes
+    attempt: int
+    job_id: UUID
+    workload: str
+    first_item: int
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A batch whose result is complete and checked."""
+
+    batch_id: int
+    lease_token: bytes
+    job_id: UUID
+    first_item: int
+    item_count: int
+    items_failed: int
+    items_truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A batch whose attempt failed, and what becomes of it."""
+
+    batch_id: int
+    lease_token: bytes
+    job_id: UUID
+    outcome: batches.Retry | batches.GiveUp
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A worker's session, to be opened."""
+
+    session_id: UUID
+    worker_id: UUID
+    replica_id: str
+    hostname: str
+    version: str
+    pod_id: str
+    hello: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a session's last Status said."""
+
+    session_id: UUID
+    status: bytes
+    credits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadDepth:
+    """How much of a workload waits in the ledger."""
+
+    workload: str
+    batches_pending: int
+    oldest_create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reference read from a work stream."""
+
+    workload: str
+    entry_id: str
+    batch_id: int

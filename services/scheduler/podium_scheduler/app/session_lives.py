@@ -1,0 +1,134 @@
+"""Use case: a worker's session from Hello to its end, and the leases of sessions that are over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from podium.common.v1 import workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_runtime import errors, ids, logs
+from podium_scheduler.app import ports, records, wakers, worker_sessions
+from podium_scheduler.domain import batches
+
+log = logs.get_logger(__name__)
+_PAGE = 500
+
+
+class LeaseRecovery:
+    """Gives the batches of lost or departed sessions to others."""
+
+    def __init__(self, ledger: ports.BatchLedger, wake: wakers.Wakers, policy: batches.RetryPolicy) -> None:
+        self._ledger = ledger
+        self._wakers = wake
+        self._policy = policy
+
+    async def recover(self, session_ids: Sequence[UUID], *, handed_back: bool) -> int:
+        """Requeues what the sessions still hold; returns how many batches. Guarded by each lease's token."""
+        recovered = 0
+        while session_ids:
+            leases = await self._ledger.leases_of(session_ids, _PAGE)
+            if leases:
+                recovered += len(await self._ledger.fail([self._failure(lease, handed_back) for lease in leases]))
+            if len(leases) < _PAGE:
+                break
+        if recovered:
+            log.info("leases_recovered", sessions=len(session_ids), batches=recovered)
+            await self._wakers.feed()
+        return recovered
+
+    def _failure(self, lease: records.HeldLease, handed_back: bool) -> records.Failure:
+        outcome = batches.after_failure(
+            lease.attempt,
+            batches.FailureReason.WORKER_LOST,
+            retryable=True,
+            handed_back=handed_back,
+            policy=self._policy,
+        )
+        message = "its worker was lost on each attempt"
+        return records.Failure(lease.batch_id, lease.lease_token, lease.job_id, outcome, message)
+
+
+class SessionLives:
+    """Opens and ends sessions."""
+
+    def __init__(
+        self,
+        registry: worker_sessions.SessionRegistry,
+        ledger: ports.SessionLedger,
+        batch_ledger: ports.BatchLedger,
+        recovery: LeaseRecovery,
+        workloads: Mapping[str, workload_pb2.Workload],
+        replica_id: str,
+        resume_grace: timedelta,
+        make: ids.Ids,
+    ) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._batches = batch_ledger
+        self._recovery = recovery
+        self._workloads = workloads
+        self._replica_id = replica_id
+        self._grace = resume_grace
+        self._ids = make
+
+    async def open(self, hello: worker_pb2.Hello) -> tuple[worker_sessions.Session, list[records.ResumedLease]]:
+        """Opens a session for a Hello, fencing the worker's earlier ones. Raises errors.InvalidArgument."""
+        try:
+            worker_id = UUID(hello.worker_id)
+        except ValueError:
+            raise errors.InvalidArgument([errors.Violation("hello.worker_id", "must be a UUID")]) from None
+        new = records.NewSession(
+            session_id=self._ids.uuid4(),
+            worker_id=worker_id,
+            replica_id=self._replica_id,
+            hostname=hello.hostname,
+            version=hello.version,
+            pod_id=hello.pod_id,
+            hello=hello.SerializeToString(),
+        )
+        in_hand = [records.LeaseKey(lease.batch_id, lease.lease_token) for lease in hello.in_hand]
+        resumed, superseded = await self._ledger.open(new, in_hand)
+        # What an earlier session holds and the worker does not have was lost on the wire: no fault of the batch.
+        await self._recovery.recover(superseded, handed_back=True)
+        session = worker_sessions.Session(new.session_id, worker_id)
+        for lease in resumed:
+            session.resume(lease)
+        self._registry.add(session)
+        log.info("session_opened", worker_id=hello.worker_id, session_id=str(new.session_id), resumed=len(resumed))
+        return session, resumed
+
+    def servable(self, hello: worker_pb2.Hello) -> list[workload_pb2.Workload]:
+        """The workloads that a worker may be given: its backends, within its own limits."""
+        return [
+            w
+            for name, w in sorted(self._workloads.items())
+            if w.model.backend in hello.backends and (not hello.workloads or name in hello.workloads)
+        ]
+
+    async def wanted(self, hello: worker_pb2.Hello) -> list[str]:
+        """The workloads worth loading now: those it may serve that have a backlog, the oldest first."""
+        try:
+            depths = await self._batches.depths()
+        except errors.Unavailable:
+            return []
+        names = {w.name for w in self.servable(hello)}
+        waiting = [d for d in depths if d.workload in names and d.oldest_create_time is not None]
+        return [d.workload for d in sorted(waiting, key=lambda d: (d.oldest_create_time, d.workload))]
+
+    async def close(self, session: worker_sessions.Session) -> None:
+        """The stream is over: at once after a Goodbye, else with a grace in which the worker may resume."""
+        session.closed.set()
+        if not self._registry.remove(session):
+            return
+        log.info("session_closed", session_id=str(session.session_id), goodbye=session.said_goodbye)
+        try:
+            if session.said_goodbye:
+                await self._ledger.end(session.session_id)
+                await self._recovery.recover([session.session_id], handed_back=True)
+            else:
+                await self._ledger.mark_broken(session.session_id, self._grace)
+        except errors.Unavailable:
+            # Nothing renews the session any more: it expires by itself.
+            log.warning("session_end_not_recorded", session_id=str(session.session_id))

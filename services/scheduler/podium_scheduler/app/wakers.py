@@ -1,0 +1,28 @@
+"""Wake-ups of the loops, here and on the other replicas. They only cut a rest short; polling is the fallback."""
+
+from __future__ import annotations
+
+import asyncio
+
+from podium_scheduler.app import ports
+
+
+class Wakers:
+    """Events of this replica's loops."""
+
+    def __init__(self, wakeups: ports.Wakeups, leadership: ports.Leadership) -> None:
+        self.feeder = asyncio.Event()
+        self.dispatcher = asyncio.Event()
+        self._wakeups = wakeups
+        self._leadership = leadership
+
+    async def feed(self) -> None:
+        """There is something to feed, or room to feed into."""
+        self.feeder.set()
+        if not self._leadership.leads:
+            await self._wakeups.replicas("feed")
+
+    async def work(self) -> None:
+        """There is something to claim."""
+        self.dispatcher.set()
+        await self._wakeups.replicas("work")

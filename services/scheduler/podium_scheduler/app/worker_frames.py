@@ -1,0 +1,122 @@
+"""Use case: what a worker says about its batches, frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Histogram
+
+from podium.common.v1 import job_pb2, workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_runtime import logs
+from podium_scheduler.app import completer, result_checks, worker_sessions
+from podium_scheduler.domain import batches
+
+log = logs.get_logger(__name__)
+
+REFUSED = Counter("podium_refused_results_total", "Result chunks that failed the checks.", ["workload"])
+STAGE = Histogram("podium_batch_stage_seconds", "Time of a batch in a stage.", ["workload", "stage"])
+
+_REASON_PREFIX = "BATCH_FAILURE_REASON_"
+
+
+class WorkerFrames:
+    """Applies a session's frames."""
+
+    def __init__(
+        self,
+        workloads: Mapping[str, workload_pb2.Workload],
+        settle: completer.Completer,
+        policy: batches.RetryPolicy,
+        wake_dispatcher: asyncio.Event,
+    ) -> None:
+        self._workloads = workloads
+        self._completer = settle
+        self._policy = policy
+        self._wake = wake_dispatcher
+
+    def apply(self, session: worker_sessions.Session, frame: worker_pb2.WorkerFrame) -> None:
+        """Applies one frame; Hello and Goodbye are the stream's own business."""
+        kind = frame.WhichOneof("frame")
+        if kind == "status":
+            session.take_status(frame.status)
+            self._wake.set()
+        elif kind == "chunk":
+            self._chunk(session, frame.chunk)
+        elif kind == "done":
+            self._done(session, frame.done)
+        elif kind == "failed":
+            self._failed(session, frame.failed)
+        elif kind == "progress":
+            session.held(frame.progress.lease, "progress")
+
+    def _chunk(self, session: worker_sessions.Session, frame: worker_pb2.BatchChunk) -> None:
+        held = session.held(frame.lease, "chunk")
+        if held is None:
+            return
+        chunk = frame.chunk
+        wrong = result_checks.problem(
+            chunk,
+            next_item=held.next_item,
+            end_item=held.first_item + held.item_count,
+            dimension=self._workloads[held.workload].dimension,
+        )
+        if wrong is None and (chunk.job_id != str(held.job_id) or chunk.chunk_index != len(held.chunks)):
+            wrong = f"chunk {chunk.chunk_index} of job {chunk.job_id} is not the next of this batch"
+        if wrong is not None:
+            self._refuse(session, frame.lease, held, wrong)
+            return
+        held.chunks.append(chunk.SerializeToString())
+        held.next_item += chunk.item_count
+        held.items_failed += len(chunk.errors)
+        held.items_truncated += len(chunk.truncations)
+
+    def _done(self, session: worker_sessions.Session, frame: worker_pb2.BatchDone) -> None:
+        held = session.held(frame.lease, "done")
+        if held is None:
+            return
+        if held.next_item != held.first_item + held.item_count or frame.chunk_count != len(held.chunks):
+            self._refuse(session, frame.lease, held, f"ended at item {held.next_item} after {len(held.chunks)} chunks")
+            return
+        STAGE.labels(held.workload, "wait_at_worker").observe(frame.wait_duration.ToMilliseconds() / 1000)
+        STAGE.labels(held.workload, "compute").observe(frame.compute_duration.ToMilliseconds() / 1000)
+        self._completer.complete(session, frame.lease.batch_id, held)
+
+    def _failed(self, session: worker_sessions.Session, frame: worker_pb2.BatchFailed) -> None:
+        held = session.held(frame.lease, "failed")
+        if held is None:
+            return
+        name = job_pb2.BatchFailureReason.Name(frame.reason).removeprefix(_REASON_PREFIX)
+        known = name in batches.FailureReason.__members__
+        reason = batches.FailureReason(name) if known else batches.FailureReason.INTERNAL
+        self._end(session, frame.lease, held, reason, frame.message, frame.retryable, frame.handed_back)
+
+    def _refuse(
+        self,
+        session: worker_sessions.Session,
+        lease: worker_pb2.Lease,
+        held: worker_sessions.Held,
+        wrong: str,
+    ) -> None:
+        REFUSED.labels(held.workload).inc()
+        log.warning("result_refused", batch_id=lease.batch_id, worker_id=str(session.worker_id), problem=wrong)
+        cancel = worker_pb2.Cancel(lease=lease, reason=worker_pb2.CANCEL_REASON_RESULT_REFUSED)
+        session.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=cancel))
+        self._end(session, lease, held, batches.FailureReason.BAD_RESULT, wrong, retryable=True, handed_back=False)
+
+    def _end(
+        self,
+        session: worker_sessions.Session,
+        lease: worker_pb2.Lease,
+        held: worker_sessions.Held,
+        reason: batches.FailureReason,
+        message: str,
+        retryable: bool,
+        handed_back: bool,
+    ) -> None:
+        outcome = batches.after_failure(
+            held.attempt, reason, retryable=retryable, handed_back=handed_back, policy=self._policy
+        )
+        log.info("attempt_failed", batch_id=lease.batch_id, reason=reason.value, outcome=type(outcome).__name__)
+        self._completer.fail(session, lease.batch_id, held, outcome, message)

@@ -1,0 +1,190 @@
+"""The worker sessions of this replica: what each offers, what each has in hand, what each is to be told.
+
+A session lives as long as its stream. The lease of everything it has in hand lives as long as the session, by the
+database's clock; the keeper renews it while Status frames come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from google.protobuf import timestamp_pb2
+from prometheus_client import Counter as Metric
+
+from podium.common.v1 import item_pb2, workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_scheduler.app import records
+from podium_scheduler.domain import dispatch
+
+STALE = Metric("podium_stale_frames_total", "Frames about leases that are no longer the sender's.", ["frame"])
+
+
+@dataclass(slots=True)
+class Held:
+    """A batch in a worker's hands, and as much of its result as has come."""
+
+    lease_token: bytes
+    attempt: int
+    job_id: UUID
+    workload: str
+    first_item: int
+    item_count: int
+    next_item: int
+    chunks: list[bytes] = field(default_factory=list)
+    items_failed: int = 0
+    items_truncated: int = 0
+    settling: bool = False
+    """Its outcome is on its way to the ledger."""
+
+
+class Session:
+    """One life of a worker's stream."""
+
+    def __init__(self, session_id: UUID, worker_id: UUID) -> None:
+        self.session_id = session_id
+        self.worker_id = worker_id
+        self.outbox: asyncio.Queue[worker_pb2.SchedulerFrame] = asyncio.Queue()
+        self.in_hand: dict[int, Held] = {}
+        self.levels: dict[str, int] = {}
+        self.total_level = 0
+        self.status = worker_pb2.Status()
+        self.heard = True
+        """Whether a Status has come since the keeper last looked."""
+        self.closed = asyncio.Event()
+        self.said_goodbye = False
+
+    def take_status(self, status: worker_pb2.Status) -> None:
+        """Takes the whole current state."""
+        self.status = status
+        self.heard = True
+        self.total_level = 0 if status.draining else status.total_credits
+        self.levels = {} if status.draining else {w.workload: w.credits for w in status.workloads if w.credits}
+
+    def free(self, workload: str, planned: Mapping[str, int]) -> int:
+        """Batches of a workload it can still take, beyond what is planned for it (by workload) already."""
+        own = sum(h.workload == workload for h in self.in_hand.values()) + planned.get(workload, 0)
+        everything = len(self.in_hand) + sum(planned.values())
+        return dispatch.free_credit(self.levels.get(workload, 0), self.total_level, own, everything)
+
+    def held(self, lease: worker_pb2.Lease, frame: str) -> Held | None:
+        """The batch that a frame is about; None, and counted, when the lease is not this session's any more."""
+        held = self.in_hand.get(lease.batch_id)
+        if held is None or held.lease_token != lease.lease_token or held.settling:
+            STALE.labels(frame).inc()
+            return None
+        return held
+
+    def resume(self, lease: records.ResumedLease) -> None:
+        """Goes on with a lease of an earlier session; its result is sent anew."""
+        self.in_hand[lease.batch_id] = Held(
+            lease.lease_token, lease.attempt, lease.job_id, lease.workload, lease.first_item, lease.item_count,
+            next_item=lease.first_item,
+        )  # fmt: skip
+
+    def assign(self, batch: records.Leased) -> None:
+        """Puts a batch into its hands."""
+        self.in_hand[batch.batch_id] = Held(
+            batch.lease_token, batch.attempt, batch.job_id, batch.workload, batch.first_item, batch.item_count,
+            next_item=batch.first_item,
+        )  # fmt: skip
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=_assignment(batch)))
+
+    def forget(self, batch_id: int) -> None:
+        """Its outcome is durable."""
+        held = self.in_hand.pop(batch_id, None)
+        if held is not None:
+            lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
+            self.outbox.put_nowait(worker_pb2.SchedulerFrame(ack=worker_pb2.Ack(lease=lease)))
+
+    def revoke(self, batch_id: int, reason: worker_pb2.CancelReason) -> bool:
+        """Takes a batch out of its hands; False when it is not there."""
+        held = self.in_hand.pop(batch_id, None)
+        if held is None:
+            return False
+        lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=worker_pb2.Cancel(lease=lease, reason=reason)))
+        return True
+
+
+class SessionRegistry:
+    """The sessions of this replica."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[UUID, Session] = {}
+
+    def add(self, session: Session) -> None:
+        """A stream was accepted; an earlier one of the same worker is over."""
+        for other in list(self._sessions.values()):
+            if other.worker_id == session.worker_id:
+                other.closed.set()
+                del self._sessions[other.session_id]
+        self._sessions[session.session_id] = session
+
+    def remove(self, session: Session) -> bool:
+        """A stream ended; False when a newer one had fenced it."""
+        return self._sessions.pop(session.session_id, None) is not None
+
+    def get(self, session_id: UUID) -> Session | None:
+        """A session by id."""
+        return self._sessions.get(session_id)
+
+    def all(self) -> list[Session]:
+        """All sessions."""
+        return list(self._sessions.values())
+
+    def free_by_workload(self) -> dict[str, int]:
+        """Batches of each workload that the sessions together can still take."""
+        free: Counter[str] = Counter()
+        for session in self._sessions.values():
+            for workload in session.levels:
+                free[workload] += session.free(workload, {})
+        return dict(free)
+
+    def free_total(self) -> int:
+        """Batches of any workload that the sessions together can still take."""
+        return sum(max(0, s.total_level - len(s.in_hand)) for s in self._sessions.values())
+
+    def offers(self, workload: str, planned: Iterable[records.Claim]) -> list[dispatch.Offer]:
+        """What each session can take of a workload, beyond the claims planned already."""
+        taken = Counter(claim.session_id for claim in planned)
+        return [
+            dispatch.Offer(
+                str(s.session_id),
+                s.free(workload, {"": taken[s.session_id]}),
+                len(s.in_hand) + taken[s.session_id],
+            )
+            for s in self._sessions.values()
+        ]
+
+    def assign(self, batch: records.Leased) -> bool:
+        """Hands a leased batch to its session; False when that is gone."""
+        session = self._sessions.get(batch.session_id)
+        if session is None:
+            return False
+        session.assign(batch)
+        return True
+
+
+def _assignment(batch: records.Leased) -> worker_pb2.Assign:
+    assign = worker_pb2.Assign(
+        lease=worker_pb2.Lease(batch_id=batch.batch_id, lease_token=batch.lease_token, attempt=batch.attempt),
+        job_id=str(batch.job_id),
+        workload=batch.workload,
+        first_item=batch.first_item,
+        item_count=batch.item_count,
+        payload=batch.payload,
+        payload_encoding=item_pb2.PayloadEncoding.Name(batch.payload_encoding),
+        modality=workload_pb2.Modality.Name(batch.modality),
+        options=item_pb2.EmbeddingOptions.FromString(batch.options),
+        traceparent=batch.traceparent,
+        payload_offset=batch.payload_offset,
+    )
+    if batch.deadline is not None:
+        deadline = timestamp_pb2.Timestamp()
+        deadline.FromDatetime(batch.deadline)
+        assign.deadline.CopyFrom(deadline)
+    return assign

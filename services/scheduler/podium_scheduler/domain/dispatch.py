@@ -1,0 +1,41 @@
+"""Which worker session takes which batch: credits are levels, not counters.
+
+A session states the largest number of batches it wants in hand, per workload and in all. Free credit is that level
+minus what it has in hand, so nothing drifts when frames cross on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one session can take of one workload."""
+
+    session_id: str
+    free: int
+    """Batches it can still take, the total over all workloads considered."""
+    in_hand: int
+    """Batches of any workload it has."""
+
+
+def free_credit(level: int, total_level: int, in_hand_of_workload: int, in_hand: int) -> int:
+    """Batches of a workload that a session can still take."""
+    return max(0, min(level - in_hand_of_workload, total_level - in_hand))
+
+
+def spread(offers: Sequence[Offer], batches: int) -> list[str]:
+    """The session for each of up to `batches` batches: always to the one with the least in hand."""
+    free = {o.session_id: o.free for o in offers if o.free > 0}
+    load = {o.session_id: o.in_hand for o in offers}
+    chosen: list[str] = []
+    while free and len(chosen) < batches:
+        session_id = min(free, key=lambda s: (load[s], s))
+        chosen.append(session_id)
+        load[session_id] += 1
+        free[session_id] -= 1
+        if free[session_id] == 0:
+            del free[session_id]
+    return chosen

@@ -1,0 +1,262 @@
+"""Wires the scheduler together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from podium.common.v1 import workload_pb2
+from podium.operator.v1 import operator_pb2_grpc
+from podium.scheduler.v1 import scheduler_pb2_grpc
+from podium.worker.v1 import worker_pb2_grpc
+from podium_runtime import auth, clock, grpc_server, ids, lifecycle, logs, metrics, supervision
+from podium_runtime import settings as runtime_settings
+from podium_scheduler import readiness
+from podium_scheduler.adapters import registry_file
+from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
+from podium_scheduler.adapters.redis import buffer, wakeups
+from podium_scheduler.adapters.sql import (
+    batch_ledger,
+    cluster_ledger,
+    database,
+    job_ledger,
+    leadership,
+    migrate,
+    operator_ledger,
+    session_ledger,
+)
+from podium_scheduler.app import (
+    admission,
+    completer,
+    dispatcher,
+    feeder,
+    janitor,
+    jobs_of_apps,
+    leader,
+    pressure,
+    queue_metrics,
+    reconciler,
+    rescuer,
+    revocation,
+    session_keeper,
+    session_lives,
+    wakers,
+    worker_frames,
+    worker_sessions,
+)
+from podium_scheduler.domain import batches
+from podium_scheduler.settings import SchedulerSettings
+
+log = logs.get_logger(__name__)
+
+
+def main() -> None:
+    """`python -m podium_scheduler [migrate]`."""
+    settings = runtime_settings.load(SchedulerSettings)
+    logs.configure(settings.log_level, settings.log_format, "scheduler")
+    if sys.argv[1:] == ["migrate"]:
+        migrate.main(settings.postgres_url)
+        return
+    workloads = _registry(settings)
+    lifecycle.run_service(lambda stop: Scheduler(settings, workloads).serve(stop))
+
+
+def _registry(settings: SchedulerSettings) -> Mapping[str, workload_pb2.Workload]:
+    try:
+        found = registry_file.load(settings.registry) if settings.registry else registry_file.load_default()
+    except registry_file.RegistryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return found.workloads
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """The adapters to Postgres and Redis."""
+
+    database: database.Database
+    buffer: buffer.Buffer
+    wakeups: wakeups.Wakeups
+    leadership: leadership.Leadership
+    jobs: job_ledger.JobLedger
+    batches: batch_ledger.BatchLedger
+    sessions: session_ledger.SessionLedger
+    cluster: cluster_ledger.ClusterLedger
+
+
+def _stores(settings: SchedulerSettings) -> _Stores:
+    pool = database.Database(settings.postgres_url, pool_size=settings.postgres_pool_size)
+    redis = buffer.Buffer(
+        settings.redis_url,
+        prefix=settings.redis_prefix,
+        consumer=settings.replica_id,
+        # Keys outlive every retention, so that only those that were forgotten go by themselves.
+        result_ttl_s=round(settings.result_retention_s * 2) + 86_400,
+    )
+    return _Stores(
+        database=pool,
+        buffer=redis,
+        wakeups=wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id),
+        leadership=leadership.Leadership(settings.postgres_url, settings.replica_id),
+        jobs=job_ledger.JobLedger(pool),
+        batches=batch_ledger.BatchLedger(pool, settings.retention),
+        sessions=session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
+        cluster=cluster_ledger.ClusterLedger(pool),
+    )
+
+
+class Scheduler:
+    """One replica."""
+
+    def __init__(self, settings: SchedulerSettings, workloads: Mapping[str, workload_pb2.Workload]) -> None:
+        self._settings = settings
+        self._workloads = workloads
+        self._ids = ids.SystemIds()
+        self._stores = stores = _stores(settings)
+        policy = batches.RetryPolicy(max_attempts=settings.max_attempts)
+        self._wakers = wakers.Wakers(stores.wakeups, stores.leadership)
+        self._registry = worker_sessions.SessionRegistry()
+        self._gauge = pressure.PressureGauge(stores.buffer)
+        self._revocation = revocation.Revocation(self._registry, stores.wakeups)
+        self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
+        self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
+        self._frames = worker_frames.WorkerFrames(workloads, self._completer, policy, self._wakers.dispatcher)
+        self._leader = leader.Leader(stores.leadership, self._leader_loops)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serves until `stop`, then lets go of the workers, the lead and the connections, in this order."""
+        settings = self._settings
+        server, worker_service = self._server()
+        await self._bootstrap()
+        bound = await server.start()
+        listener = asyncio.create_task(self._stores.wakeups.listen(self._heard), name="wakeups")
+        settler = asyncio.create_task(self._completer.run(), name="completer")
+        lifecycle.write_ready_file(
+            settings.ready_file,
+            {
+                "service": "scheduler",
+                "pid": os.getpid(),
+                "grpc": bound,
+                "metrics": metrics.serve(settings.metrics_listen),
+            },
+        )
+        log.info("scheduler_started", grpc=bound, replica_id=settings.replica_id)
+        try:
+            await supervision.Supervisor(self._loops(server)).run(stop)
+        finally:
+            worker_service.stop()
+            await server.stop(settings.shutdown_grace_s)
+            await self._leader.close()
+            for task in (listener, settler):
+                task.cancel()
+            await asyncio.gather(listener, settler, return_exceptions=True)
+            await self._stores.buffer.close()
+            await self._stores.database.close()
+            log.info("scheduler_stopped")
+
+    def _server(self) -> tuple[grpc_server.Server, worker_servicer.WorkerServicer]:
+        settings, stores = self._settings, self._stores
+        verify = {
+            "podium.scheduler.v1.SchedulerService": auth.shared_secret("internal", settings.internal_token),
+            "podium.worker.v1.WorkerService": auth.shared_secret("join", settings.join_token),
+            "podium.operator.v1.OperatorService": auth.shared_secret("operator", settings.operator_token),
+        }
+        server = grpc_server.Server(
+            settings.scheduler_listen,
+            authenticator=auth.Authenticator(verify, "anybody" if settings.insecure else None),
+            insecure=settings.insecure,
+            tls=settings.tls,
+            max_message_bytes=128 << 20,
+        )
+        admit = admission.Admission(stores.jobs, frozenset(self._workloads), self._gauge, self._wakers, self._ids)
+        jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._revocation, settings.retention)
+        workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence())
+        server.add(
+            scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
+            scheduler_servicer.SchedulerServicer(admit, jobs, self._workloads),
+            "podium.scheduler.v1.SchedulerService",
+        )
+        server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
+        server.add(
+            operator_pb2_grpc.add_OperatorServiceServicer_to_server,
+            operator_servicer.OperatorServicer(operator_ledger.OperatorLedger(stores.database)),
+            "podium.operator.v1.OperatorService",
+        )
+        return server, workers
+
+    def _lives(self) -> session_lives.SessionLives:
+        return session_lives.SessionLives(
+            self._registry,
+            self._stores.sessions,
+            self._stores.batches,
+            self._recovery,
+            self._workloads,
+            self._settings.replica_id,
+            timedelta(seconds=self._settings.resume_grace_s),
+            self._ids,
+        )
+
+    def _cadence(self) -> worker_servicer.Cadence:
+        settings = self._settings
+        return worker_servicer.Cadence(
+            heartbeat=timedelta(seconds=settings.heartbeat_s),
+            lease_ttl=timedelta(seconds=settings.lease_ttl_s),
+            resume_grace=timedelta(seconds=settings.resume_grace_s),
+            max_chunk_bytes=settings.max_chunk_bytes,
+        )
+
+    async def _bootstrap(self) -> None:
+        """Makes the first app and its token, so that a fresh installation can be used."""
+        settings = self._settings
+        await self._stores.jobs.put_app(settings.bootstrap_app)
+        if settings.bootstrap_app_token:
+            await self._stores.jobs.put_token(
+                uuid.uuid4(),
+                settings.bootstrap_app,
+                admission.token_hash(settings.bootstrap_app_token),
+                "PODIUM_BOOTSTRAP_APP_TOKEN",
+            )
+        await self._stores.buffer.ensure_groups(sorted(self._workloads))
+
+    async def _heard(self, message: Mapping[str, object]) -> None:
+        kind = message.get("kind")
+        if kind == "feed":
+            self._wakers.feeder.set()
+        elif kind == "work":
+            self._wakers.dispatcher.set()
+        elif kind == "revoke":
+            self._revocation.heard(message)
+
+    def _loops(self, server: grpc_server.Server) -> Sequence[supervision.Loop]:
+        stores = self._stores
+        return [
+            readiness.Readiness(server, [stores.database, stores.buffer]),
+            self._gauge,
+            dispatcher.Dispatcher(
+                self._registry, stores.batches, stores.buffer, stores.wakeups, self._wakers, self._ids
+            ),
+            session_keeper.SessionKeeper(self._registry, stores.sessions, stores.batches, self._settings.heartbeat_s),
+            self._leader,
+        ]
+
+    def _leader_loops(self) -> Sequence[supervision.Loop]:
+        stores, settings, names = self._stores, self._settings, sorted(self._workloads)
+        return [
+            feeder.Feeder(
+                stores.batches,
+                stores.sessions,
+                stores.buffer,
+                self._gauge,
+                self._wakers,
+                timedelta(seconds=settings.aging_s),
+            ),
+            rescuer.Rescuer(stores.sessions, self._recovery),
+            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, stores.buffer, names, self._ids),
+            janitor.Janitor(stores.jobs, stores.sessions, stores.buffer, self._revocation, settings.retention),
+            queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
+        ]

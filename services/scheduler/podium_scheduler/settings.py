@@ -1,0 +1,73 @@
+"""The scheduler's settings, from PODIUM_... variables."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pydantic
+
+from podium_runtime.settings import ServiceSettings
+
+
+class SchedulerSettings(ServiceSettings):
+    """One frozen object, built in `main`."""
+
+    postgres_url: str
+    """SQLAlchemy URL, `postgresql+asyncpg://user:password@host/database`; plain `postgresql://` is understood."""
+    redis_url: str
+    """`redis://`, `rediss://` or `unix://` URL."""
+    redis_prefix: str = "podium"
+    """First part of every key; the gateways must use the same."""
+    scheduler_listen: str = "127.0.0.1:0"
+    registry: Path | None = None
+    """The registry of workloads; unset takes the one that is shipped."""
+    replica_id: str = pydantic.Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    postgres_pool_size: int = pydantic.Field(default=10, ge=2, le=100)
+    internal_token: str | None = None
+    """What gateways present."""
+    join_token: str | None = None
+    """What workers present."""
+    operator_token: str | None = None
+    """What operators present."""
+    bootstrap_app: str = "default"
+    """App that exists from the start."""
+    bootstrap_app_token: str | None = None
+    """Token of that app; only its hash is kept."""
+    heartbeat_s: float = pydantic.Field(default=1.0, gt=0)
+    """How often workers send Status, in seconds."""
+    lease_ttl_s: float = pydantic.Field(default=10.0, gt=0)
+    """How long a session and its leases last without a Status, in seconds."""
+    resume_grace_s: float = pydantic.Field(default=2.0, ge=0)
+    """How long a broken stream may last before its batches go to others, in seconds."""
+    max_attempts: int = pydantic.Field(default=5, ge=1, le=100)
+    """Attempts of a batch before it is given up."""
+    aging_s: float = pydantic.Field(default=600.0, gt=0)
+    """Waiting time that lifts a job by one priority, in seconds."""
+    result_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)
+    """How long a finished job and its results are kept, in seconds."""
+    max_chunk_bytes: int = pydantic.Field(default=1 << 20, ge=64 << 10, le=4 << 20)
+    """Largest `vectors` of a result chunk."""
+
+    @pydantic.field_validator("postgres_url")
+    @classmethod
+    def _driver(cls, value: str) -> str:
+        for plain in ("postgresql://", "postgres://"):
+            if value.startswith(plain):
+                return "postgresql+asyncpg://" + value.removeprefix(plain)
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _tokens(self) -> SchedulerSettings:
+        missing = [n for n in ("internal_token", "join_token", "operator_token") if not getattr(self, n)]
+        if missing and not self.insecure:
+            names = ", ".join(f"PODIUM_{n.upper()}" for n in missing)
+            raise ValueError(f"set {names}, or PODIUM_INSECURE=1 to serve loopback without tokens")
+        return self
+
+    @property
+    def retention(self) -> timedelta:
+        """How long a finished job and its results are kept."""
+        return timedelta(seconds=self.result_retention_s)
