@@ -1,0 +1,335 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from podium.gateway.v1 import gateway_pb2
+from podium_client.config import Endpoint, Tls, resolve_endpoint
+from podium_client.embedding import EmbedCall, ProgressCallback
+from podium_client.errors import ItemsFailed
+from podium_client.feed import PartFeed
+from podium_client.fetch import fetch
+from podium_client.jobs import Job, JobState, Workload, embedding_options
+from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB, JobSpec, cut
+from podium_client.results import Embeddings, ResultChunk, Summary
+from podium_client.retry import RetryPolicy
+from podium_client.rpc import Gateway
+from podium_client.sinks import MemorySink, Sink, open_sink
+from podium_client.streams import ResultStream, release, watch
+from podium_client.submission import place
+
+Target = str | os.PathLike[str] | Sink
+InputType = Literal["query", "passage"]
+
+
+def _checked(texts: Iterable[str]) -> Iterable[str]:
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts: a list or iterable of str is needed, not a single string")
+    return texts
+
+
+def _length(texts: Iterable[str]) -> int | None:
+    return len(texts) if isinstance(texts, Sequence) else None
+
+
+def _sink(target: Target) -> Sink:
+    return open_sink(target) if isinstance(target, str | os.PathLike) else target
+
+
+def _raise_if_failed(result: Embeddings) -> None:
+    if result.errors:
+        first = result.errors[0]
+        raise ItemsFailed(
+            f"{len(result.errors):,} of {len(result):,} items failed; the first: item {first.index}: "
+            f"{first.reason}: {first.message}",
+            result,
+        )
+
+
+class AsyncClient:
+    """Client of one Podium gateway, for asyncio. Use as `async with AsyncClient() as podium`.
+
+    Without arguments the gateway is found by PODIUM_ADDRESS and PODIUM_TOKEN, else by what `podium up`
+    wrote. `tls`: True for the system's authorities, or a Tls. `retry`: how long to go on when the service
+    is away or full. ConfigurationError when there is no address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        tls: Tls | bool | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.endpoint: Endpoint = resolve_endpoint(address, token, tls)
+        self._policy = retry or RetryPolicy()
+        self._opened: Gateway | None = None
+
+    @property
+    def _gateway(self) -> Gateway:
+        if self._opened is None:
+            self._opened = Gateway(self.endpoint, self._policy)
+        return self._opened
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None:
+            gateway, self._opened = self._opened, None
+            await gateway.close()
+
+    async def embed_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Embeddings:
+        """Embed texts; returns (n, dimension) float32 in input order, with the items' errors beside it.
+
+        The input is read lazily in a thread and cut into jobs. When the process is killed, the same call
+        (same texts, workload, options, labels, priority, `run` and bounds) finds its jobs again and
+        resumes. `run`: a name of your own that keeps this run apart from others over the same texts.
+        `progress` is called in the event loop with a CallProgress after each chunk. `release`: let the
+        service delete the results once they are here.
+
+        on_error "raise": ItemsFailed, carrying the whole result, when any item failed (the other jobs'
+        results stay at the service for a next run); "return": look at `errors` and `ok`. InvalidInput: the
+        service refused an item or option, with its path in the whole input. Overloaded, Unavailable: no
+        progress for as long as the RetryPolicy allows. JobCancelled, JobExpired: someone ended a job. Other
+        PodiumErrors: see errors.py.
+        """
+        sink = MemorySink(_length(_checked(texts)))
+        call = self._call(
+            texts,
+            sink,
+            workload=workload,
+            input_type=input_type,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            dimensions=dimensions,
+            run=run,
+            max_jobs_in_flight=max_jobs_in_flight,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
+            progress=progress,
+        )
+        summary = await call.run()
+        result = sink.embeddings(summary.jobs)
+        if release:
+            await call.release(only_failed=on_error == "raise" and bool(result.errors))
+        if on_error == "raise":
+            _raise_if_failed(result)
+        return result
+
+    async def embed_texts_to(
+        self,
+        target: Target,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Summary:
+        """Embed texts into PATH.npy, .parquet, .jsonl or a Sink, with memory bounded by
+        `max_jobs_in_flight` jobs.
+
+        The file appears when it is complete and on disk, and only then are the results released. Failed
+        items do not raise: they are in the summary, and all of them in the sink. Otherwise as embed_texts.
+        """
+        call = self._call(
+            _checked(texts),
+            _sink(target),
+            workload=workload,
+            input_type=input_type,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            dimensions=dimensions,
+            run=run,
+            max_jobs_in_flight=max_jobs_in_flight,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
+            progress=progress,
+        )
+        summary = await call.run()
+        if release:
+            await call.release()
+        return summary
+
+    def _call(
+        self,
+        texts: Iterable[str],
+        sink: Sink,
+        *,
+        workload: str,
+        input_type: str | None,
+        keys: Iterable[str] | None,
+        priority: int | None,
+        labels: Mapping[str, str] | None,
+        dimensions: int | None,
+        run: str | None,
+        max_jobs_in_flight: int,
+        items_per_job: int,
+        bytes_per_job: int,
+        progress: ProgressCallback | None,
+    ) -> EmbedCall:
+        if max_jobs_in_flight < 1:
+            raise ValueError(f"max_jobs_in_flight: at least 1, not {max_jobs_in_flight}")
+        spec = JobSpec(workload, embedding_options(input_type, dimensions), priority, labels, run)
+        feed = PartFeed(cut(texts, keys, max_items=items_per_job, max_bytes=bytes_per_job))
+        return EmbedCall(
+            self._gateway,
+            spec,
+            feed,
+            sink,
+            window=max_jobs_in_flight,
+            total=_length(texts),
+            on_progress=progress,
+        )
+
+    async def submit_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        run: str | None = None,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+    ) -> list[Job]:
+        """Submit without waiting for results. The jobs are those that embed_texts would make, in input
+        order, so a later embed_texts over the same input picks up their results."""
+        spec = JobSpec(workload, embedding_options(input_type), priority, labels, run)
+        feed = PartFeed(cut(_checked(texts), keys, max_items=items_per_job, max_bytes=bytes_per_job))
+        patience = self._gateway.patience()
+        jobs = []
+        try:
+            while (part := await feed.next()) is not None:
+                jobs.append(await place(self._gateway, spec, part, patience))
+        finally:
+            feed.close()
+        return jobs
+
+    async def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        workload: str,
+        request_id: uuid.UUID | str | None = None,
+        input_type: InputType | None = None,
+        keys: Sequence[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        completion_window_s: float | None = None,
+    ) -> Job:
+        """Submit exactly one job of 1 to 50,000 texts. `request_id` makes repeating it harmless; by default
+        a random one. RequestIdConflict: it was used with another payload. InvalidInput: a field is bad."""
+        message = gateway_pb2.SubmitBatchRequest(
+            request_id=str(request_id or uuid.uuid4()),
+            workload=workload,
+            labels=dict(labels or {}),
+            options=embedding_options(input_type),
+        )
+        if priority is not None:
+            message.priority = priority
+        if completion_window_s is not None:
+            message.completion_window.FromNanoseconds(int(completion_window_s * 1e9))
+        message.texts.SetInParent()
+        for place_, text in enumerate(_checked(texts)):
+            message.texts.items.add(text=text, key=keys[place_] if keys is not None else "")
+        job, _ = await self._gateway.submit(message)
+        return job
+
+    async def job(self, job_id: str) -> Job:
+        """Read one job. JobNotFound when this app has no such job."""
+        return await self._gateway.get_job(job_id)
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        workload: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Job]:
+        """The app's jobs, newest first, fetched page by page as they are consumed."""
+        return self._gateway.list_jobs(
+            states=states, labels=labels, workload=workload or "", page_size=page_size
+        )
+
+    def watch(self, job_id: str) -> AsyncIterator[Job]:
+        """The job now and at every change, until its final state."""
+        return watch(self._gateway, job_id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel what is left of a job. FailedPrecondition when it is completed or expired already."""
+        return await self._gateway.cancel_job(job_id)
+
+    def results(self, job_id: str, *, after: str = "") -> AsyncIterator[ResultChunk]:
+        """The job's chunks in item order, as they become ready. `after`: the cursor of the last chunk that
+        you have made durable; everything before it is released at the service. ResultsReleased when it was
+        before."""
+        return ResultStream(self._gateway, job_id, after=after).chunks()
+
+    async def release(self, job_id: str, cursor: str) -> None:
+        """Acknowledge everything before `cursor`: the service deletes it."""
+        await release(self._gateway, job_id, cursor)
+
+    async def fetch(
+        self, job_id: str, *, on_error: Literal["raise", "return"] = "raise", release: bool = False
+    ) -> Embeddings:
+        """All results of one job, waiting for those not ready."""
+        sink = MemorySink()
+        summary = await fetch(self._gateway, job_id, sink, release_after=release, on_progress=None)
+        result = sink.embeddings(summary.jobs)
+        if on_error == "raise":
+            _raise_if_failed(result)
+        return result
+
+    async def fetch_to(
+        self, target: Target, job_id: str, *, release: bool = False, progress: ProgressCallback | None = None
+    ) -> Summary:
+        """All results of one job into a file or sink."""
+        return await fetch(self._gateway, job_id, _sink(target), release_after=release, on_progress=progress)
+
+    async def workloads(self) -> list[Workload]:
+        """What jobs may name, by name."""
+        return await self._gateway.workloads()

@@ -1,0 +1,293 @@
+"""The synchronous client: AsyncClient on a private event loop in a background thread.
+
+Works where a loop runs already (notebooks), since it never uses the caller's. Methods and errors are those
+of AsyncClient; callbacks and input iterators run in background threads. An interrupted call is cancelled
+here; its jobs go on at the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from podium_client.aio import AsyncClient, InputType, Target
+from podium_client.config import Endpoint, Tls
+from podium_client.embedding import ProgressCallback
+from podium_client.jobs import Job, JobState, Workload
+from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
+from podium_client.results import Embeddings, ResultChunk, Summary
+from podium_client.retry import RetryPolicy
+
+T = TypeVar("T")
+
+_DONE = object()
+
+
+class _Loop:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="podium-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to completion; an interrupt cancels the work and waits for its clean-up."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                self._cancel_all()
+            raise
+
+    def _cancel_all(self) -> None:
+        async def cancel() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(timeout=10)
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        if self._loop.is_closed():
+            return
+        self._cancel_all()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+class Client:
+    """Client of one Podium gateway. Use as `with Client() as podium`. See AsyncClient for arguments and
+    errors."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        tls: Tls | bool | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._client = AsyncClient(address, token, tls=tls, retry=retry)
+        self._loop = _Loop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where this client calls."""
+        return self._client.endpoint
+
+    def close(self) -> None:
+        """Close the connection and end the background thread. Harmless when repeated."""
+        try:
+            self._loop.run(self._client.close())
+        finally:
+            self._loop.close()
+
+    def _iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> Any:
+            return await anext(source, _DONE)
+
+        async def close() -> None:
+            if hasattr(source, "aclose"):
+                await source.aclose()
+
+        try:
+            while (item := self._loop.run(following())) is not _DONE:
+                yield item
+        finally:
+            self._loop.run(close())
+
+    def embed_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Embeddings:
+        """Embed texts; returns (n, dimension) float32 in input order. See AsyncClient.embed_texts."""
+        return self._loop.run(
+            self._client.embed_texts(
+                texts,
+                workload=workload,
+                input_type=input_type,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                dimensions=dimensions,
+                on_error=on_error,
+                run=run,
+                max_jobs_in_flight=max_jobs_in_flight,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+                release=release,
+                progress=progress,
+            )
+        )
+
+    def embed_texts_to(
+        self,
+        target: Target,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Summary:
+        """Embed texts into PATH.npy, .parquet, .jsonl or a Sink. See AsyncClient.embed_texts_to."""
+        return self._loop.run(
+            self._client.embed_texts_to(
+                target,
+                texts,
+                workload=workload,
+                input_type=input_type,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                dimensions=dimensions,
+                run=run,
+                max_jobs_in_flight=max_jobs_in_flight,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+                release=release,
+                progress=progress,
+            )
+        )
+
+    def submit_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        run: str | None = None,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
+    ) -> list[Job]:
+        """Submit without waiting for results. See AsyncClient.submit_texts."""
+        return self._loop.run(
+            self._client.submit_texts(
+                texts,
+                workload=workload,
+                input_type=input_type,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                run=run,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+            )
+        )
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        workload: str,
+        request_id: uuid.UUID | str | None = None,
+        input_type: InputType | None = None,
+        keys: Sequence[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        completion_window_s: float | None = None,
+    ) -> Job:
+        """Submit exactly one job. See AsyncClient.submit."""
+        return self._loop.run(
+            self._client.submit(
+                texts,
+                workload=workload,
+                request_id=request_id,
+                input_type=input_type,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                completion_window_s=completion_window_s,
+            )
+        )
+
+    def job(self, job_id: str) -> Job:
+        """Read one job. JobNotFound when this app has no such job."""
+        return self._loop.run(self._client.job(job_id))
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        workload: str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Job]:
+        """The app's jobs, newest first, fetched page by page as they are consumed."""
+        return self._iterate(
+            self._client.jobs(states=states, labels=labels, workload=workload, page_size=page_size)
+        )
+
+    def watch(self, job_id: str) -> Iterator[Job]:
+        """The job now and at every change, until its final state."""
+        return self._iterate(self._client.watch(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel what is left of a job. FailedPrecondition when it is completed or expired already."""
+        return self._loop.run(self._client.cancel(job_id))
+
+    def results(self, job_id: str, *, after: str = "") -> Iterator[ResultChunk]:
+        """The job's chunks in item order. See AsyncClient.results."""
+        return self._iterate(self._client.results(job_id, after=after))
+
+    def release(self, job_id: str, cursor: str) -> None:
+        """Acknowledge everything before `cursor`: the service deletes it."""
+        self._loop.run(self._client.release(job_id, cursor))
+
+    def fetch(
+        self, job_id: str, *, on_error: Literal["raise", "return"] = "raise", release: bool = False
+    ) -> Embeddings:
+        """All results of one job, waiting for those not ready."""
+        return self._loop.run(self._client.fetch(job_id, on_error=on_error, release=release))
+
+    def fetch_to(
+        self, target: Target, job_id: str, *, release: bool = False, progress: ProgressCallback | None = None
+    ) -> Summary:
+        """All results of one job into a file or sink."""
+        return self._loop.run(self._client.fetch_to(target, job_id, release=release, progress=progress))
+
+    def workloads(self) -> list[Workload]:
+        """What jobs may name, by name."""
+        return self._loop.run(self._client.workloads())
