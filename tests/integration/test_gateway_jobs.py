@@ -8,6 +8,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import lz4.frame
@@ -42,10 +43,11 @@ def rig(running: gateway_rig.Rig) -> gateway_rig.Rig:
     return running
 
 
-async def _submit(
-    rig: gateway_rig.Rig, request: gateway_pb2.SubmitBatchRequest
-) -> gateway_pb2.SubmitBatchResponse:
-    return await rig.stub.SubmitBatch(request, metadata=rig.metadata, timeout=gateway_rig.STEP_S)
+async def _submit(rig: gateway_rig.Rig, request: gateway_pb2.SubmitBatchRequest) -> gateway_pb2.SubmitBatchResponse:
+    answer: gateway_pb2.SubmitBatchResponse = await rig.stub.SubmitBatch(
+        request, metadata=rig.metadata, timeout=gateway_rig.STEP_S
+    )
+    return answer
 
 
 async def test_a_submission_is_cut_and_nothing_of_it_is_lost(rig: gateway_rig.Rig) -> None:
@@ -112,7 +114,9 @@ async def test_another_payload_under_the_same_request_id(rig: gateway_rig.Rig, c
         "label": lambda: request.labels.update({"a": "b"}),
         "priority": lambda: request.MergeFrom(gateway_pb2.SubmitBatchRequest(priority=1)),
         "window": lambda: request.completion_window.FromSeconds(60),
-        "options": lambda: request.options.MergeFrom(item_pb2.EmbeddingOptions(input_type=1)),
+        "options": lambda: request.options.MergeFrom(
+            item_pb2.EmbeddingOptions(input_type=workload_pb2.INPUT_TYPE_QUERY)
+        ),
     }
     changes[change]()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -124,9 +128,7 @@ async def test_another_payload_under_the_same_request_id(rig: gateway_rig.Rig, c
 async def test_get_list_and_cancel(rig: gateway_rig.Rig) -> None:
     made = [rig.ledger.add_job("app-a", 5, 5) for _ in range(3)]
     made[1].labels["team"] = "search"
-    got = await rig.stub.GetJob(
-        gateway_pb2.GetJobRequest(job_id=made[0].job_id.upper()), metadata=rig.metadata
-    )
+    got = await rig.stub.GetJob(gateway_pb2.GetJobRequest(job_id=made[0].job_id.upper()), metadata=rig.metadata)
     assert got.job == made[0]
     page = await rig.stub.ListJobs(gateway_pb2.ListJobsRequest(page_size=2), metadata=rig.metadata)
     rest = await rig.stub.ListJobs(
@@ -139,9 +141,7 @@ async def test_get_list_and_cancel(rig: gateway_rig.Rig) -> None:
         metadata=rig.metadata,
     )
     assert list(labelled.jobs) == [made[1]]
-    cancelled = await rig.stub.CancelJob(
-        gateway_pb2.CancelJobRequest(job_id=made[2].job_id), metadata=rig.metadata
-    )
+    cancelled = await rig.stub.CancelJob(gateway_pb2.CancelJobRequest(job_id=made[2].job_id), metadata=rig.metadata)
     assert cancelled.job.state == job_pb2.JOB_STATE_CANCELLED
 
 
@@ -185,9 +185,7 @@ async def test_workloads_come_in_pages_by_name(rig: gateway_rig.Rig) -> None:
         ((("authorization", "Bearer nobody"),), "UNKNOWN_TOKEN"),
     ],
 )
-async def test_without_a_good_token(
-    rig: gateway_rig.Rig, metadata: tuple[tuple[str, str], ...], reason: str
-) -> None:
+async def test_without_a_good_token(rig: gateway_rig.Rig, metadata: tuple[tuple[str, str], ...], reason: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await rig.stub.ListJobs(gateway_pb2.ListJobsRequest(), metadata=metadata)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -204,11 +202,12 @@ async def test_tokens_are_asked_once_and_the_refused_ones_too(rig: gateway_rig.R
 
 
 async def test_health_and_reflection_need_no_token(rig: gateway_rig.Rig) -> None:
-    health = health_pb2_grpc.HealthStub(rig.channel)
+    health: Any = health_pb2_grpc.HealthStub(rig.channel)
     for service in ("", "podium.gateway.v1.GatewayService"):
         answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    stub = reflection_pb2_grpc.ServerReflectionStub(rig.channel)
+    channel: Any = rig.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     listed = await call.read()
     assert "podium.gateway.v1.GatewayService" in {s.name for s in listed.list_services_response.service}
@@ -240,11 +239,10 @@ async def test_a_clients_deadline_and_its_cancellation_reach_the_scheduler(rig: 
     job = ledger.add_job("app-a", 5, 5)
     for how in ("deadline", "cancel"):
         ledger.stall = asyncio.Event()
-        ledger.stalled.clear(), ledger.stall_cancelled.clear()
+        ledger.stalled.clear()
+        ledger.stall_cancelled.clear()
         timeout = 0.3 if how == "deadline" else gateway_rig.STEP_S
-        call = rig.stub.GetJob(
-            gateway_pb2.GetJobRequest(job_id=job.job_id), metadata=rig.metadata, timeout=timeout
-        )
+        call = rig.stub.GetJob(gateway_pb2.GetJobRequest(job_id=job.job_id), metadata=rig.metadata, timeout=timeout)
         async with asyncio.timeout(gateway_rig.STEP_S):
             code = asyncio.create_task(call.code())
             await ledger.stalled.wait()
@@ -292,7 +290,8 @@ async def test_health_follows_the_scheduler(tmp_path: Path) -> None:
             started = gateway_rig.gateway(address, redis_url, tmp_path)
             running = await started.__aenter__()
             channel = grpc.aio.insecure_channel(running.address)
-            seen = health_pb2_grpc.HealthStub(channel).Watch(health_check, timeout=gateway_rig.STEP_S)
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            seen = health.Watch(health_check, timeout=gateway_rig.STEP_S)
             assert (await seen.read()).status == health_pb2.HealthCheckResponse.SERVING
         try:
             assert (await seen.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -327,9 +326,7 @@ async def test_a_gateway_with_the_wrong_internal_token_is_not_ready_and_says_why
         gateway_rig.redis_server(tmp_path / "redis") as redis_url,
         gateway_rig.fake_scheduler(gateway_rig.Ledger()) as address,
     ):
-        process, ready_file = await gateway_rig.start(
-            address, redis_url, tmp_path, PODIUM_INTERNAL_TOKEN="no"
-        )
+        process, ready_file = await gateway_rig.start(address, redis_url, tmp_path, PODIUM_INTERNAL_TOKEN="no")
         assert process.stderr is not None
         async with asyncio.timeout(gateway_rig.START_S):
             event = json.loads(await process.stderr.readline())

@@ -37,7 +37,7 @@ def _keys(*keys: str) -> item_pb2.TextItems:
 def _set(**fields: Any) -> Mutation:
     def mutate(request: Request) -> None:
         for name in fields:
-            request.ClearField(name)  # type: ignore[arg-type]
+            request.ClearField(name)
         request.MergeFrom(Request(**fields))
 
     return mutate
@@ -135,9 +135,7 @@ async def test_a_bad_submission_names_its_field(rig: gateway_rig.Rig, name: str)
 
 
 async def test_all_violations_come_in_one_answer(rig: gateway_rig.Rig) -> None:
-    request = gateway_rig.submission(
-        request_id="x", priority=9, labels={"": "v"}, texts=_texts("", "y" * 101)
-    )
+    request = gateway_rig.submission(request_id="x", priority=9, labels={"": "v"}, texts=_texts("", "y" * 101))
     error = await _refused(rig, request)
     assert gateway_rig.fields(error) == [
         "request_id",

@@ -1,0 +1,88 @@
+"""From requests to admissions, without a wire."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from podium.common.v1 import item_pb2
+from podium.gateway.v1 import gateway_pb2
+from podium_gateway.adapters import compression
+from podium_gateway.app import submissions
+from podium_gateway.domain import workloads
+from podium_runtime import errors
+
+RULES = workloads.WorkloadRules(
+    name="texts",
+    modalities=frozenset({workloads.Modality.TEXT}),
+    dimension=384,
+    has_prefixes=False,
+    max_text_bytes=8192,
+    max_image_bytes=0,
+    max_task_bytes=0,
+    max_batch_items=100,
+    max_batch_bytes=4000,
+)
+
+
+def _request(*texts: str) -> gateway_pb2.SubmitBatchRequest:
+    return gateway_pb2.SubmitBatchRequest(
+        request_id=str(uuid.uuid4()),
+        workload="texts",
+        texts=item_pb2.TextItems(items=[item_pb2.TextItem(text=text) for text in texts]),
+    )
+
+
+def test_batches_keep_the_byte_bound_and_all_items() -> None:
+    request = _request(*["x" * n for n in range(1, 400)])
+    admission = submissions.prepare(request, RULES, lambda data: bytes(data))
+    assert all(len(b.payload) <= 4000 for b in admission.batches)
+    parts = [item_pb2.TextItems.FromString(b.payload).items for b in admission.batches]
+    assert [len(part) for part in parts] == [b.item_count for b in admission.batches]
+    assert [item for part in parts for item in part] == list(request.texts.items)
+
+
+def test_what_does_not_compress_is_sent_as_it_is() -> None:
+    admission = submissions.prepare(_request("y" * 2000), RULES, lambda data: bytes(data) + b"!")
+    assert admission.batches[0].payload_encoding == item_pb2.PAYLOAD_ENCODING_IDENTITY
+
+
+def test_the_digest_is_of_the_request_and_not_of_the_registry() -> None:
+    request = _request(*["some text"] * 300)
+    one = submissions.prepare(request, RULES, compression.lz4_frame)
+    other = submissions.prepare(request, replace(RULES, max_batch_items=7), compression.lz4_frame)
+    assert one.payload_digest == other.payload_digest
+    assert len(one.batches) != len(other.batches)
+
+
+def test_the_digest_ignores_the_order_of_labels_and_the_request_id() -> None:
+    first, second = _request("a"), _request("a")
+    first.labels.update({"a": "1", "b": "2"})
+    second.labels.update({"b": "2", "a": "1"})
+    digests = {submissions.prepare(r, RULES, compression.lz4_frame).payload_digest for r in (first, second)}
+    assert len(digests) == 1
+
+
+def test_unknown_fields_are_dropped() -> None:
+    # Field 15, a varint, in a TextItem and in the request.
+    item = item_pb2.TextItem.FromString(item_pb2.TextItem(text="a").SerializeToString() + b"\x78\x01")
+    request = gateway_pb2.SubmitBatchRequest.FromString(_request().SerializeToString() + b"\x78\x01")
+    request.texts.items.append(item)
+    admission = submissions.prepare(request, RULES, compression.lz4_frame)
+    assert item_pb2.TextItems.FromString(admission.batches[0].payload).items[0] == item_pb2.TextItem(text="a")
+    plain = submissions.prepare(_request("a"), RULES, compression.lz4_frame)
+    assert admission.payload_digest == plain.payload_digest
+
+
+def test_every_violation_is_in_the_error() -> None:
+    request = _request("", "z" * 9000)
+    request.request_id = ""
+    with pytest.raises(errors.InvalidArgument) as caught:
+        submissions.prepare(request, RULES, compression.lz4_frame)
+    assert [v.field for v in caught.value.violations] == [
+        "request_id",
+        "texts.items[0].text",
+        "texts.items[1].text",
+    ]
