@@ -54,10 +54,9 @@ class ResultStream:
 
     async def chunks(self) -> AsyncIterator[ResultChunk]:
         """Yield the chunks; afterwards `end` is set. PodiumError when the service refuses or stays away."""
-        start = self._after
         while self.end is None:
             before = self._next
-            call = self._gateway.open_results(self._job_id, start)
+            call = self._gateway.open_results(self._job_id, self._after)
             try:
                 async for response in call:
                     chunk = self._accept(response)
@@ -69,7 +68,8 @@ class ResultStream:
                         f"job {self._job_id}: the result stream ended without its last message"
                     )
             except grpc.RpcError as error:
-                start = self._after if self._next != before else self._last_cursor
+                if self._next == before:
+                    self._after = self._last_cursor
                 await self._wait(error)
             finally:
                 call.cancel()
