@@ -1,0 +1,142 @@
+"""A whole Podium for tests: real processes, real gRPC, real Postgres and Redis, on free ports, gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from podium_embedded import EmbeddedPostgres, EmbeddedRedis
+
+APP_TOKEN = "test-app-token"
+INTERNAL_TOKEN = "test-internal-token"
+JOIN_TOKEN = "test-join-token"
+OPERATOR_TOKEN = "test-operator-token"
+START_S = 60.0
+STOP_S = 20.0
+
+
+@dataclass(slots=True)
+class Service:
+    """A running service process."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    ready: Mapping[str, str]
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """Where its gRPC server listens."""
+        return self.ready["grpc"]
+
+    @property
+    def metrics(self) -> str:
+        """Where its Prometheus endpoint listens."""
+        return self.ready["metrics"]
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends a signal and waits for the end; returns the exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(STOP_S):
+            return await self.process.wait()
+
+
+@dataclass(slots=True)
+class Stack:
+    """Servers and the services started on them."""
+
+    directory: Path
+    postgres: EmbeddedPostgres
+    redis: EmbeddedRedis
+    services: list[Service] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gateway(self) -> Service:
+        """The first gateway."""
+        return next(s for s in self.services if s.name == "gateway")
+
+    @property
+    def scheduler(self) -> Service:
+        """The first scheduler."""
+        return next(s for s in self.services if s.name == "scheduler")
+
+    @property
+    def workers(self) -> list[Service]:
+        """All workers."""
+        return [s for s in self.services if s.name == "worker"]
+
+    async def start(self, name: str, **settings: str) -> Service:
+        """Starts `python -m podium_<name>` with PODIUM_ settings and waits until it is ready."""
+        number = len(self.services)
+        ready_file, log = self.directory / f"{name}-{number}.json", self.directory / f"{name}-{number}.log"
+        environment = self.environment | {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
+        environment |= {"PODIUM_READY_FILE": str(ready_file), "PODIUM_PARENT_PID": str(os.getpid())}
+        if name != "scheduler" and "PODIUM_SCHEDULER_ADDRESS" not in environment:
+            environment["PODIUM_SCHEDULER_ADDRESS"] = self.scheduler.address
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"podium_{name}", env=environment, stdout=output, stderr=output
+            )
+        service = Service(name, process, {}, log)
+        self.services.append(service)
+        service.ready = await _ready(service, ready_file)
+        return service
+
+    async def close(self) -> None:
+        """Stops what still runs, the last first."""
+        for service in reversed(self.services):
+            with contextlib.suppress(ProcessLookupError):
+                await service.stop()
+
+
+async def _ready(service: Service, ready_file: Path) -> Mapping[str, str]:
+    async with asyncio.timeout(START_S):
+        while not ready_file.exists():
+            if service.process.returncode is not None:
+                raise AssertionError(f"{service.name} ended at start:\n{service.log.read_text()[-4000:]}")
+            await asyncio.sleep(0.02)
+    found: Mapping[str, str] = json.loads(ready_file.read_text())
+    return found
+
+
+@contextlib.asynccontextmanager
+async def servers(directory: Path) -> AsyncIterator[Stack]:
+    """Postgres and Redis with an empty, migrated ledger; no service yet."""
+    async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as redis:
+        stack = Stack(directory, postgres, redis)
+        stack.environment = {k: v for k, v in os.environ.items() if not k.startswith("PODIUM_")} | {
+            "PODIUM_POSTGRES_URL": postgres.url,
+            "PODIUM_REDIS_URL": redis.url,
+            "PODIUM_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "PODIUM_JOIN_TOKEN": JOIN_TOKEN,
+            "PODIUM_OPERATOR_TOKEN": OPERATOR_TOKEN,
+            "PODIUM_BOOTSTRAP_APP_TOKEN": APP_TOKEN,
+            "HF_HUB_OFFLINE": "1",
+        }
+        migration = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "podium_scheduler", "migrate", env=stack.environment
+        )
+        assert await migration.wait() == 0
+        try:
+            yield stack
+        finally:
+            await stack.close()
+
+
+@contextlib.asynccontextmanager
+async def running(directory: Path, *, workers: int = 1, **settings: str) -> AsyncIterator[Stack]:
+    """A whole stack; `settings` go to every service."""
+    async with servers(directory) as stack:
+        stack.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
+        await stack.start("scheduler")
+        await asyncio.gather(stack.start("gateway"), *(stack.start("worker") for _ in range(workers)))
+        yield stack
