@@ -1,0 +1,224 @@
+"""One executor process and its life: spawned, spoken to over a socket pair, spawned again when it dies.
+
+Promises: the front never blocks on an executor; an executor never outlives the front (the socket's end tells it, and on
+Linux the kernel does); a death is told once, and a fresh process follows after a growing pause. Clock: injected, for
+the pauses. Failure: a process that cannot be spawned counts as one that died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from podium.common.v1 import job_pb2
+from podium_runtime import clock, logs
+from podium_worker.adapters import wire
+from podium_worker.app import ports
+from podium_worker.domain import backoff, devices
+
+log = logs.get_logger(__name__)
+
+_READ_BUFFER_BYTES = 4 * 1024 * 1024
+_STOP_GRACE_S = 2.0
+# A process that lived this long did not die of its start; the pause begins small again.
+_HEALTHY_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What an executor is started with."""
+
+    threads: int
+    max_payload_bytes: int
+    log_level: str
+    log_format: str
+
+
+class Listener(Protocol):
+    """Who hears what the executor says. All methods return at once."""
+
+    def executor_up(self, device: int) -> None: ...
+    def executor_ready(self, device: int) -> None: ...
+    def executor_lost(self, device: int) -> None: ...
+    def loading(self, device: int, workload: str) -> None: ...
+    def loaded(self, device: int, workload: str, seconds: float) -> None: ...
+    def unavailable(self, device: int, workload: str, reason: str) -> None: ...
+    def preparing(self, key: str) -> None: ...
+    def computing(self, key: str) -> None: ...
+    def progressed(self, key: str, frame: bytes) -> None: ...
+    def finished(self, key: str, result: ports.Result) -> None: ...
+    def failed(self, key: str, failure: ports.Failure) -> None: ...
+
+
+class ExecutorProcess:
+    """The executor of one device."""
+
+    def __init__(self, device: devices.Device, command: Command, listener: Listener, time: clock.Clock) -> None:
+        self._device = device
+        self._command = command
+        self._listener = listener
+        self._clock = time
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def device(self) -> devices.Device:
+        return self._device
+
+    @property
+    def up(self) -> bool:
+        return self._writer is not None
+
+    def know(self, workload: ports.Workload, *, load_now: bool) -> None:
+        self._send(wire.Kind.LOAD, {"now": load_now}, workload.spec)
+
+    def assign(self, assignment: ports.Assignment, max_chunk_bytes: int) -> None:
+        header = {"key": assignment.lease.key, "max_chunk_bytes": max_chunk_bytes}
+        self._send(wire.Kind.ASSIGN, header, assignment.body)
+
+    def cancel(self, key: str) -> None:
+        self._send(wire.Kind.CANCEL, {"key": key})
+
+    async def run(self) -> None:
+        """Keeps one process alive until cancelled; then ends it."""
+        failures = 0
+        while True:
+            started = self._clock.monotonic()
+            await self._one_life()
+            lived_s = self._clock.monotonic() - started
+            failures = 1 if lived_s >= _HEALTHY_AFTER_S else failures + 1
+            pause_s = backoff.delay_s(failures, random.random())
+            log.warning("executor_respawn", device=self._device.index, pause_s=round(pause_s, 3))
+            await self._clock.sleep(pause_s)
+
+    async def _one_life(self) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            process = await self._spawn(theirs)
+        except OSError as error:
+            log.error("executor_spawn_failed", device=self._device.index, error=str(error))
+            ours.close()
+            self._listener.executor_lost(self._device.index)
+            return
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_READ_BUFFER_BYTES)
+        self._writer = writer
+        log.info("executor_started", device=self._device.index, pid=process.pid)
+        self._listener.executor_up(self._device.index)
+        try:
+            await self._listen(reader)
+        finally:
+            self._writer = None
+            writer.close()
+            await _end(process)
+        log.error("executor_died", device=self._device.index, pid=process.pid, status=process.returncode)
+        self._listener.executor_lost(self._device.index)
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        fd = theirs.fileno()
+        arguments = {
+            "--fd": fd,
+            "--index": self._device.index,
+            "--device": self._device.torch_name,
+            "--threads": self._command.threads,
+            "--max-payload-bytes": self._command.max_payload_bytes,
+            "--log-level": self._command.log_level,
+            "--log-format": self._command.log_format,
+        }
+        flat = [str(part) for pair in arguments.items() for part in pair]
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "podium_worker.executor",
+            *flat,
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(fd,),
+            env={**os.environ, "PODIUM_PARENT_PID": str(os.getpid())},
+            # Ctrl-C goes to a terminal's whole process group; the front alone decides how this ends.
+            start_new_session=True,
+        )
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Until the process has gone."""
+        try:
+            while True:
+                self._hear(await wire.read_async(reader))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        except wire.BrokenFrame as error:
+            log.error("executor_broken_frame", device=self._device.index, error=str(error))
+
+    def _hear(self, frame: wire.Frame) -> None:
+        index, header, listener = self._device.index, frame.header, self._listener
+        match frame.kind:
+            case wire.Kind.RESULT:
+                listener.finished(header["key"], _result(frame))
+            case wire.Kind.PREPARING:
+                listener.preparing(header["key"])
+            case wire.Kind.COMPUTING:
+                listener.computing(header["key"])
+            case wire.Kind.PROGRESS:
+                listener.progressed(header["key"], frame.body)
+            case wire.Kind.FAILED:
+                listener.failed(header["key"], _failure(frame))
+            case wire.Kind.READY:
+                listener.executor_ready(index)
+            case wire.Kind.LOADING:
+                listener.loading(index, header["workload"])
+            case wire.Kind.LOADED:
+                listener.loaded(index, header["workload"], header["seconds"])
+            case wire.Kind.UNAVAILABLE:
+                listener.unavailable(index, header["workload"], header["reason"])
+            case _:
+                raise wire.BrokenFrame(f"an executor does not say {frame.kind.name}")
+
+    def _send(self, kind: wire.Kind, header: dict[str, object], body: bytes = b"") -> None:
+        """Never waits: what can pile up here is bounded by the batches in hand."""
+        if self._writer is not None:
+            self._writer.write(wire.encode(kind, header, len(body)))
+            if body:
+                self._writer.write(body)
+
+
+def _result(frame: wire.Frame) -> ports.Result:
+    frames, start = [], 0
+    for size in frame.header["sizes"]:
+        frames.append(frame.body[start : start + size])
+        start += size
+    header = frame.header
+    return ports.Result(
+        frames=frames,
+        items_failed=header["items_failed"],
+        items_truncated=header["items_truncated"],
+        tokens=header["tokens"],
+        wait_s=header["wait_s"],
+        prepare_s=header["prepare_s"],
+        compute_s=header["compute_s"],
+        idle_s=header["idle_s"],
+    )
+
+
+def _failure(frame: wire.Frame) -> ports.Failure:
+    name = job_pb2.BatchFailureReason.Name(frame.header["reason"])
+    return ports.Failure(
+        reason=name.removeprefix("BATCH_FAILURE_REASON_"),
+        message=frame.header["message"],
+        retryable=frame.header["retryable"],
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The closed socket has told it; whoever does not listen is killed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_STOP_GRACE_S):
+            await process.wait()
+            return
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

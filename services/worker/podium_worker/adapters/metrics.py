@@ -1,0 +1,59 @@
+"""What the worker counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from podium_worker.app import ports
+
+_STAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+BATCHES = Counter("podium_worker_batches", "Batches by outcome.", ("workload", "outcome"))
+ITEMS = Counter("podium_worker_items", "Items by outcome.", ("workload", "outcome"))
+TOKENS = Counter("podium_worker_tokens", "Tokens read, padding not included.", ("workload",))
+STAGE = Histogram(
+    "podium_worker_stage_seconds",
+    "Time of a batch in a stage: wait, prepare, compute, send (until its Ack).",
+    ("workload", "stage"),
+    buckets=_STAGES,
+)
+BUSY = Counter("podium_worker_device_busy_seconds", "Time that devices computed.")
+IDLE = Counter("podium_worker_device_idle_seconds", "Time that devices waited for a prepared batch.")
+MODEL_LOADS = Counter("podium_worker_model_loads", "Model loads by outcome.", ("workload", "outcome"))
+MODEL_LOAD_SECONDS = Gauge("podium_worker_model_load_seconds", "Time of the last load.", ("workload",))
+SESSIONS = Counter("podium_worker_sessions", "Sessions that the scheduler welcomed.")
+CONNECT_FAILURES = Counter("podium_worker_connect_failures", "Sessions that ended or never began, for a failure.")
+EXECUTOR_RESTARTS = Counter("podium_worker_executor_restarts", "Executor processes that died.", ("device",))
+FENCED = Counter("podium_worker_fenced", "Times that all leases were dropped for want of the scheduler's word.")
+
+
+class PrometheusObserver:
+    """ports.Observer on the process's registry."""
+
+    def batch_done(self, workload: str, items: int, result: ports.Result) -> None:
+        BATCHES.labels(workload, "done").inc()
+        ITEMS.labels(workload, "succeeded").inc(items - result.items_failed)
+        ITEMS.labels(workload, "failed").inc(result.items_failed)
+        ITEMS.labels(workload, "truncated").inc(result.items_truncated)
+        TOKENS.labels(workload).inc(result.tokens)
+        STAGE.labels(workload, "wait").observe(result.wait_s)
+        STAGE.labels(workload, "prepare").observe(result.prepare_s)
+        STAGE.labels(workload, "compute").observe(result.compute_s)
+        BUSY.inc(result.compute_s)
+        IDLE.inc(result.idle_s)
+
+    def batch_acknowledged(self, workload: str, ack_s: float) -> None:
+        STAGE.labels(workload, "send").observe(ack_s)
+
+    def batch_failed(self, workload: str, failure: ports.Failure) -> None:
+        BATCHES.labels(workload, "handed_back" if failure.handed_back else failure.reason.lower()).inc()
+
+    def model_loaded(self, workload: str, seconds: float) -> None:
+        MODEL_LOADS.labels(workload, "loaded").inc()
+        MODEL_LOAD_SECONDS.labels(workload).set(seconds)
+
+    def model_unavailable(self, workload: str) -> None:
+        MODEL_LOADS.labels(workload, "unavailable").inc()
+
+    def executor_lost(self, device: int) -> None:
+        EXECUTOR_RESTARTS.labels(str(device)).inc()

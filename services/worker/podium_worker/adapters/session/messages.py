@@ -1,0 +1,119 @@
+"""Between protocol messages and what the worker's use cases speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf import duration_pb2
+
+from podium.common.v1 import workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_worker.adapters import model_files, registry
+from podium_worker.app import backend, ports
+from podium_worker.app import worker as worker_app
+from podium_worker.domain import devices, leases
+
+
+def lease_of(message: worker_pb2.Lease) -> leases.Lease:
+    return leases.Lease(message.batch_id, message.lease_token, message.attempt)
+
+
+def lease_message(lease: leases.Lease) -> worker_pb2.Lease:
+    return worker_pb2.Lease(batch_id=lease.batch_id, lease_token=lease.token, attempt=lease.attempt)
+
+
+def lease_messages(held: Iterable[leases.Lease]) -> list[worker_pb2.Lease]:
+    return [lease_message(lease) for lease in held]
+
+
+def device_message(device: devices.Device) -> worker_pb2.Device:
+    return worker_pb2.Device(
+        index=device.index,
+        uuid=device.uuid,
+        name=device.name,
+        vram_bytes=device.vram_bytes,
+        compute_capability=device.compute_capability,
+    )
+
+
+def workload_of(message: workload_pb2.Workload) -> ports.Workload:
+    """A registry entry; says already now if model files that should be on this machine are not."""
+    missing = ""
+    if message.model.backend == "sentence_transformers":
+        try:
+            model_files.locate(registry.model(message))
+        except backend.ModelUnavailable as error:
+            missing = str(error)
+    return ports.Workload(
+        name=message.name,
+        needs=registry.needs(message),
+        dimension=message.dimension,
+        spec=message.SerializeToString(),
+        missing_files=missing,
+    )
+
+
+def workloads_of(messages: Sequence[workload_pb2.Workload]) -> list[ports.Workload]:
+    return [workload_of(message) for message in messages]
+
+
+def assignment_of(message: worker_pb2.Assign) -> ports.Assignment:
+    return ports.Assignment(
+        lease=lease_of(message.lease),
+        workload=message.workload,
+        item_count=message.item_count,
+        body=message.SerializeToString(),
+    )
+
+
+def failed_message(lease: leases.Lease, failure: ports.Failure) -> worker_pb2.WorkerFrame:
+    return worker_pb2.WorkerFrame(
+        failed=worker_pb2.BatchFailed(
+            lease=lease_message(lease),
+            reason=f"BATCH_FAILURE_REASON_{failure.reason}",
+            message=failure.message,
+            retryable=failure.retryable,
+            handed_back=failure.handed_back,
+        )
+    )
+
+
+def goodbye_message(reason: str, held: Iterable[leases.Lease]) -> worker_pb2.WorkerFrame:
+    return worker_pb2.WorkerFrame(goodbye=worker_pb2.Goodbye(reason=reason, in_hand=lease_messages(held)))
+
+
+def status_message(view: worker_app.View) -> worker_pb2.WorkerFrame:
+    return worker_pb2.WorkerFrame(
+        status=worker_pb2.Status(
+            devices=[_device_status(device) for device in view.devices],
+            workloads=[_offer(offer) for offer in view.offers],
+            total_credits=view.total_credits,
+            in_hand=lease_messages(view.in_hand),
+            draining=view.draining,
+        )
+    )
+
+
+def seconds_of(duration: duration_pb2.Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _device_status(device: worker_app.DeviceView) -> worker_pb2.DeviceStatus:
+    return worker_pb2.DeviceStatus(
+        index=device.index,
+        state=f"DEVICE_STATE_{device.state}",
+        reason=device.reason,
+        resident_workloads=device.resident,
+    )
+
+
+def _offer(offer: worker_app.OfferView) -> worker_pb2.WorkloadStatus:
+    message = worker_pb2.WorkloadStatus(
+        workload=offer.workload,
+        credits=offer.credits,
+        items_per_second=offer.items_per_s,
+        unavailable_reason=offer.unavailable,
+    )
+    if offer.load_s is not None:
+        message.load_duration.FromNanoseconds(int(offer.load_s * 1e9))
+    return message

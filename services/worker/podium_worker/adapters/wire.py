@@ -1,0 +1,107 @@
+"""The frames between the front process and an executor: a kind, a small JSON header, raw bytes. Never pickle.
+
+    u8 kind | u32 header length | u32 body length | header (JSON object, UTF-8) | body        all big-endian
+
+Neither side trusts a length beyond MAX_FRAME_BYTES: a torn stream ends the executor instead of filling the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_FRAME_BYTES = 512 * 1024 * 1024
+_PREFIX = struct.Struct("!BII")
+
+
+class Kind(enum.IntEnum):
+    """What a frame says. Down: front to executor. Up: executor to front."""
+
+    LOAD = 1
+    """Down: body = serialized Workload. Load it, and use it for its batches."""
+    ASSIGN = 2
+    """Down: header key, max_chunk_bytes; body = serialized Assign."""
+    CANCEL = 3
+    """Down: header key."""
+    READY = 10
+    """Up, once: the process listens."""
+    LOADING = 11
+    """Up: header workload."""
+    LOADED = 12
+    """Up: header workload, seconds."""
+    UNAVAILABLE = 13
+    """Up: header workload, reason."""
+    PREPARING = 14
+    """Up: header key."""
+    COMPUTING = 15
+    """Up: header key."""
+    PROGRESS = 16
+    """Up: header key; body = serialized WorkerFrame."""
+    RESULT = 17
+    """Up: header key, sizes and statistics; body = serialized WorkerFrames, one after the other."""
+    FAILED = 18
+    """Up: header key, reason (number), message, retryable."""
+
+
+class BrokenFrame(Exception):
+    """The peer sent something that is no frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message between front and executor."""
+
+    kind: Kind
+    header: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def encode(kind: Kind, header: dict[str, Any] | None = None, body_bytes: int = 0) -> bytes:
+    """Prefix and header of a frame; the body follows as it is."""
+    text = json.dumps(header or {}, separators=(",", ":")).encode()
+    return _PREFIX.pack(kind, len(text), body_bytes) + text
+
+
+async def read_async(reader: asyncio.StreamReader) -> Frame:
+    """The next frame. Raises asyncio.IncompleteReadError at the end, BrokenFrame on nonsense."""
+    kind, header_bytes, body_bytes = _checked(await reader.readexactly(_PREFIX.size))
+    header = await reader.readexactly(header_bytes)
+    body = await reader.readexactly(body_bytes) if body_bytes else b""
+    return Frame(kind, json.loads(header), body)
+
+
+def read_blocking(connection: socket.socket) -> Frame | None:
+    """The next frame, or None when the peer has closed."""
+    prefix = _receive(connection, _PREFIX.size)
+    if prefix is None:
+        return None
+    kind, header_bytes, body_bytes = _checked(prefix)
+    header = _receive(connection, header_bytes)
+    body = _receive(connection, body_bytes) if header is not None else None
+    if header is None or body is None:
+        return None
+    return Frame(kind, json.loads(bytes(header)), bytes(body))
+
+
+def _checked(prefix: bytes | bytearray) -> tuple[Kind, int, int]:
+    number, header_bytes, body_bytes = _PREFIX.unpack(prefix)
+    if header_bytes + body_bytes > MAX_FRAME_BYTES or number not in Kind:
+        raise BrokenFrame(f"frame of kind {number} with {header_bytes} + {body_bytes} bytes")
+    return Kind(number), header_bytes, body_bytes
+
+
+def _receive(connection: socket.socket, size: int) -> bytearray | None:
+    """Exactly `size` bytes, or None when the peer closed first."""
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while len(view):
+        received = connection.recv_into(view)
+        if received == 0:
+            return None
+        view = view[received:]
+    return buffer

@@ -1,0 +1,102 @@
+"""What a model backend is: the one protocol between the executor's pipeline and whatever computes.
+
+A backend is made for one workload in one executor. `prepare` runs on the executor's prepare thread, `compute` on its
+compute thread, at the same time for different batches; neither may keep state that the other changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+PoolingName = Literal["mean", "cls", "none"]
+SourceKind = Literal["none", "local_path", "python_package", "hub_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What to load, as the registry says it."""
+
+    workload: str
+    backend: str
+    dimension: int
+    model_name: str = ""
+    revision: str = ""
+    source_kind: SourceKind = "none"
+    source: str = ""
+    pooling: PoolingName = "none"
+    normalized: bool = False
+    max_tokens: int = 0
+    """0: the model's own."""
+    precision: str = ""
+    """"float32", "bfloat16", "float16"; empty: float32."""
+    token_budget: int = 0
+    """Tokens of one micro-batch, padding included; 0: the backend's choice."""
+    pretrained: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the loaded model really does; goes into the provenance of every chunk."""
+
+    pooling: PoolingName
+    normalized: bool
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """An item whose text was cut. `index` counts within the batch; tokens include the special ones."""
+
+    index: int
+    token_count: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch ready for the device. `work` is the backend's own."""
+
+    work: Any
+    item_count: int
+    token_count: int = 0
+    """Tokens the model will read, special ones included, padding not."""
+    truncations: Sequence[Truncated] = ()
+    """By ascending index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Vectors in input order: float32, shape (item_count, dimension). Rows in `out_of_memory` hold nothing."""
+
+    vectors: npt.NDArray[np.float32]
+    out_of_memory: frozenset[int] = field(default_factory=frozenset)
+
+
+class Backend(Protocol):
+    """A loaded model."""
+
+    @property
+    def description(self) -> Description:
+        """What it does, for the provenance."""
+
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """Tokenises a whole batch."""
+
+    def compute(self, prepared: Prepared, progress: Callable[[int], bool]) -> Computed:
+        """Computes a prepared batch; calls `progress(items_done)` after each micro-batch.
+
+        Raises Abandoned when `progress` answers False: the batch is not wanted any more.
+        """
+
+
+class ModelUnavailable(Exception):
+    """The model cannot be loaded here. The message is one sentence that names what to do."""
+
+
+class Abandoned(Exception):
+    """The batch was cancelled while it was computed."""

@@ -1,0 +1,462 @@
+"""The worker's one piece of state: the batches in its hand, and what its devices can do.
+
+Promises: every batch assigned is answered once a session: by its result, by a failure, or by being handed back; a
+finished result is kept until its Ack, over sessions and executor crashes. Everything runs on the front's event loop and
+nothing here waits, so no lock is needed. Clock: monotonic, injected, for spans only. Failure: none of its own; a batch
+unknown here (late, cancelled, fenced) is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from podium_runtime import clock, logs
+from podium_worker.app import ports
+from podium_worker.domain import batches, credits, devices, leases
+
+log = logs.get_logger(__name__)
+
+# How long a model that failed to load is left alone before it is tried again.
+_MODEL_RETRY_S = 60.0
+_CRASHES_UNTIL_FAULTED = 5
+
+
+@dataclass(slots=True)
+class _InHand:
+    assignment: ports.Assignment
+    state: batches.State
+    device: int
+    nbytes: int
+    frames: Sequence[bytes] = ()
+    finished_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Offer:
+    """What is known about one workload here."""
+
+    workload: ports.Workload
+    unavailable: str = ""
+    retry_at: float | None = None
+    measured: credits.Measured = field(default_factory=credits.Measured)
+    items_per_s: float = 0.0
+    load_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What is known about one device."""
+
+    executor: ports.Executor
+    resident: dict[str, None] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+    ready: bool = False
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """State of one device for the scheduler. `state` is the name of a DeviceState without its prefix."""
+
+    index: int
+    state: str
+    reason: str
+    resident: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferView:
+    """What the worker offers for one workload."""
+
+    workload: str
+    credits: int
+    items_per_s: float
+    load_s: float | None
+    unavailable: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The whole current state."""
+
+    devices: tuple[DeviceView, ...]
+    offers: tuple[OfferView, ...]
+    total_credits: int
+    in_hand: tuple[leases.Lease, ...]
+    draining: bool
+
+
+class Worker:
+    """Takes batches, has them computed, and keeps their results until they are acknowledged."""
+
+    def __init__(
+        self, outbox: ports.Outbox, observer: ports.Observer, time: clock.Clock, *, limits: credits.Limits,
+        backends: Sequence[str],
+    ) -> None:  # fmt: skip
+        self._outbox = outbox
+        self._observer = observer
+        self._clock = time
+        self._limits = limits
+        self._backends = tuple(backends)
+        self._seats: dict[int, _Seat] = {}
+        self._hand: dict[str, _InHand] = {}
+        self._offers: dict[str, _Offer] = {}
+        self._resident_wanted: tuple[str, ...] = ()
+        self._max_chunk_bytes = 1 << 20
+        self._draining = False
+        self._told: object = None
+        self.changed = asyncio.Event()
+        """Set when something changed that the scheduler should hear at once."""
+        self.emptied = asyncio.Event()
+        """Set while nothing is in hand."""
+        self.emptied.set()
+
+    def attach(self, executors: Iterable[ports.Executor]) -> None:
+        """Seats the executors, once, before anything else."""
+        self._seats = {executor.device.index: _Seat(executor) for executor in executors}
+
+    # --- what the scheduler says
+
+    def welcome(
+        self, workloads: Sequence[ports.Workload], resumed: Iterable[leases.Lease], max_chunk_bytes: int
+    ) -> None:
+        """A new session: takes its specifications, lets go of what is not resumed, sends again what is finished."""
+        self._max_chunk_bytes = max_chunk_bytes
+        self._learn(workloads)
+        kept = {lease.key for lease in resumed}
+        for key in [key for key in self._hand if key not in kept]:
+            self._apply(key, batches.Event.FENCED)
+        for entry in self._hand.values():
+            if entry.state is batches.State.FINISHED:
+                self._outbox.frames(entry.frames)
+        self._note()
+
+    def assign(self, assignment: ports.Assignment) -> None:
+        """Takes a batch, or hands it back when it cannot be taken."""
+        offer = self._offers.get(assignment.workload)
+        refusal = self._refusal(offer)
+        seat = self._seat_for(offer) if offer is not None and not refusal else None
+        if offer is None or seat is None:
+            self._refuse(assignment, refusal or "No executor of this worker is up.")
+            return
+        if assignment.lease.key in self._hand:
+            return
+        nbytes = len(assignment.body) + assignment.item_count * offer.workload.dimension * 4
+        # The executor has the body; a result is sent again, never computed again, so it is not kept here.
+        kept = replace(assignment, body=b"")
+        self._hand[assignment.lease.key] = _InHand(kept, batches.State.RECEIVED, seat.executor.device.index, nbytes)
+        self.emptied.clear()
+        seat.executor.assign(assignment, self._max_chunk_bytes)
+        self._note()
+
+    def acknowledge(self, lease: leases.Lease) -> None:
+        """The scheduler has the batch for good."""
+        entry = self._hand.get(lease.key)
+        if entry is not None and entry.state is batches.State.FINISHED:
+            self._measure_ack(entry)
+        self._apply(lease.key, batches.Event.ACKED)
+
+    def cancel(self, lease: leases.Lease) -> None:
+        """The batch is not wanted any more."""
+        self._apply(lease.key, batches.Event.CANCELLED)
+
+    def desire(self, resident: Sequence[str]) -> None:
+        """Loads what should be resident and is not."""
+        self._resident_wanted = tuple(resident)
+        for name in resident:
+            offer = self._offers.get(name)
+            if offer is not None and not offer.unavailable:
+                self._load(offer)
+
+    # --- what the executors say
+
+    def executor_up(self, device: int) -> None:
+        """A fresh process: it knows nothing yet."""
+        seat = self._seats[device]
+        for offer in self._offers.values():
+            if devices.fits(offer.workload.needs, seat.executor.device):
+                wanted = offer.workload.name in self._resident_wanted and not offer.unavailable
+                seat.executor.know(offer.workload, load_now=wanted)
+        self._note()
+
+    def executor_ready(self, device: int) -> None:
+        """It listens."""
+        self._seats[device].ready = True
+        self._note()
+
+    def executor_lost(self, device: int) -> None:
+        """The process has gone. What it worked on is suspect, what only waited goes elsewhere."""
+        seat = self._seats[device]
+        seat.ready = False
+        seat.crashes += 1
+        seat.resident.clear()
+        seat.loading.clear()
+        self._observer.executor_lost(device)
+        for key in [key for key, entry in self._hand.items() if entry.device == device]:
+            self._apply(key, batches.Event.EXECUTOR_LOST)
+        self._note()
+
+    def loading(self, device: int, workload: str) -> None:
+        """A model load began."""
+        self._seats[device].loading.add(workload)
+        self._note()
+
+    def loaded(self, device: int, workload: str, seconds: float) -> None:
+        """A model is resident."""
+        seat = self._seats[device]
+        seat.loading.discard(workload)
+        seat.resident[workload] = None
+        offer = self._offers.get(workload)
+        if offer is not None:
+            offer.unavailable, offer.retry_at, offer.load_s = "", None, seconds
+        log.info("model_loaded", workload=workload, device=device, seconds=round(seconds, 3))
+        self._observer.model_loaded(workload, seconds)
+        self._note()
+
+    def unavailable(self, device: int, workload: str, reason: str) -> None:
+        """A model cannot be loaded; it is tried again later."""
+        self._seats[device].loading.discard(workload)
+        offer = self._offers.get(workload)
+        if offer is not None:
+            offer.unavailable, offer.retry_at = reason, self._clock.monotonic() + _MODEL_RETRY_S
+        log.warning("model_unavailable", workload=workload, device=device, reason=reason)
+        self._observer.model_unavailable(workload)
+        self._note()
+
+    def preparing(self, key: str) -> None:
+        """The executor began with a batch."""
+        self._apply(key, batches.Event.PREPARE_STARTED)
+
+    def computing(self, key: str) -> None:
+        """The batch is on the device."""
+        self._apply(key, batches.Event.COMPUTE_STARTED)
+
+    def progressed(self, key: str, frame: bytes) -> None:
+        """A slow batch is moving."""
+        if key in self._hand:
+            self._outbox.frames([frame])
+
+    def finished(self, key: str, result: ports.Result) -> None:
+        """A batch is computed."""
+        entry = self._hand.get(key)
+        if entry is None or entry.state is batches.State.FINISHED:
+            return
+        entry.frames = result.frames
+        entry.finished_at = self._clock.monotonic()
+        self._measure(entry, result)
+        # From here on only the frames are held.
+        entry.nbytes = sum(len(frame) for frame in result.frames)
+        self._seats[entry.device].crashes = 0
+        self._observer.batch_done(entry.assignment.workload, entry.assignment.item_count, result)
+        self._apply(key, batches.Event.RESULT_READY)
+
+    def failed(self, key: str, failure: ports.Failure) -> None:
+        """The executor gave a batch up."""
+        self._apply(key, batches.Event.FAILED, failure)
+
+    # --- what time says
+
+    def tick(self) -> None:
+        """Tries models again whose time has come. Called at each heartbeat."""
+        now = self._clock.monotonic()
+        for offer in self._offers.values():
+            if offer.retry_at is not None and offer.retry_at <= now:
+                offer.retry_at = now + _MODEL_RETRY_S
+                self._load(offer)
+
+    def fence(self) -> None:
+        """The leases are not to be trusted any more: drops everything in hand."""
+        if self._hand:
+            log.warning("leases_dropped", batches=len(self._hand))
+        for key in list(self._hand):
+            self._apply(key, batches.Event.FENCED)
+
+    def begin_drain(self) -> None:
+        """Takes nothing new from now on."""
+        self._draining = True
+        self._note()
+
+    def end_drain(self) -> None:
+        """The grace is over: hands back whatever is not finished."""
+        for key in list(self._hand):
+            self._apply(key, batches.Event.DRAIN_EXPIRED)
+
+    # --- what it looks like
+
+    def in_hand(self) -> tuple[leases.Lease, ...]:
+        """Leases of all batches in hand."""
+        return tuple(entry.assignment.lease for entry in self._hand.values())
+
+    def view(self) -> View:
+        """The whole current state, for a Status."""
+        offers = tuple(self._view_offer(offer) for offer in self._offers.values())
+        return View(
+            devices=tuple(self._view_device(seat) for seat in self._seats.values()),
+            offers=offers,
+            total_credits=max((offer.credits for offer in offers), default=0),
+            in_hand=self.in_hand(),
+            draining=self._draining,
+        )
+
+    # --- inside
+
+    def _learn(self, workloads: Sequence[ports.Workload]) -> None:
+        old = self._offers
+        self._offers = {}
+        for workload in workloads:
+            known = old.get(workload.name)
+            if known is not None and known.workload.spec == workload.spec:
+                self._offers[workload.name] = known
+                continue
+            hardware = [seat.executor.device for seat in self._seats.values()]
+            reason = devices.unavailable_reason(workload.needs, hardware, self._backends) or workload.missing_files
+            # Missing files may appear; a missing backend or device will not.
+            retry_at = self._clock.monotonic() + _MODEL_RETRY_S if reason and workload.missing_files else None
+            offer = self._offers[workload.name] = _Offer(workload, reason, retry_at)
+            self._tell_executors(offer, load_now=False)
+
+    def _tell_executors(self, offer: _Offer, *, load_now: bool) -> None:
+        for seat in self._seats.values():
+            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device):
+                seat.executor.know(offer.workload, load_now=load_now)
+
+    def _load(self, offer: _Offer) -> None:
+        name = offer.workload.name
+        if any(name in seat.resident or name in seat.loading for seat in self._seats.values()):
+            return
+        self._tell_executors(offer, load_now=True)
+
+    def _refusal(self, offer: _Offer | None) -> str:
+        if offer is None:
+            return "This worker was never told about the workload."
+        if self._draining:
+            return "This worker is draining."
+        return offer.unavailable
+
+    def _seat_for(self, offer: _Offer) -> _Seat | None:
+        """The fitting device with the fewest batches in hand."""
+        load = dict.fromkeys(self._seats, 0)
+        for entry in self._hand.values():
+            if entry.state is not batches.State.FINISHED:
+                load[entry.device] += 1
+        fitting = [
+            seat
+            for seat in self._seats.values()
+            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device)
+        ]
+        return min(fitting, key=lambda seat: load[seat.executor.device.index], default=None)
+
+    def _refuse(self, assignment: ports.Assignment, message: str) -> None:
+        offer = self._offers.get(assignment.workload)
+        blocked = offer is None or bool(offer.unavailable)
+        reason = "MODEL_UNAVAILABLE" if blocked else "WORKER_LOST"
+        failure = ports.Failure(reason, message, handed_back=not blocked)
+        self._observer.batch_failed(assignment.workload, failure)
+        self._outbox.failed(assignment.lease, failure)
+
+    def _apply(self, key: str, event: batches.Event, failure: ports.Failure | None = None) -> None:
+        """Moves one batch and pays what the move owes."""
+        entry = self._hand.get(key)
+        if entry is None:
+            return
+        move = batches.advance(entry.state, event)
+        if move.state is None:
+            del self._hand[key]
+            if not self._hand:
+                self.emptied.set()
+        else:
+            entry.state = move.state
+        self._pay(entry, move.effect, failure)
+        if move.state is None or move.state is batches.State.FINISHED:
+            self._note()
+
+    def _pay(self, entry: _InHand, effect: batches.Effect, failure: ports.Failure | None) -> None:
+        if effect is batches.Effect.SEND_RESULT:
+            self._outbox.frames(entry.frames)
+        elif effect is batches.Effect.REPORT_FAILURE and failure is not None:
+            self._give_up(entry, failure)
+        elif effect is batches.Effect.REPORT_CRASH:
+            message = f"The executor of device {entry.device} died while it worked on this batch."
+            self._give_up(entry, ports.Failure("EXECUTOR_CRASHED", message))
+        elif effect is batches.Effect.HAND_BACK:
+            self._stop(entry)
+            self._give_up(entry, ports.Failure("WORKER_LOST", "Handed back untouched.", handed_back=True))
+        elif effect is batches.Effect.STOP_WORK:
+            self._stop(entry)
+
+    def _give_up(self, entry: _InHand, failure: ports.Failure) -> None:
+        self._observer.batch_failed(entry.assignment.workload, failure)
+        self._outbox.failed(entry.assignment.lease, failure)
+
+    def _stop(self, entry: _InHand) -> None:
+        executor = self._seats[entry.device].executor
+        if executor.up:
+            executor.cancel(entry.assignment.lease.key)
+
+    def _measure(self, entry: _InHand, result: ports.Result) -> None:
+        offer = self._offers.get(entry.assignment.workload)
+        if offer is None or result.compute_s <= 0:
+            return
+        old = offer.measured
+        offer.measured = credits.Measured(
+            batch_s=credits.blend(old.batch_s, result.compute_s),
+            batch_bytes=credits.blend(old.batch_bytes, float(entry.nbytes)),
+            ack_s=old.ack_s,
+        )
+        offer.items_per_s = credits.blend(offer.items_per_s, entry.assignment.item_count / result.compute_s)
+
+    def _measure_ack(self, entry: _InHand) -> None:
+        ack_s = self._clock.monotonic() - entry.finished_at
+        offer = self._offers.get(entry.assignment.workload)
+        if offer is not None:
+            old = offer.measured
+            offer.measured = credits.Measured(old.batch_s, old.batch_bytes, credits.blend(old.ack_s, ack_s))
+        self._observer.batch_acknowledged(entry.assignment.workload, ack_s)
+
+    def _load_now(self) -> credits.Load:
+        return credits.Load(len(self._hand), sum(entry.nbytes for entry in self._hand.values()))
+
+    def _credits(self, offer: _Offer) -> int:
+        if self._draining or offer.unavailable:
+            return 0
+        seats = [
+            seat
+            for seat in self._seats.values()
+            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device)
+        ]
+        want = credits.wanted(offer.measured, len(seats), self._limits)
+        return credits.bounded(want, offer.measured, self._load_now(), self._limits)
+
+    def _view_offer(self, offer: _Offer) -> OfferView:
+        return OfferView(offer.workload.name, self._credits(offer), offer.items_per_s, offer.load_s, offer.unavailable)
+
+    def _view_device(self, seat: _Seat) -> DeviceView:
+        index = seat.executor.device.index
+        state, reason = "IDLE", ""
+        if seat.crashes >= _CRASHES_UNTIL_FAULTED:
+            state, reason = "FAULTED", f"Its executor died {seat.crashes} times without finishing a batch."
+        elif not seat.ready or seat.loading:
+            state = "BOOTING"
+        elif any(e.device == index and e.state is batches.State.COMPUTING for e in self._hand.values()):
+            state = "BUSY"
+        elif seat.resident:
+            state = "READY"
+        return DeviceView(index, state, reason, tuple(seat.resident))
+
+    def _note(self) -> None:
+        """Wakes the heartbeat if the scheduler would decide differently with what is known now.
+
+        What is in hand and whether a device is busy changes with every batch and is left to the cadence.
+        """
+        digest: Mapping[str, object] = {
+            "credits": {name: self._credits(offer) for name, offer in self._offers.items()},
+            "unavailable": {name: offer.unavailable for name, offer in self._offers.items()},
+            "resident": {index: tuple(seat.resident) for index, seat in self._seats.items()},
+            "ready": {index: seat.ready for index, seat in self._seats.items()},
+            "draining": self._draining,
+        }
+        if digest != self._told:
+            self._told = digest
+            self.changed.set()

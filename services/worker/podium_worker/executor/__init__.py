@@ -1,0 +1,1 @@
+"""The executor process: one for each device, a child of the front process."""

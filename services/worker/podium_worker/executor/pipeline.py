@@ -1,0 +1,288 @@
+"""The pipeline of one executor: read -> prepare -> compute -> send, one thread each, with bounded queues between.
+
+Promises: while the device computes a batch the next one is prepared and the results before it travel; batches leave in
+the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled. Clock: monotonic, this
+process's own; only spans are measured. Failure: a batch's own trouble is told and forgotten; whatever nobody foresaw in
+a thread ends the process, and the front reports the batches that were in it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from podium.common.v1 import job_pb2, result_pb2, workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_runtime import logs
+from podium_worker.adapters import payloads, registry, results, wire
+from podium_worker.app import backend
+
+log = logs.get_logger(__name__)
+
+# Prepared batches that wait for the device: one is enough to keep it busy, a second evens out.
+_PREPARED_AHEAD = 2
+_RESULTS_AHEAD = 4
+_PROGRESS_EVERY_S = 2.0
+
+LoadBackend = Callable[[backend.Model], backend.Backend]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    workload: workload_pb2.Workload
+    model: backend.Model
+    backend: backend.Backend
+    provenance: result_pb2.Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    key: str
+    assign: worker_pb2.Assign
+    max_chunk_bytes: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    received: _Received
+    loaded: _Loaded
+    keys: tuple[str, ...]
+    prepared: backend.Prepared
+    prepare_s: float
+
+
+class _Failure(Exception):
+    """A batch that cannot be done here."""
+
+    def __init__(self, reason: job_pb2.BatchFailureReason, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+
+
+class Pipeline:
+    """Serves one connection to the front until it closes."""
+
+    def __init__(self, connection: socket.socket, load: LoadBackend, *, max_payload_bytes: int) -> None:
+        self._connection = connection
+        self._load_backend = load
+        self._max_payload_bytes = max_payload_bytes
+        self._inbox: queue.SimpleQueue[wire.Frame] = queue.SimpleQueue()
+        self._ready: queue.Queue[_Ready] = queue.Queue(_PREPARED_AHEAD)
+        self._outbox: queue.Queue[tuple[wire.Kind, dict[str, Any], tuple[bytes, ...]]] = queue.Queue()
+        self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
+        self._known: dict[str, workload_pb2.Workload] = {}
+        self._loaded: dict[str, _Loaded] = {}
+        self._cancelled: set[str] = set()
+
+    def run(self) -> None:
+        """Computes on the calling thread. Never returns: the end of the connection ends the process."""
+        for step in (self._read, self._prepare_all, self._send_all):
+            threading.Thread(target=_or_die, args=(step,), name=step.__name__, daemon=True).start()
+        self._tell(wire.Kind.READY)
+        while True:
+            idle_since = time.monotonic()
+            ready = self._ready.get()
+            self._compute(ready, time.monotonic() - idle_since)
+
+    # --- read
+
+    def _read(self) -> None:
+        while (frame := wire.read_blocking(self._connection)) is not None:
+            if frame.kind is wire.Kind.CANCEL:
+                # Overtakes whatever is queued.
+                self._cancelled.add(frame.header["key"])
+            else:
+                frame.header["at"] = time.monotonic()
+                self._inbox.put(frame)
+        # The front has gone or wants us gone. Nothing is worth finishing: nobody could be told.
+        os._exit(0)
+
+    # --- prepare
+
+    def _prepare_all(self) -> None:
+        while True:
+            frame = self._inbox.get()
+            if frame.kind is wire.Kind.LOAD:
+                workload = workload_pb2.Workload.FromString(frame.body)
+                self._known[workload.name] = workload
+                if frame.header["now"]:
+                    self._try_load(workload.name)
+            elif frame.kind is wire.Kind.ASSIGN:
+                assign = worker_pb2.Assign.FromString(frame.body)
+                header = frame.header
+                self._prepare(_Received(header["key"], assign, header["max_chunk_bytes"], header["at"]))
+
+    def _try_load(self, name: str) -> None:
+        try:
+            self._model(name)
+        except _Failure as failure:
+            log.warning("model_unavailable", workload=name, reason=failure.message)
+
+    def _prepare(self, received: _Received) -> None:
+        if self._drop_cancelled(received.key):
+            return
+        self._tell(wire.Kind.PREPARING, {"key": received.key})
+        try:
+            loaded = self._model(received.assign.workload)
+            started = time.monotonic()
+            texts = payloads.decode(received.assign, loaded.workload, self._max_payload_bytes)
+            prepared = loaded.backend.prepare(texts.texts)
+        except payloads.BadPayload as error:
+            reason = job_pb2.BATCH_FAILURE_REASON_BAD_PAYLOAD
+            self._fail(received, _Failure(reason, str(error), retryable=False))
+        except _Failure as failure:
+            self._fail(received, failure)
+        except Exception as error:
+            self._fail(received, _internal(error))
+        else:
+            spent = time.monotonic() - started
+            self._ready.put(_Ready(received, loaded, tuple(texts.keys), prepared, spent))
+
+    def _model(self, name: str) -> _Loaded:
+        """The loaded model of a workload; loads it first if need be. Raises _Failure."""
+        if name in self._loaded:
+            return self._loaded[name]
+        unavailable = job_pb2.BATCH_FAILURE_REASON_MODEL_UNAVAILABLE
+        if name not in self._known:
+            raise _Failure(unavailable, f"This worker was never told about workload {name!r}.", retryable=True)
+        self._tell(wire.Kind.LOADING, {"workload": name})
+        started = time.monotonic()
+        workload = self._known[name]
+        model = registry.model(workload)
+        try:
+            loaded = self._load_backend(model)
+        except Exception as error:
+            message = str(error) if isinstance(error, backend.ModelUnavailable) else _load_trouble(name, error)
+            self._tell(wire.Kind.UNAVAILABLE, {"workload": name, "reason": message})
+            raise _Failure(unavailable, message, retryable=True) from error
+        made_by = results.provenance(model, loaded.description)
+        self._loaded[name] = _Loaded(workload, model, loaded, made_by)
+        self._tell(wire.Kind.LOADED, {"workload": name, "seconds": time.monotonic() - started})
+        return self._loaded[name]
+
+    # --- compute
+
+    def _compute(self, ready: _Ready, idle_s: float) -> None:
+        received = ready.received
+        if self._drop_cancelled(received.key):
+            return
+        self._tell(wire.Kind.COMPUTING, {"key": received.key})
+        started = time.monotonic()
+        try:
+            computed = ready.loaded.backend.compute(ready.prepared, self._watch(received, started))
+            timing = results.Timing(wait_s=started - received.at, compute_s=time.monotonic() - started)
+            packed = self._pack(ready, computed, timing)
+        except backend.Abandoned:
+            self._cancelled.discard(received.key)
+        except backend.ModelUnavailable as error:
+            reason = job_pb2.BATCH_FAILURE_REASON_MODEL_UNAVAILABLE
+            self._tell(wire.Kind.UNAVAILABLE, {"workload": received.assign.workload, "reason": str(error)})
+            self._fail(received, _Failure(reason, str(error), retryable=True))
+        except results.BadVectors as error:
+            reason = job_pb2.BATCH_FAILURE_REASON_BAD_RESULT
+            self._fail(received, _Failure(reason, str(error), retryable=True))
+        except Exception as error:
+            self._fail(received, _internal(error))
+        else:
+            self._tell_result(ready, packed, timing, idle_s)
+
+    def _watch(self, received: _Received, started: float) -> Callable[[int], bool]:
+        """Progress of one batch: tells the scheduler about slow ones, and stops the cancelled."""
+        told_at = started
+
+        def progress(items_done: int) -> bool:
+            nonlocal told_at
+            now = time.monotonic()
+            if now - told_at >= _PROGRESS_EVERY_S:
+                told_at = now
+                said = worker_pb2.Progress(lease=received.assign.lease, items_done=items_done)
+                body = worker_pb2.WorkerFrame(progress=said).SerializeToString()
+                self._tell(wire.Kind.PROGRESS, {"key": received.key}, body)
+            return received.key not in self._cancelled
+
+        return progress
+
+    def _pack(self, ready: _Ready, computed: backend.Computed, timing: results.Timing) -> results.Packed:
+        outcome = results.Outcome(computed.vectors, ready.keys, ready.prepared.truncations, computed.out_of_memory)
+        return results.pack(
+            ready.received.assign,
+            outcome,
+            ready.loaded.provenance,
+            timing,
+            token_count=ready.prepared.token_count,
+            max_chunk_bytes=ready.received.max_chunk_bytes,
+        )
+
+    def _tell_result(self, ready: _Ready, packed: results.Packed, timing: results.Timing, idle_s: float) -> None:
+        self._results.acquire()
+        header = {
+            "key": ready.received.key,
+            "sizes": [len(frame) for frame in packed.frames],
+            "items_failed": packed.failed_items,
+            "items_truncated": len(ready.prepared.truncations),
+            "tokens": ready.prepared.token_count,
+            "wait_s": timing.wait_s,
+            "prepare_s": ready.prepare_s,
+            "compute_s": timing.compute_s,
+            "idle_s": idle_s,
+        }
+        self._outbox.put((wire.Kind.RESULT, header, tuple(packed.frames)))
+
+    # --- send
+
+    def _send_all(self) -> None:
+        while True:
+            kind, header, bodies = self._outbox.get()
+            self._connection.sendall(wire.encode(kind, header, sum(map(len, bodies))))
+            for body in bodies:
+                self._connection.sendall(body)
+            if kind is wire.Kind.RESULT:
+                self._results.release()
+
+    def _tell(self, kind: wire.Kind, header: dict[str, Any] | None = None, *bodies: bytes) -> None:
+        self._outbox.put((kind, header or {}, bodies))
+
+    def _fail(self, received: _Received, failure: _Failure) -> None:
+        log.warning("batch_failed", batch=received.key, reason=failure.reason, message=failure.message)
+        header = {
+            "key": received.key,
+            "reason": int(failure.reason),
+            "message": failure.message,
+            "retryable": failure.retryable,
+        }
+        self._tell(wire.Kind.FAILED, header)
+
+    def _drop_cancelled(self, key: str) -> bool:
+        if key not in self._cancelled:
+            return False
+        self._cancelled.discard(key)
+        return True
+
+
+def _internal(error: Exception) -> _Failure:
+    log.error("batch_error", exc_info=error)
+    message = f"{type(error).__name__}: {error}"[:500]
+    return _Failure(job_pb2.BATCH_FAILURE_REASON_INTERNAL, message, retryable=True)
+
+
+def _load_trouble(workload: str, error: Exception) -> str:
+    log.error("model_load_error", workload=workload, exc_info=error)
+    return f"The model of workload {workload!r} failed to load: {type(error).__name__}: {error}"[:500]
+
+
+def _or_die(step: Callable[[], None]) -> None:
+    """Runs a thread's loop; an executor with a dead stage would only look alive."""
+    try:
+        step()
+    except BaseException as error:
+        log.critical("executor_stage_died", stage=step.__name__, exc_info=error)
+        os._exit(70)

@@ -1,0 +1,114 @@
+"""Wiring of the front process. It never imports torch: no wedged device can take the stream down."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+
+from podium_runtime import clock, lifecycle, logs, settings
+from podium_runtime import metrics as metrics_server
+from podium_worker.adapters import discovery, executor_process, metrics
+from podium_worker.adapters.session import connection, messages
+from podium_worker.adapters.session.outbox import SessionOutbox
+from podium_worker.app import drain
+from podium_worker.app.worker import Worker
+from podium_worker.domain import devices
+from podium_worker.settings import WorkerSettings
+
+log = logs.get_logger(__name__)
+
+
+def main() -> None:
+    """`python -m podium_worker`."""
+    config = settings.load(WorkerSettings)
+    logs.configure(config.log_level, config.log_format, "worker")
+    lifecycle.run_service(lambda stop: serve(config, stop))
+
+
+async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
+    """Runs the worker until `stop`, or until the scheduler drains it."""
+    time = clock.SystemClock()
+    try:
+        found = await discovery.discover(config.devices)
+    except discovery.NoDevices as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    backends = available_backends()
+    outbox = SessionOutbox()
+    worker = Worker(outbox, metrics.PrometheusObserver(), time, limits=config.limits, backends=backends)
+    executors = _executors(config, found, worker, time)
+    worker.attach(executors)
+    session = connection.Connection(
+        connection.Target(config.addresses, config.token, config.tls, config.connect_timeout_s),
+        _identity(config, found, backends),
+        worker,
+        outbox,
+        time,
+    )
+    metrics_address = metrics_server.serve(config.metrics_listen)
+    log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
+    async with asyncio.TaskGroup() as group:
+        background = [group.create_task(executor.run()) for executor in executors]
+        background.append(group.create_task(session.fence()))
+        background.append(group.create_task(_report_ready(config, session, metrics_address)))
+        background.append(group.create_task(session.run()))
+        reason = await _until_end(stop, session)
+        await drain.drain(worker, session, reason, config.shutdown_grace_s)
+        for task in background:
+            task.cancel()
+
+
+def available_backends() -> tuple[str, ...]:
+    """Backends that can be used here, found without importing them."""
+    wanted = ("torch", "sentence_transformers")
+    if all(importlib.util.find_spec(name) is not None for name in wanted):
+        return ("hash", "sentence_transformers")
+    return ("hash",)
+
+
+def _executors(
+    config: WorkerSettings, found: Sequence[devices.Device], worker: Worker, time: clock.Clock
+) -> list[executor_process.ExecutorProcess]:
+    command = executor_process.Command(
+        threads=config.threads(len(found)),
+        max_payload_bytes=config.max_payload_bytes,
+        log_level=config.log_level,
+        log_format=config.log_format,
+    )
+    return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
+
+
+def _identity(config: WorkerSettings, found: Sequence[devices.Device], backends: Sequence[str]) -> connection.Identity:
+    return connection.Identity(
+        worker_id=str(uuid.uuid4()),
+        hostname=socket.gethostname(),
+        version=importlib.metadata.version("podium-worker"),
+        devices=[messages.device_message(device) for device in found],
+        backends=backends,
+        workloads=config.workloads,
+        pod_id=config.pod_id,
+    )
+
+
+async def _report_ready(config: WorkerSettings, session: connection.Connection, metrics_address: str) -> None:
+    await session.welcomed.wait()
+    ready = {"service": "worker", "pid": os.getpid(), "metrics": metrics_address}
+    lifecycle.write_ready_file(config.ready_file, ready)
+
+
+async def _until_end(stop: asyncio.Event, session: connection.Connection) -> str:
+    """Waits for whoever ends this worker first; returns why."""
+    waits = {
+        asyncio.create_task(stop.wait()): "terminated",
+        asyncio.create_task(session.drain_wanted.wait()): "drained by the scheduler",
+    }
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return waits[next(iter(done))]
