@@ -211,3 +211,15 @@ async def test_a_bad_workload_list_names_its_field(
         await rig.stub.ListWorkloads(gateway_pb2.ListWorkloadsRequest(**fields), metadata=rig.metadata)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert gateway_rig.fields(caught.value) == expected
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"], ids=["garbage", "not UTF-8"])
+async def test_a_request_that_does_not_parse(rig: gateway_rig.Rig, raw: bytes) -> None:
+    submit: Any = rig.channel.unary_unary("/podium.gateway.v1.GatewayService/SubmitBatch")
+    for metadata, code in (
+        (rig.metadata, grpc.StatusCode.INVALID_ARGUMENT),
+        ((), grpc.StatusCode.UNAUTHENTICATED),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await submit(raw, metadata=metadata)
+        assert caught.value.code() is code

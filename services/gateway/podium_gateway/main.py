@@ -6,11 +6,14 @@ import asyncio
 import os
 
 import redis.asyncio
+from redis import backoff
+from redis.asyncio import retry
 
 from podium_gateway.adapters import (
     compression,
     job_events,
     metering,
+    registration,
     result_store,
     scheduler_client,
     servicer,
@@ -40,11 +43,14 @@ async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
         tls=configured.tls,
         max_message_bytes=configured.gateway_max_message_bytes,
     )
-    client = redis.asyncio.Redis.from_url(configured.redis_url, socket_timeout=configured.redis_timeout_s)
+    client = redis.asyncio.Redis.from_url(
+        configured.redis_url,
+        socket_timeout=configured.redis_timeout_s,
+        # Over a restart of Redis, but not so long that a client would rather ask another gateway.
+        retry=retry.Retry(backoff.ExponentialBackoff(cap=0.5, base=0.05), 3),
+    )
     async with channel, client:
-        await _serve(
-            configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client
-        )
+        await _serve(configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client)
 
 
 async def _serve(
@@ -72,7 +78,7 @@ async def _serve(
         stream_results=results.StreamResults(ledger, store, events, time, meter),
     )
     service = servicer.GatewayServicer(use_cases)
-    server.add(servicer.add_to_server, service, servicer.SERVICE_NAME)
+    server.add(registration.add_to_server, service, registration.SERVICE_NAME)
     ready = readiness.Readiness(registry, store, server.set_serving)
     bound = await server.start()
     announcer = asyncio.create_task(_announce(configured, ready, bound))
@@ -101,7 +107,7 @@ def _authenticator(
         capacity=configured.gateway_auth_capacity,
     )
     return auth.Authenticator(
-        {servicer.SERVICE_NAME: cache.verify},
+        {registration.SERVICE_NAME: cache.verify},
         insecure_principal=INSECURE_APP if configured.insecure else None,
     )
 

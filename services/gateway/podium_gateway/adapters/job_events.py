@@ -39,14 +39,19 @@ class JobEvents:
         self._idle_channel = f"{prefix}:gateway"
         self._watchers: dict[str, set[wakes.Wakes]] = {}
         self._pubsub: PubSub | None = None
+        self._subscribed: set[str] = set()
+        self._lock = asyncio.Lock()
 
     async def run_once(self) -> float:
-        """Connects, subscribes and hands messages out until the connection breaks; returns the seconds to
-        rest."""
+        """Connects, subscribes and hands messages out until the connection breaks.
+
+        Returns the seconds to rest before the next try.
+        """
         pubsub = self._client.pubsub()
         try:
-            await pubsub.subscribe(self._idle_channel, *self._watchers)
-            self._pubsub = pubsub
+            await pubsub.subscribe(self._idle_channel)
+            self._pubsub, self._subscribed = pubsub, set()
+            await self._sync(*self._watchers)
             async for message in pubsub.listen():
                 self._hand_out(message)
         except _BROKEN as error:
@@ -62,24 +67,34 @@ class JobEvents:
         """Wakes for one job."""
         channel = f"{self._prefix}:job:{job_id}"
         woken = wakes.Wakes()
-        watchers = self._watchers.setdefault(channel, set())
-        watchers.add(woken)
-        if len(watchers) == 1:
-            await self._tell("subscribe", channel)
+        self._watchers.setdefault(channel, set()).add(woken)
         try:
+            await self._sync(channel)
             yield woken
         finally:
-            watchers.discard(woken)
-            if not watchers and self._watchers.get(channel) is watchers:
+            self._watchers[channel].discard(woken)
+            if not self._watchers[channel]:
                 del self._watchers[channel]
-                await self._tell("unsubscribe", channel)
+                await self._sync(channel)
 
-    async def _tell(self, command: str, channel: str) -> None:
-        """Changes what the connection listens to; when there is none, the next one starts with what is
-        wanted."""
-        if self._pubsub is not None:
+    async def _sync(self, *channels: str) -> None:
+        """Listens to those of the channels that have watchers now, and no more to the others.
+
+        Under a lock, and by what is wanted now rather than when the caller asked: the last watcher of a job
+        may leave while the next one arrives. Without a connection there is nothing to do; the next one
+        catches up.
+        """
+        async with self._lock:
+            if self._pubsub is None:
+                return
+            joined = self._watchers.keys() & set(channels) - self._subscribed
+            left = self._subscribed.intersection(channels) - self._watchers.keys()
             with suppress(*_BROKEN):
-                await getattr(self._pubsub, command)(channel)
+                if joined:
+                    await self._pubsub.subscribe(*joined)
+                if left:
+                    await self._pubsub.unsubscribe(*left)
+                self._subscribed = (self._subscribed | joined) - left
 
     def _hand_out(self, message: dict[str, Any]) -> None:
         channel = message["channel"].decode()

@@ -69,14 +69,12 @@ class SchedulerClient:
         return (await self._call(self._stub.ListBatches, request, caller.remaining_s())).batches
 
     async def release_results(self, caller: callers.Caller, job_id: str, before_item: int) -> job_pb2.Job:
-        request = scheduler_pb2.ReleaseResultsRequest(
-            app_id=caller.app_id, job_id=job_id, before_item=before_item
-        )
+        request = scheduler_pb2.ReleaseResultsRequest(app_id=caller.app_id, job_id=job_id, before_item=before_item)
         return (await self._call(self._stub.ReleaseResults, request, caller.remaining_s())).job
 
     async def list_workloads(self) -> Sequence[workload_pb2.Workload]:
         request = scheduler_pb2.ListWorkloadsRequest()
-        return (await self._call(self._stub.ListWorkloads, request, PROBE_S)).workloads
+        return (await self._call(self._stub.ListWorkloads, request, None, PROBE_S)).workloads
 
     async def authenticate(self, token_sha256: bytes) -> tuple[str, float]:
         request = scheduler_pb2.AuthenticateAppRequest(token_sha256=token_sha256)
@@ -85,7 +83,7 @@ class SchedulerClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise statuses.from_rpc_error(error) from error
-            raise translate(error) from error
+            raise translate(error, ours=True) from error
         return answer.app_id, answer.ttl.ToMilliseconds() / 1000
 
     async def _call(
@@ -93,29 +91,31 @@ class SchedulerClient:
         method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
         request: RequestT,
         remaining_s: float | None,
+        limit_s: float = CALL_S,
     ) -> ResponseT:
+        ours = remaining_s is None or remaining_s > limit_s
         try:
-            return await self._send(method, request, remaining_s)
+            return await self._send(method, request, limit_s if ours or remaining_s is None else remaining_s)
         except grpc.aio.AioRpcError as error:
-            raise translate(error) from error
+            raise translate(error, ours=ours) from error
 
     async def _send(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
-        request: RequestT,
-        remaining_s: float | None,
+        self, method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT, timeout_s: float
     ) -> ResponseT:
-        timeout = CALL_S if remaining_s is None else min(remaining_s, CALL_S)
-        return await method(request, timeout=timeout, metadata=(*self._authorization, *tracing.outgoing()))
+        metadata = (*self._authorization, *tracing.outgoing())
+        return await method(request, timeout=timeout_s, metadata=metadata)
 
 
-def translate(error: grpc.aio.AioRpcError) -> errors.PodiumError:
-    """The error that the client gets for one of the scheduler's."""
+def translate(error: grpc.aio.AioRpcError, *, ours: bool) -> errors.PodiumError:
+    """The error that the client gets for one of the scheduler's; `ours` when the time limit was not the
+    client's."""
     code = error.code()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return errors.Internal("the scheduler refuses this gateway's token", reason="GATEWAY_TOKEN_REFUSED")
     known = statuses.from_rpc_error(error)
-    if code is grpc.StatusCode.CANCELLED or (isinstance(known, errors.Unavailable) and known.reason in _BARE):
+    bare = isinstance(known, errors.Unavailable) and known.reason in _BARE
+    late = ours and code is grpc.StatusCode.DEADLINE_EXCEEDED
+    if bare or late or code is grpc.StatusCode.CANCELLED:
         return errors.Unavailable(
             "the scheduler cannot be reached", reason="SCHEDULER_UNAVAILABLE", retry_after_s=_RETRY_AFTER_S
         )

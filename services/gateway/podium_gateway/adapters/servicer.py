@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 
-from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from podium.gateway.v1 import gateway_pb2
 from podium_gateway.adapters import metering
 from podium_gateway.app import callers, jobs, results, submit, watch
 from podium_runtime import auth, errors
 
-SERVICE_NAME = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -43,19 +42,13 @@ class GatewayServicer:
     ) -> gateway_pb2.SubmitBatchResponse:
         return await self._do.submit_batch(_caller(context), request)
 
-    async def GetJob(
-        self, request: gateway_pb2.GetJobRequest, context: Context
-    ) -> gateway_pb2.GetJobResponse:
+    async def GetJob(self, request: gateway_pb2.GetJobRequest, context: Context) -> gateway_pb2.GetJobResponse:
         return await self._do.app_jobs.get(_caller(context), request)
 
-    async def ListJobs(
-        self, request: gateway_pb2.ListJobsRequest, context: Context
-    ) -> gateway_pb2.ListJobsResponse:
+    async def ListJobs(self, request: gateway_pb2.ListJobsRequest, context: Context) -> gateway_pb2.ListJobsResponse:
         return await self._do.app_jobs.list(_caller(context), request)
 
-    async def CancelJob(
-        self, request: gateway_pb2.CancelJobRequest, context: Context
-    ) -> gateway_pb2.CancelJobResponse:
+    async def CancelJob(self, request: gateway_pb2.CancelJobRequest, context: Context) -> gateway_pb2.CancelJobResponse:
         return await self._do.app_jobs.cancel(_caller(context), request)
 
     async def ListWorkloads(
@@ -72,9 +65,7 @@ class GatewayServicer:
     async def ConsumeResults(
         self, requests: AsyncIterator[gateway_pb2.ConsumeResultsRequest], context: Context
     ) -> None:
-        raise errors.Unimplemented(
-            "ConsumeResults is not served yet; use StreamResults", reason="NOT_YET_IMPLEMENTED"
-        )
+        raise errors.Unimplemented("ConsumeResults is not served yet; use StreamResults", reason="NOT_YET_IMPLEMENTED")
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
         raise errors.Unimplemented("Embed is not served yet; use SubmitBatch", reason="NOT_YET_IMPLEMENTED")
@@ -105,34 +96,3 @@ class GatewayServicer:
 
 def _caller(context: Context) -> callers.Caller:
     return callers.Caller(auth.current_principal(), context.time_remaining)
-
-
-def add_to_server(servicer: GatewayServicer, server: grpc.aio.Server) -> None:
-    """Registers the servicer; StreamResults writes bytes that are serialized already."""
-    recorder = _Recorder()
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, recorder)  # type: ignore[arg-type]
-    handlers = dict(recorder.handlers)
-    relayed = handlers["StreamResults"]
-    handlers["StreamResults"] = grpc.unary_stream_rpc_method_handler(
-        cast(Callable[..., Any], relayed.unary_stream), relayed.request_deserializer, _as_it_is
-    )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
-
-
-def _as_it_is(message: bytes) -> bytes:
-    return message
-
-
-class _Recorder:
-    """Stands in for a server to get at the generated handlers."""
-
-    def __init__(self) -> None:
-        self.handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]] = {}
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
-        """Not needed: the same handlers come by name."""
-
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        self.handlers = handlers

@@ -17,9 +17,7 @@ class Jobs:
     def __init__(self, ledger: ports.Ledger) -> None:
         self._ledger = ledger
 
-    async def get(
-        self, caller: callers.Caller, request: gateway_pb2.GetJobRequest
-    ) -> gateway_pb2.GetJobResponse:
+    async def get(self, caller: callers.Caller, request: gateway_pb2.GetJobRequest) -> gateway_pb2.GetJobResponse:
         """Raises errors.InvalidArgument, NotFound, Unavailable."""
         job = await self._ledger.get_job(caller, refusals.job_id(request.job_id))
         return gateway_pb2.GetJobResponse(job=job)
@@ -31,9 +29,7 @@ class Jobs:
         job = await self._ledger.cancel_job(caller, refusals.job_id(request.job_id))
         return gateway_pb2.CancelJobResponse(job=job)
 
-    async def list(
-        self, caller: callers.Caller, request: gateway_pb2.ListJobsRequest
-    ) -> gateway_pb2.ListJobsResponse:
+    async def list(self, caller: callers.Caller, request: gateway_pb2.ListJobsRequest) -> gateway_pb2.ListJobsResponse:
         """Raises errors.InvalidArgument (the scheduler judges page_token), Unavailable."""
         bad = violations.Violations()
         request.page_size = requests.check_page_size(request.page_size, bad)

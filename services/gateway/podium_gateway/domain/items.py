@@ -36,9 +36,7 @@ def check_count(kind: workloads.Modality, count: int, bad: violations.Violations
         bad.add("items", f"{kind.value}.items is empty; a job has 1 to {MAX_ITEMS:,} items")
         return False
     if count > MAX_ITEMS:
-        bad.add(
-            f"{kind.value}.items", f"holds {count:,} items; a job has at most {MAX_ITEMS:,}: send several"
-        )
+        bad.add(f"{kind.value}.items", f"holds {count:,} items; a job has at most {MAX_ITEMS:,}: send several")
         return False
     return True
 
@@ -56,9 +54,7 @@ def _name_long_keys(kind: workloads.Modality, keys: Sequence[str], bad: violatio
     for index, key in enumerate(keys):
         size = len(key.encode())
         if size > MAX_KEY_BYTES:
-            bad.add(
-                f"{kind.value}.items[{index}].key", f"is {size} bytes; at most {MAX_KEY_BYTES} are allowed"
-            )
+            bad.add(f"{kind.value}.items[{index}].key", f"is {size} bytes; at most {MAX_KEY_BYTES} are allowed")
         if bad.full:
             return
 
@@ -87,9 +83,7 @@ def check_texts(texts: Sequence[str], max_bytes: int, bad: violations.Violations
             return
 
 
-def check_images(
-    urls: Sequence[str | None], sizes: Sequence[int], max_bytes: int, bad: violations.Violations
-) -> None:
+def check_images(urls: Sequence[str | None], sizes: Sequence[int], max_bytes: int, bad: violations.Violations) -> None:
     """Checks images given by URL (None: inline bytes, whose size is in `sizes`; 0: neither)."""
     for index, (url, size) in enumerate(zip(urls, sizes, strict=True)):
         if url is None and size == 0:

@@ -63,9 +63,7 @@ def check_labels(labels: Mapping[str, str], bad: violations.Violations) -> None:
             bad.add(f"labels[{key}]", "the key must match ^[a-z0-9][a-z0-9._/-]{0,62}$")
         size = len(labels[key].encode())
         if size > MAX_LABEL_VALUE_BYTES:
-            bad.add(
-                f"labels[{key}]", f"the value is {size} bytes; at most {MAX_LABEL_VALUE_BYTES} are allowed"
-            )
+            bad.add(f"labels[{key}]", f"the value is {size} bytes; at most {MAX_LABEL_VALUE_BYTES} are allowed")
 
 
 def check_window(seconds: float | None, bad: violations.Violations) -> None:
@@ -82,9 +80,7 @@ def check_options(options: Options, rules: workloads.WorkloadRules, bad: violati
     """Checks the options against what the workload and this version can do."""
     if options.input_type is not None:
         if options.input_type not in INPUT_TYPES:
-            bad.add(
-                "options.input_type", "must be QUERY or PASSAGE; leave it unset for the workload's default"
-            )
+            bad.add("options.input_type", "must be QUERY or PASSAGE; leave it unset for the workload's default")
         elif not rules.has_prefixes:
             bad.add(
                 "options.input_type",
