@@ -15,7 +15,7 @@ from podium_runtime import logs
 log = logs.get_logger(__name__)
 
 # "podium" in ASCII: the one advisory lock that we take.
-_LOCK_KEY = 0x706F6469756D
+LOCK_KEY = 0x706F6469756D
 _ABSENT = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -44,7 +44,7 @@ class Leadership:
                     command_timeout=5,
                     server_settings={"application_name": "podium-leader"},
                 )
-            if not await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+            if not await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
                 return False
             self.term = await self._connection.fetchval(
                 "UPDATE cluster SET leader_term = leader_term + 1, leader_replica_id = $1 RETURNING leader_term",
