@@ -48,6 +48,9 @@ class Kind(enum.IntEnum):
     """Up: header key, reason (number), message, retryable."""
 
 
+_KINDS = frozenset(int(kind) for kind in Kind)
+
+
 class BrokenFrame(Exception):
     """The peer sent something that is no frame."""
 
@@ -90,7 +93,7 @@ def read_blocking(connection: socket.socket) -> Frame | None:
 
 def _checked(prefix: bytes | bytearray) -> tuple[Kind, int, int]:
     number, header_bytes, body_bytes = _PREFIX.unpack(prefix)
-    if header_bytes + body_bytes > MAX_FRAME_BYTES or number not in Kind:
+    if header_bytes + body_bytes > MAX_FRAME_BYTES or number not in _KINDS:
         raise BrokenFrame(f"frame of kind {number} with {header_bytes} + {body_bytes} bytes")
     return Kind(number), header_bytes, body_bytes
 

@@ -341,12 +341,15 @@ class Worker:
         for entry in self._hand.values():
             if entry.state is not batches.State.FINISHED:
                 load[entry.device] += 1
-        fitting = [
+        return min(self._seats_for(offer), key=lambda seat: load[seat.executor.device.index], default=None)
+
+    def _seats_for(self, offer: _Offer) -> list[_Seat]:
+        """Devices whose process can take its batches, those that still boot included."""
+        return [
             seat
             for seat in self._seats.values()
             if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device)
         ]
-        return min(fitting, key=lambda seat: load[seat.executor.device.index], default=None)
 
     def _refuse(self, assignment: ports.Assignment, message: str) -> None:
         offer = self._offers.get(assignment.workload)
@@ -421,12 +424,7 @@ class Worker:
     def _credits(self, offer: _Offer) -> int:
         if self._draining or offer.unavailable:
             return 0
-        seats = [
-            seat
-            for seat in self._seats.values()
-            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device)
-        ]
-        want = credits.wanted(offer.measured, len(seats), self._limits)
+        want = credits.wanted(offer.measured, sum(seat.ready for seat in self._seats_for(offer)), self._limits)
         return credits.bounded(want, offer.measured, self._load_now(), self._limits)
 
     def _view_offer(self, offer: _Offer) -> OfferView:

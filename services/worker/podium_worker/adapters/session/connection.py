@@ -30,6 +30,7 @@ log = logs.get_logger(__name__)
 _METHOD = "/podium.worker.v1.WorkerService/Connect"
 # Changes that come in a burst are told in one Status.
 _STATUS_SPACING_S = 0.05
+_FENCE_STEP_S = 1.0
 _LEAVE_TIMEOUT_S = 3.0
 _DEFAULT_LEASE_TTL_S = 30.0
 _DEFAULT_CHUNK_BYTES = 1 << 20
@@ -99,6 +100,7 @@ class Connection:
         self._heartbeat_s = 1.0
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
+        self._silent = asyncio.Event()
         self._in_session = False
         self.welcomed = asyncio.Event()
         """Set at the first Welcome."""
@@ -128,16 +130,19 @@ class Connection:
 
     async def fence(self) -> None:
         """Drops what is in hand when the scheduler has not been heard for too long. Runs until cancelled."""
+        await self.welcomed.wait()
         while True:
             now = self._clock.monotonic()
             left_s = leases.trust_left_s(self._trust.last_word_at, self._trust.ttl_s, now)
             if left_s > 0:
-                await self._clock.sleep(left_s)
+                # Short steps: the next Welcome may bring another lease_ttl.
+                await self._clock.sleep(min(left_s, _FENCE_STEP_S))
                 continue
+            self._trust.heard.clear()
             if not self._worker.emptied.is_set():
                 metrics.FENCED.inc()
                 self._worker.fence()
-            self._trust.heard.clear()
+                self._silent.set()
             await self._trust.heard.wait()
 
     async def leave(self, reason: str) -> None:
@@ -179,6 +184,7 @@ class Connection:
             asyncio.create_task(self._write_all(call, queue), name="session-write"),
             asyncio.create_task(self._read_all(call), name="session-read"),
             asyncio.create_task(self._tell_status(), name="session-status"),
+            asyncio.create_task(self._until_silent(), name="session-silence"),
         ]
         try:
             done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
@@ -242,6 +248,12 @@ class Connection:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, self._heartbeat_s - _STATUS_SPACING_S)):
                     await self._worker.changed.wait()
+
+    async def _until_silent(self) -> None:
+        """Ends the session when leases had to be dropped: a new Hello tells the scheduler that they are."""
+        self._silent.clear()
+        await self._silent.wait()
+        raise SessionOver(f"no word from the scheduler for {self._trust.ttl_s:g} s")
 
     # --- around it
 
