@@ -35,7 +35,10 @@ class SessionKeeper(loops.PatientLoop):
         if heard:
             alive = await self._renew(heard)
             for session in heard:
-                if session.session_id not in alive:
+                if session.session_id in alive:
+                    # Only now: the word that keeps a worker's trust alive has to mean that the ledger renewed it.
+                    session.desire()
+                else:
                     log.warning("session_fenced", session_id=str(session.session_id))
                     session.closed.set()
         await self._audit()

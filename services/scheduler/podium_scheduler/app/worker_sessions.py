@@ -54,6 +54,8 @@ class Session:
         self.status = worker_pb2.Status()
         self.heard = True
         """Whether a Status has come since the keeper last looked."""
+        self.desired = worker_pb2.Desired()
+        """What this worker should be like."""
         self.closed = asyncio.Event()
         self.said_goodbye = False
 
@@ -84,6 +86,10 @@ class Session:
             lease.lease_token, lease.attempt, lease.job_id, lease.workload, lease.first_item, lease.item_count,
             next_item=lease.first_item,
         )  # fmt: skip
+
+    def desire(self) -> None:
+        """Says what is desired, also when nothing changed: a worker that hears nothing for the lease's TTL lets go."""
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=self.desired))
 
     def assign(self, batch: records.Leased) -> None:
         """Puts a batch into its hands."""

@@ -117,8 +117,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _desire(self, session: worker_sessions.Session, hello: worker_pb2.Hello) -> None:
         wanted = await self._lives.wanted(hello)
         if wanted:
-            desired = worker_pb2.Desired(resident_workloads=wanted)
-            session.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=desired))
+            session.desired = worker_pb2.Desired(resident_workloads=wanted)
+            session.desire()
 
 
 async def _hello(frames: AsyncIterator[worker_pb2.WorkerFrame]) -> worker_pb2.Hello:
