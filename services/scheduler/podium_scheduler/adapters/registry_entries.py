@@ -85,7 +85,7 @@ class Model(Section):
     name: Line
     revision: Line
     local_path: str | None = pydantic.Field(default=None, pattern=r"^/")
-    python_package: str | None = pydantic.Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[\w./-]+$")
+    python_package: str | None = pydantic.Field(default=None, pattern=r"^[A-Za-z_]\w*:[\w./-]+$")
     hub_id: str | None = pydantic.Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     pretrained: Line | None = None
     pooling: Literal["mean", "cls", "none"]
