@@ -1,8 +1,9 @@
-"""The reconciler: rebuilds from the ledger what Redis has lost. Runs on the leader only.
+"""The reconciler: makes Redis agree with the ledger again. Runs on the leader only.
 
-Two kinds of loss. An entry of a work stream that never came to be (a crash between commit and push) or is gone: its
-batch has been QUEUED for a while and no stream refers to it. And Redis as a whole: it bears another epoch than the one
-the ledger has filled; then results may be gone too, and those batches are computed again.
+Three kinds of difference. A work entry whose batch waits no more (its job was cancelled): the entry goes. A batch that
+has been QUEUED for a while without an entry (a crash between commit and push, or a loss): it is fed again. And Redis
+as a whole: it bears another epoch than the one that the ledger has filled; then results may be gone too, and those
+batches are computed again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Reconciler(loops.PatientLoop):
         self._ids = make
 
     async def round(self) -> float:
-        """Looks for both kinds of loss."""
+        """Looks for all three."""
         known = await self._cluster.redis_epoch()
         epoch = await self._buffer.epoch(str(self._ids.uuid4()))
         await self._buffer.ensure_groups(self._workloads)
@@ -54,19 +55,27 @@ class Reconciler(loops.PatientLoop):
             await self._cluster.set_redis_epoch(epoch)
         else:
             await self._requeue(_QUEUED_AGE)
+        await self._prune()
         return _INTERVAL_S
 
     async def _requeue(self, age: timedelta) -> None:
         queued = await self._batches.queued_since(age, _PAGE)
         if not queued:
             return
-        present: set[int] = set()
-        for workload in set(queued.values()):
-            present |= await self._buffer.referenced(workload)
+        present = {e.batch_id for e in await self._buffer.entries(sorted(set(queued.values())))}
         missing = [batch_id for batch_id in queued if batch_id not in present]
         if missing:
             count = await self._batches.unqueue(missing)
             log.warning("lost_entries_requeued", batches=count)
+
+    async def _prune(self) -> None:
+        entries = await self._buffer.entries(self._workloads)
+        if not entries:
+            return
+        done = await self._batches.not_queued([e.batch_id for e in entries])
+        settled = [e for e in entries if e.batch_id in done]
+        if settled:
+            await self._buffer.settle(settled)
 
     async def _recompute_lost(self) -> None:
         after = UUID(int=0)

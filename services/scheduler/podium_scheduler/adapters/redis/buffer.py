@@ -156,9 +156,13 @@ class Buffer:
             await pipe.execute()
 
     @buffer_call
-    async def referenced(self, workload: str) -> set[int]:
-        """Batches that a work stream refers to. It is no longer than the target depth."""
-        return {e.batch_id for e in _entries(workload, await self.client.xrange(self.work_key(workload)) or ())}
+    async def entries(self, workloads: Sequence[str]) -> list[records.Entry]:
+        """All entries of the work streams. None is longer than its target depth."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload in workloads:
+                pipe.xrange(self.work_key(workload))
+            replies = await pipe.execute()
+        return [e for workload, reply in zip(workloads, replies, strict=True) for e in _entries(workload, reply or ())]
 
     @buffer_call
     async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes]]]) -> None:

@@ -153,6 +153,11 @@ _QUEUED_SINCE = text("""
     WHERE b.state = 'QUEUED' AND b.queue_time < now() - CAST(:age AS interval) ORDER BY b.queue_time LIMIT :limit
 """)
 
+_NOT_QUEUED = text("""
+    SELECT r.batch_id FROM unnest(CAST(:batch_ids AS bigint[])) AS r(batch_id)
+    WHERE NOT EXISTS (SELECT FROM batches b WHERE b.batch_id = r.batch_id AND b.state = 'QUEUED')
+""")
+
 _UNQUEUE = text("""
     UPDATE batches SET state = 'PENDING' WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state = 'QUEUED'
     RETURNING batch_id, job_id
@@ -338,6 +343,12 @@ class BatchLedger:
         async with self._database.transaction() as connection:
             rows = (await connection.execute(_QUEUED_SINCE, {"age": age, "limit": limit})).all()
         return {row.batch_id: row.workload for row in rows}
+
+    @ledger_call
+    async def not_queued(self, batch_ids: Sequence[int]) -> set[int]:
+        """Those of the batches that are not QUEUED."""
+        async with self._database.transaction() as connection:
+            return set((await connection.scalars(_NOT_QUEUED, {"batch_ids": list(batch_ids)})).all())
 
     @ledger_call
     async def unqueue(self, batch_ids: Sequence[int]) -> int:
