@@ -209,8 +209,9 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
     async def ConsumeResults(
         self, requests: AsyncIterator[gateway_pb2.ConsumeResultsRequest], context: Context
     ) -> AsyncIterator[gateway_pb2.ConsumeResultsResponse]:
-        await refuse(context, _NOT_YET)
-        yield gateway_pb2.ConsumeResultsResponse()
+        await self._begin("ConsumeResults", context)
+        async for _ in requests:
+            yield gateway_pb2.ConsumeResultsResponse()
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
         await refuse(context, _NOT_YET)

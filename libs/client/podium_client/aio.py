@@ -291,9 +291,7 @@ class AsyncClient:
         page_size: int = 100,
     ) -> AsyncIterator[Job]:
         """The app's jobs, newest first, fetched page by page as they are consumed."""
-        return self._gateway.list_jobs(
-            states=states, labels=labels, workload=workload or "", page_size=page_size
-        )
+        return self._gateway.list_jobs(states=states, labels=labels, workload=workload or "", page_size=page_size)
 
     def watch(self, job_id: str) -> AsyncIterator[Job]:
         """The job now and at every change, until its final state."""

@@ -142,16 +142,17 @@ class Collector:
             self._allocate(await self.model.dimension())
         assert self._rows is not None
         return Finished(
-            Outcome(self.first_item, self._rows, ok, tuple(errors), tuple(truncations), self.keys), end
+            Outcome(
+                self.first_item, self._rows, ok, tuple(errors), tuple(truncations), self.keys, self.model.provenance
+            ),
+            end,
         )
 
     def _allocate(self, dimension: int) -> None:
         self._rows = self.sink.rows(self.first_item, self.item_count, dimension)
         self._rows.fill(0)  # a resubmitted part may get back the array that its first job half filled
 
-    def _place(
-        self, chunk: ResultChunk, ok: np.ndarray[tuple[int], np.dtype[np.bool_]], dimension: int | None
-    ) -> None:
+    def _place(self, chunk: ResultChunk, ok: np.ndarray[tuple[int], np.dtype[np.bool_]], dimension: int | None) -> None:
         if chunk.end_item > self.item_count:
             raise ProtocolError(f"item {chunk.end_item - 1} in a job of {self.item_count}")
         if self._rows is None and dimension is not None:
@@ -298,9 +299,7 @@ class EmbedCall:
 
             collector = Collector(self._sink, self._model, part.first_item, part.item_count, part.keys, count)
             try:
-                finished = await collector.collect(
-                    ResultStream(self._gateway, job.job_id, patience=self._patience)
-                )
+                finished = await collector.collect(ResultStream(self._gateway, job.job_id, patience=self._patience))
                 check_ended_well(finished.end.job)
                 return finished
             except ResultsReleased:

@@ -202,9 +202,7 @@ def from_rpc_error(error: grpc.RpcError) -> PodiumError:
     details = decode_details(error)
     metadata = dict(details.metadata)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidInput(
-            text, details.violations, code=code, reason=details.reason or code.name, metadata=metadata
-        )
+        return InvalidInput(text, details.violations, code=code, reason=details.reason or code.name, metadata=metadata)
     kind = _BY_CODE.get(code, ServiceError)
     if kind is NotFound and details.reason.startswith("JOB"):
         kind = JobNotFound

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from podium_client.embedding import CallProgress, Collector, Finished, Model, ProgressCallback, in_thread
 from podium_client.results import ResultChunk, Summary
 from podium_client.rpc import Gateway
@@ -65,6 +67,4 @@ def _with_keys(finished: Finished, keys: dict[int, tuple[str, ...]], total: int)
     whole = [""] * total
     for first, some in keys.items():
         whole[first : first + len(some)] = some
-    return Outcome(
-        outcome.first_item, outcome.vectors, outcome.ok, outcome.errors, outcome.truncations, tuple(whole)
-    )
+    return replace(outcome, keys=tuple(whole))

@@ -132,9 +132,7 @@ def workload_from_proto(message: workload_pb2.Workload) -> Workload:
     return Workload(
         name=message.name,
         description=message.description,
-        modalities=tuple(
-            workload_pb2.Modality.Name(m).removeprefix("MODALITY_").lower() for m in message.modalities
-        ),
+        modalities=tuple(workload_pb2.Modality.Name(m).removeprefix("MODALITY_").lower() for m in message.modalities),
         dimension=message.dimension,
         max_text_bytes=message.limits.max_text_bytes,
         model_name=message.model.model_name,

@@ -201,9 +201,7 @@ def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
     if failed and (len(set(failed)) != len(failed) or min(failed) < chunk.first_item or max(failed) >= end):
         raise ProtocolError(f"items from {chunk.first_item}: errors outside the chunk or twice for one item")
     if chunk.keys and len(chunk.keys) != chunk.item_count:
-        raise ProtocolError(
-            f"items from {chunk.first_item}: {len(chunk.keys)} keys, {chunk.item_count} items"
-        )
+        raise ProtocolError(f"items from {chunk.first_item}: {len(chunk.keys)} keys, {chunk.item_count} items")
     keys = tuple(chunk.keys)
     return ResultChunk(
         first_item=chunk.first_item,

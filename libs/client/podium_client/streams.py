@@ -40,9 +40,7 @@ class StreamEnd:
 class ResultStream:
     """The outcomes of one job from `after` (a durable cursor; empty: the start) to the end, in item order."""
 
-    def __init__(
-        self, gateway: Gateway, job_id: str, *, after: str = "", patience: Patience | None = None
-    ) -> None:
+    def __init__(self, gateway: Gateway, job_id: str, *, after: str = "", patience: Patience | None = None) -> None:
         self._gateway = gateway
         self._job_id = job_id
         self._after = after
@@ -64,9 +62,7 @@ class ResultStream:
                         self._patience.progress()
                         yield chunk
                 if self.end is None:
-                    raise ProtocolError(
-                        f"job {self._job_id}: the result stream ended without its last message"
-                    )
+                    raise ProtocolError(f"job {self._job_id}: the result stream ended without its last message")
             except grpc.RpcError as error:
                 if self._next == before:
                     self._after = self._last_cursor

@@ -256,9 +256,7 @@ class Client:
         page_size: int = 100,
     ) -> Iterator[Job]:
         """The app's jobs, newest first, fetched page by page as they are consumed."""
-        return self._iterate(
-            self._client.jobs(states=states, labels=labels, workload=workload, page_size=page_size)
-        )
+        return self._iterate(self._client.jobs(states=states, labels=labels, workload=workload, page_size=page_size))
 
     def watch(self, job_id: str) -> Iterator[Job]:
         """The job now and at every change, until its final state."""

@@ -25,6 +25,7 @@ class Outcome:
     errors: tuple[ItemError, ...]
     truncations: tuple[Truncation, ...]
     keys: tuple[str, ...] | None
+    provenance: Provenance | None = None
 
 
 class Sink(Protocol):

@@ -15,6 +15,8 @@ from podium_client.errors import ConfigurationError
 from podium_client.results import FloatMatrix, Provenance
 from podium_client.sinks.base import Outcome, fresh_rows, replace_durably, temporary_for
 
+PROVENANCE_KEY = "podium.provenance"
+
 
 def _pyarrow() -> tuple[Any, Any]:
     try:
@@ -23,6 +25,12 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise ConfigurationError("Parquet needs pyarrow: pip install 'podium-client[parquet]'") from error
     return pyarrow, pyarrow.parquet
+
+
+def _metadata(provenance: Provenance | None) -> dict[str, str] | None:
+    if provenance is None:
+        return None
+    return {PROVENANCE_KEY: json.dumps(dataclasses.asdict(provenance), sort_keys=True)}
 
 
 class ParquetSink:
@@ -40,7 +48,7 @@ class ParquetSink:
         """An array of its own."""
         return fresh_rows(item_count, dimension)
 
-    def _open(self, dimension: int) -> Any:
+    def _open(self, dimension: int, provenance: Provenance | None) -> Any:
         if self._writer is None:
             arrow = self._arrow
             schema = arrow.schema(
@@ -49,7 +57,8 @@ class ParquetSink:
                     arrow.field("key", arrow.string()),
                     arrow.field("vector", arrow.list_(arrow.float32(), dimension)),
                     arrow.field("error", arrow.string()),
-                ]
+                ],
+                metadata=_metadata(provenance),
             )
             # Dictionary encoding only costs time on vectors: no two floats are alike.
             self._writer = self._parquet.ParquetWriter(
@@ -61,7 +70,7 @@ class ParquetSink:
         """Append a row group."""
         arrow = self._arrow
         count, dimension = outcome.vectors.shape
-        writer = self._open(dimension)
+        writer = self._open(dimension, outcome.provenance)
         flat = arrow.array(np.ascontiguousarray(outcome.vectors).reshape(-1))
         mask = arrow.array(~outcome.ok) if outcome.errors else None
         errors: list[str | None] = [None] * count
@@ -79,10 +88,10 @@ class ParquetSink:
 
     def commit(self, dimension: int, provenance: Provenance | None) -> None:
         """Write the footer, sync, rename."""
-        writer = self._open(dimension)
+        writer = self._open(dimension, provenance)
         if provenance is not None:
-            text = json.dumps(dataclasses.asdict(provenance), sort_keys=True)
-            writer.add_key_value_metadata({"podium.provenance": text})
+            # Also here: the schema was fixed by the first part, which may have had no vector to tell its origin.
+            writer.add_key_value_metadata(_metadata(provenance))
         writer.close()
         self._writer = None
         with self._temporary.open("rb") as written:
