@@ -8,6 +8,16 @@ started it, however that ends, and finds its data again at the next start.
 from podium_embedded.errors import EmbeddedError
 from podium_embedded.lock import DataDirLock, DirectoryInUse
 from podium_embedded.postgres import EmbeddedPostgres
+from podium_embedded.process import ServerProcess
 from podium_embedded.redis import EmbeddedRedis
+from podium_embedded.secret import load_or_create as load_or_create_secret
 
-__all__ = ["DataDirLock", "DirectoryInUse", "EmbeddedError", "EmbeddedPostgres", "EmbeddedRedis"]
+__all__ = [
+    "DataDirLock",
+    "DirectoryInUse",
+    "EmbeddedError",
+    "EmbeddedPostgres",
+    "EmbeddedRedis",
+    "ServerProcess",
+    "load_or_create_secret",
+]

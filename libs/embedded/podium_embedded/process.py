@@ -66,8 +66,8 @@ class ServerProcess(ABC):
         """The server's process id while it runs."""
         return None if self._process is None else self._process.pid
 
-    async def start(self) -> None:
-        """Starts the server and returns when it answers.
+    async def start(self, port: int = 0) -> None:
+        """Starts the server and returns when it answers. port: the one to take, 0 for a free one.
 
         Raises EmbeddedError, with the end of its log, when it does not; DirectoryInUse when it already runs
         for somebody else.
@@ -77,7 +77,7 @@ class ServerProcess(ABC):
         try:
             await leftovers.end(self._record, self.polite_signal, STOP_PATIENCE_S)
             identity = await self._prepare()
-            await self._start_on_some_port(identity)
+            await self._start_on_some_port(identity, port)
         except BaseException:
             await self.stop()
             raise
@@ -124,16 +124,16 @@ class ServerProcess(ABC):
         if code != 0:
             raise EmbeddedError(f"{Path(command[0]).name} failed ({code}):\n{self.log_tail()}")
 
-    async def _start_on_some_port(self, identity: Identity) -> None:
+    async def _start_on_some_port(self, identity: Identity, port: int) -> None:
         """Between choosing a free port and the server's bind somebody may take it: then choose again."""
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            self.port = _free_port()
+            self.port = port or _free_port()
             self._process = await self._spawn(identity, self._command())
             leftovers.record(self._record, self._process.pid)
             if await self._answers(self._process):
                 return
             tail = self.log_tail()
-            if attempt == PORT_ATTEMPTS or "in use" not in tail:
+            if port or attempt == PORT_ATTEMPTS or "in use" not in tail:
                 raise EmbeddedError(f"{self.name} ended while starting ({self._process.returncode}):\n{tail}")
 
     async def _answers(self, process: asyncio.subprocess.Process) -> bool:
