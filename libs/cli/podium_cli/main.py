@@ -51,6 +51,7 @@ def connect(
 
 
 app.command("up")(up.up_command)
+app.command("up")(up.up_command)
 app.command("submit")(submit.submit_command)
 app.command("jobs")(jobs.jobs_command)
 app.command("job")(jobs.job_command)
@@ -73,10 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="podium", standalone_mode=False)
     except typer.Exit as ended:
-        return ended.exit_code
+        return _interrupted() if ended.exit_code == exits.INTERRUPTED else ended.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        exits.say_error("interrupted; jobs already submitted go on, and the same command takes them up again")
-        return exits.INTERRUPTED
+        return _interrupted()
     except exits.BadInput as error:
         exits.say_error(str(error))
         return exits.BAD_INPUT
@@ -91,11 +91,20 @@ def run(arguments: Sequence[str]) -> int:
     except _UsageProblem as error:
         error.show()
         return int(error.exit_code)
+    if code == exits.INTERRUPTED:
+        return _interrupted()
     return code if isinstance(code, int) else exits.OK
+
+
+def _interrupted() -> int:
+    exits.say_error("interrupted; jobs already submitted go on, and the same command takes them up again")
+    return exits.INTERRUPTED
 
 
 def main() -> None:
     """Entry point."""
+    # gRPC's own remarks about connections that come and go are not for the people who read our error lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = run(sys.argv[1:])
     sys.stderr.flush()
     try:

@@ -282,7 +282,7 @@ class AsyncClient:
         """Read one job. JobNotFound when this app has no such job."""
         return await self._gateway.get_job(job_id)
 
-    def jobs(
+    async def jobs(
         self,
         *,
         states: Sequence[JobState | str] = (),
@@ -291,21 +291,26 @@ class AsyncClient:
         page_size: int = 100,
     ) -> AsyncIterator[Job]:
         """The app's jobs, newest first, fetched page by page as they are consumed."""
-        return self._gateway.list_jobs(states=states, labels=labels, workload=workload or "", page_size=page_size)
+        async for job in self._gateway.list_jobs(
+            states=states, labels=labels, workload=workload or "", page_size=page_size
+        ):
+            yield job
 
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
+    async def watch(self, job_id: str) -> AsyncIterator[Job]:
         """The job now and at every change, until its final state."""
-        return watch(self._gateway, job_id)
+        async for job in watch(self._gateway, job_id):
+            yield job
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel what is left of a job. FailedPrecondition when it is completed or expired already."""
         return await self._gateway.cancel_job(job_id)
 
-    def results(self, job_id: str, *, after: str = "") -> AsyncIterator[ResultChunk]:
+    async def results(self, job_id: str, *, after: str = "") -> AsyncIterator[ResultChunk]:
         """The job's chunks in item order, as they become ready. `after`: the cursor of the last chunk that
         you have made durable; everything before it is released at the service. ResultsReleased when it was
         before."""
-        return ResultStream(self._gateway, job_id, after=after).chunks()
+        async for chunk in ResultStream(self._gateway, job_id, after=after).chunks():
+            yield chunk
 
     async def release(self, job_id: str, cursor: str) -> None:
         """Acknowledge everything before `cursor`: the service deletes it."""

@@ -25,6 +25,7 @@ from podium_client.retry import RetryPolicy
 T = TypeVar("T")
 
 _DONE = object()
+_CLEAN_UP_S = 5.0
 
 
 class _Loop:
@@ -37,31 +38,45 @@ class _Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to completion; an interrupt cancels the work and waits for its clean-up."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        ended = threading.Event()
+
+        async def root() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(root(), self._loop)
         try:
             return future.result()
         except BaseException:
-            if not future.done():
-                self._cancel_all()
+            # Only this one task: it cancels its own children, and those of gRPC must not be touched.
+            future.cancel()
+            ended.wait(_CLEAN_UP_S)
             raise
 
-    def _cancel_all(self) -> None:
-        async def cancel() -> None:
-            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(timeout=10)
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can run any more."""
+        return self._loop.is_closed()
 
     def close(self) -> None:
         """Stop the loop and its thread."""
-        if self._loop.is_closed():
+        if self.closed:
             return
-        self._cancel_all()
+        self.run(self._clean_up())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
+        self._thread.join(_CLEAN_UP_S)
         self._loop.close()
+
+    async def _clean_up(self) -> None:
+        """End the iterators and calls that nobody waits for any more."""
+        await self._loop.shutdown_asyncgens()
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CLEAN_UP_S)
 
 
 class Client:
@@ -94,6 +109,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connection and end the background thread. Harmless when repeated."""
+        if self._loop.closed:
+            return
         try:
             self._loop.run(self._client.close())
         finally:
@@ -111,7 +128,8 @@ class Client:
             while (item := self._loop.run(following())) is not _DONE:
                 yield item
         finally:
-            self._loop.run(close())
+            if not self._loop.closed:
+                self._loop.run(close())
 
     def embed_texts(
         self,
