@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from podium_runtime import logs
 
 log = logs.get_logger(__name__)
+
+_CANCEL_AGAIN_S = 0.5
 
 
 class Loop(Protocol):
@@ -51,9 +53,7 @@ class Supervisor:
                 log.error("loop_died", loop=task.get_name(), exc_info=error)
                 raise LoopDied(task.get_name()) from error
         finally:
-            for task in (*tasks, stopper):
-                task.cancel()
-            await asyncio.gather(*tasks, stopper, return_exceptions=True)
+            await _end({*tasks, stopper})
 
     async def _drive(self, loop: Loop) -> None:
         while True:
@@ -64,3 +64,17 @@ class Supervisor:
             except TimeoutError:
                 pass
             loop.wake.clear()
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancels until all have ended.
+
+    Once is not always enough: before Python 3.12, asyncio.wait_for and what is built like it may swallow a
+    cancellation that arrives together with the result it waits for (https://github.com/python/cpython/issues/86296).
+    """
+    pending = tasks
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

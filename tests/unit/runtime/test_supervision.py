@@ -1,0 +1,59 @@
+"""The supervisor of background loops."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from podium_runtime import supervision
+
+
+class Stubborn:
+    """Swallows the first cancellation, as a library may that uses asyncio.wait_for."""
+
+    name = "stubborn"
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.started = asyncio.Event()
+        self.cancellations = 0
+
+    async def run_once(self) -> float:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancellations += 1
+            if self.cancellations > 1:
+                raise
+        return 0.0
+
+
+class Dying:
+    """Raises."""
+
+    name = "dying"
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+
+    async def run_once(self) -> float:
+        raise ValueError("out of order")
+
+
+async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    loop, stop = Stubborn(), asyncio.Event()
+    running = asyncio.create_task(supervision.Supervisor([loop]).run(stop))
+    async with asyncio.timeout(10):
+        await loop.started.wait()
+        stop.set()
+        await running
+    assert loop.cancellations == 2
+
+
+async def test_a_loop_that_dies_ends_the_others_and_is_named() -> None:
+    other = Stubborn()
+    with pytest.raises(supervision.LoopDied, match="dying"):
+        async with asyncio.timeout(10):
+            await supervision.Supervisor([other, Dying()]).run(asyncio.Event())
