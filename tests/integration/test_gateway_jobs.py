@@ -334,4 +334,16 @@ async def test_a_gateway_with_the_wrong_internal_token_is_not_ready_and_says_why
         assert event["why"] == "the scheduler refuses this gateway's token"
         assert not ready_file.exists()
         process.terminate()
-        await process.communicate()
+        async with asyncio.timeout(gateway_rig.START_S):
+            await process.communicate()
+
+
+async def test_without_an_internal_token_the_gateway_says_so_and_ends(tmp_path: Path) -> None:
+    process, ready_file = await gateway_rig.start(
+        "127.0.0.1:1", "redis://127.0.0.1:1", tmp_path, PODIUM_INTERNAL_TOKEN=""
+    )
+    async with asyncio.timeout(gateway_rig.START_S):
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    assert b"set PODIUM_INTERNAL_TOKEN" in said
+    assert not ready_file.exists()

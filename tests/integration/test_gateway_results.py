@@ -13,6 +13,7 @@ import grpc
 import numpy
 import pytest
 import pytest_asyncio
+import redis.asyncio
 from google.rpc import error_details_pb2
 
 from podium.common.v1 import job_pb2, result_pb2
@@ -334,6 +335,19 @@ async def _until_subscribers(rig: gateway_rig.Rig, channel: str, count: int) -> 
             pass
 
 
+async def test_many_streams_share_few_connections(rig: gateway_rig.Rig) -> None:
+    jobs = [rig.ledger.add_job("app-a", 10, 10) for _ in range(150)]
+    reading = [asyncio.create_task(read_all(stream(rig, job.job_id))) for job in jobs]
+    for job in jobs:
+        await _until_subscribers(rig, f"podium:job:{job.job_id}", 1)
+    for job in jobs:
+        await complete(rig, job, 0)
+        await finish(rig, job)
+    for messages in await asyncio.gather(*reading):
+        assert covered(messages) == list(range(10))
+    assert len(await rig.redis.client_list()) <= 32 + 2
+
+
 async def test_an_unknown_job(rig: gateway_rig.Rig) -> None:
     error = await refused(stream(rig, str(uuid.uuid4())), grpc.StatusCode.NOT_FOUND)
     assert gateway_rig.reason(error) == "JOB_NOT_FOUND"
@@ -384,8 +398,8 @@ async def test_without_redis_streams_are_unavailable_and_watching_goes_on(
     folder = tmp_path_factory.mktemp("gateway")
     ledger = gateway_rig.Ledger()
     async with gateway_rig.fake_scheduler(ledger) as scheduler:
-        redis = gateway_rig.redis_server(folder / "redis")
-        url = await redis.__aenter__()
+        server = gateway_rig.redis_server(folder / "redis")
+        url = await server.__aenter__()
         async with (
             gateway_rig.gateway(scheduler, url, folder) as running,
             grpc.aio.insecure_channel(running.address) as channel,
@@ -397,7 +411,7 @@ async def test_without_redis_streams_are_unavailable_and_watching_goes_on(
                 gateway_pb2.WatchJobRequest(job_id=job.job_id), metadata=metadata, timeout=gateway_rig.STEP_S
             )
             await watching.read()
-            await redis.__aexit__(None, None, None)
+            await server.__aexit__(None, None, None)
             call = stub.StreamResults(
                 gateway_pb2.StreamResultsRequest(job_id=job.job_id), metadata=metadata, timeout=gateway_rig.STEP_S
             )
@@ -406,6 +420,35 @@ async def test_without_redis_streams_are_unavailable_and_watching_goes_on(
             assert gateway_rig.detail(error, error_details_pb2.RetryInfo).retry_delay.seconds == 1
             job.state = job_pb2.JOB_STATE_COMPLETED
             assert (await watching.read()).job.state == job_pb2.JOB_STATE_COMPLETED
+
+
+async def test_wake_ups_come_back_with_redis(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("gateway")
+    ledger = gateway_rig.Ledger()
+    async with gateway_rig.fake_scheduler(ledger) as scheduler:
+        first = gateway_rig.redis_server(folder / "redis")
+        url = await first.__aenter__()
+        async with (
+            gateway_rig.gateway(scheduler, url, folder) as running,
+            grpc.aio.insecure_channel(running.address) as channel,
+        ):
+            stub: Any = gateway_pb2_grpc.GatewayServiceStub(channel)
+            job = ledger.add_job("app-a", 20, 10)
+            watching = stub.WatchJob(
+                gateway_pb2.WatchJobRequest(job_id=job.job_id),
+                metadata=(("authorization", "Bearer token-of-a"),),
+                timeout=gateway_rig.START_S,
+            )
+            await watching.read()
+            await first.__aexit__(None, None, None)
+            async with (
+                gateway_rig.redis_server(folder / "redis") as url,
+                redis.asyncio.Redis.from_url(url) as client,
+            ):
+                rig = gateway_rig.Rig(ledger, client, running, channel, stub)
+                await _until_subscribers(rig, f"podium:job:{job.job_id}", 1)
+                await finish(rig, job)
+                assert (await watching.read()).job.state == job_pb2.JOB_STATE_COMPLETED
 
 
 async def test_a_gateway_that_shuts_down_ends_its_streams_so_that_clients_resume(

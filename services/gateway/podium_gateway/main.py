@@ -41,16 +41,25 @@ async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
     channel = channels.open_channel(
         configured.scheduler_address,
         tls=configured.tls,
-        max_message_bytes=configured.gateway_max_message_bytes,
+        # A job that does not compress is a little larger on its way on than on its way in.
+        max_message_bytes=2 * configured.gateway_max_message_bytes,
     )
-    client = redis.asyncio.Redis.from_url(
+    client = _redis(configured)
+    async with channel, client:
+        await _serve(configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client)
+
+
+def _redis(configured: GatewaySettings) -> redis.asyncio.Redis:
+    """Few connections for any number of streams: a read is short, and waits for a connection when all are busy."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         configured.redis_url,
+        max_connections=configured.redis_connections,
+        timeout=configured.redis_timeout_s,
         socket_timeout=configured.redis_timeout_s,
         # Over a restart of Redis, but not so long that a client would rather ask another gateway.
         retry=retry.Retry(backoff.ExponentialBackoff(cap=0.5, base=0.05), 3),
     )
-    async with channel, client:
-        await _serve(configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 async def _serve(

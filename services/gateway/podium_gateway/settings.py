@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import pydantic
 
 from podium_runtime import settings
@@ -22,6 +24,8 @@ class GatewaySettings(settings.ServiceSettings):
     """First part of every key and channel."""
     redis_timeout_s: float = pydantic.Field(default=10.0, gt=0)
     """How long one Redis command may take, in seconds."""
+    redis_connections: int = pydantic.Field(default=32, ge=2)
+    """Connections to Redis at most; one of them carries the wake-ups."""
     gateway_max_message_bytes: int = pydantic.Field(default=64 << 20, ge=1 << 20)
     """Largest request or response."""
     gateway_auth_ttl_s: float = pydantic.Field(default=60.0, gt=0)
@@ -30,3 +34,9 @@ class GatewaySettings(settings.ServiceSettings):
     """How long an unknown token is refused without asking the scheduler, in seconds."""
     gateway_auth_capacity: int = pydantic.Field(default=10_000, ge=1)
     """Tokens remembered."""
+
+    @pydantic.model_validator(mode="after")
+    def _token(self) -> Self:
+        if not self.insecure and not self.internal_token:
+            raise ValueError("set PODIUM_INTERNAL_TOKEN, or PODIUM_INSECURE=1 to serve loopback without tokens")
+        return self

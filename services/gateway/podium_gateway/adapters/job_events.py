@@ -17,7 +17,7 @@ import redis.asyncio
 import redis.exceptions
 from redis.asyncio.client import PubSub
 
-from podium_gateway.app import wakes
+from podium_gateway.app import cancellation, wakes
 from podium_runtime import logs
 
 log = logs.get_logger(__name__)
@@ -70,6 +70,7 @@ class JobEvents:
         self._watchers.setdefault(channel, set()).add(woken)
         try:
             await self._sync(channel)
+            cancellation.honour()
             yield woken
         finally:
             self._watchers[channel].discard(woken)

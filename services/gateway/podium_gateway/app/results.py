@@ -12,13 +12,14 @@ At most two reads of about READ_BYTES are held for a stream: the one being writt
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from podium.common.v1 import job_pb2, result_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, jobs, ports, refusals, trimming, wakes
+from podium_gateway.app import callers, cancellation, jobs, ports, refusals, trimming, wakes
 from podium_gateway.domain import cursors, frames
 from podium_runtime import clock, errors
 
@@ -111,7 +112,7 @@ class _Relay:
         self._codec = cursors.CursorCodec(job.job_id)
         self._woken = woken
         self._place = place
-        self._asked_at = -POLL_S + time.monotonic()
+        self._asked_at = -math.inf
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """Everything that is left of the stream. The next run is read while the consumer handles this one."""
@@ -121,6 +122,7 @@ class _Relay:
             while self._place.batch < self._total:
                 run = await (ahead or self._read(start))
                 ahead = None
+                cancellation.honour()
                 if run:
                     start = _after(run[-1])
                     if start.batch < self._total:
@@ -184,8 +186,8 @@ class _Relay:
                 break
             messages.extend(self._failure(batch))
         if messages:
-            # Whatever comes next may be lost too.
-            self._woken.notify(wakes.STATE)
+            # What comes next may be lost too, and a cancelled job has thousands of such batches: no pause.
+            self._asked_at = -math.inf
         return messages
 
     def _failure(self, batch: scheduler_pb2.Batch) -> Iterator[bytes]:
