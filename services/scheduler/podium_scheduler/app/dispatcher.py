@@ -46,7 +46,7 @@ class Dispatcher(loops.PatientLoop):
 
     async def round(self) -> float:
         """Takes as much as the sessions have credit for, at most one claim's worth."""
-        wanted = self._wanted()
+        wanted = await self._wanted()
         if not wanted:
             return _POLL_S
         entries = await self._buffer.read(wanted)
@@ -65,11 +65,21 @@ class Dispatcher(loops.PatientLoop):
             await self._wakeups.job_changed([(job_id, "state") for job_id in starting])
         return 0.0 if len(entries) >= min(_MAX_CLAIM, sum(wanted.values())) else _POLL_S
 
-    def _wanted(self) -> dict[str, int]:
+    async def _wanted(self) -> dict[str, int]:
+        """Entries to read, by workload.
+
+        Only queues with entries count, so that an empty one takes no credit from others; another comes first each time.
+        """
+        free_by_workload = {w: free for w, free in self._registry.free_by_workload().items() if free}
+        if not free_by_workload:
+            return {}
+        depths = await self._buffer.depths(list(free_by_workload))
+        queues = sorted(workload for workload, depth in depths.items() if depth)
+        first = self._rounds % len(queues) if queues else 0
         wanted: dict[str, int] = {}
         left = min(_MAX_CLAIM, self._registry.free_total())
-        for workload, free in self._registry.free_by_workload().items():
-            take = min(free, left)
+        for workload in queues[first:] + queues[:first]:
+            take = min(free_by_workload[workload], depths[workload], left)
             if take:
                 wanted[workload] = take
                 left -= take
