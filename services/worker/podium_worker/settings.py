@@ -36,9 +36,9 @@ class WorkerSettings(settings.ServiceSettings):
     reserve_s: float = pydantic.Field(default=0.5, gt=0)
     """Seconds of work to hold ready for each device, beyond the acknowledgement latency."""
     min_batches_in_hand: int = pydantic.Field(default=2, ge=1)
-    """Batches in hand for each device, at least."""
+    """Batches of one workload in hand for each device, at least."""
     max_batches_in_hand: int = pydantic.Field(default=32, ge=1)
-    """Batches in hand for each device, at most."""
+    """Batches of one workload in hand for each device, at most."""
     max_bytes_in_hand: int = pydantic.Field(default=256 * _MIB, ge=_MIB)
     """Payloads and unacknowledged results together, in bytes, about."""
     max_payload_bytes: int = pydantic.Field(default=128 * _MIB, ge=1024)

@@ -295,7 +295,8 @@ class Worker:
         return View(
             devices=tuple(self._view_device(seat) for seat in self._seats.values()),
             offers=offers,
-            total_credits=max((offer.credits for offer in offers), default=0),
+            # The sum, so that one workload in demand never takes the place that another has been promised.
+            total_credits=sum(offer.credits for offer in offers),
             in_hand=self.in_hand(),
             draining=self._draining,
         )
@@ -315,18 +316,14 @@ class Worker:
             # Missing files may appear; a missing backend or device will not.
             retry_at = self._clock.monotonic() + _MODEL_RETRY_S if reason and workload.missing_files else None
             offer = self._offers[workload.name] = _Offer(workload, reason, retry_at)
-            self._tell_executors(offer, load_now=False)
-
-    def _tell_executors(self, offer: _Offer, *, load_now: bool) -> None:
-        for seat in self._seats.values():
-            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device):
-                seat.executor.know(offer.workload, load_now=load_now)
+            for seat in self._seats_for(offer):
+                seat.executor.know(workload, load_now=False)
 
     def _load(self, offer: _Offer) -> None:
-        name = offer.workload.name
-        if any(name in seat.resident or name in seat.loading for seat in self._seats.values()):
-            return
-        self._tell_executors(offer, load_now=True)
+        """On every device that fits and has not got it. Asking twice does no harm."""
+        for seat in self._seats_for(offer):
+            if offer.workload.name not in seat.resident and offer.workload.name not in seat.loading:
+                seat.executor.know(offer.workload, load_now=True)
 
     def _refusal(self, offer: _Offer | None) -> str:
         if offer is None:
