@@ -68,6 +68,8 @@ def describe(error: podium_client.PodiumError) -> str:
         text += "; is it running? `podium up` starts one on this machine"
     elif isinstance(error, podium_client.Unauthenticated):
         text += "; set PODIUM_TOKEN (`podium apps token NAME` issues one)"
+    elif isinstance(error, podium_client.NotImplementedByService):
+        text = f"the service does not do this yet: {text}"
     elif isinstance(error, podium_client.Overloaded) and error.retry_after_s is not None:
         text += f"; try again in {error.retry_after_s:.0f} s"
     return text
