@@ -31,3 +31,9 @@ def test_nobody_gets_more_than_is_free(sessions: list[tuple[int, int]], batches:
     chosen = dispatch.spread(offers, batches)
     assert len(chosen) == min(batches, sum(o.free for o in offers))
     assert all(chosen.count(o.session_id) <= o.free for o in offers)
+
+
+def test_room_is_divided_in_turn_and_never_wasted_on_an_empty_stream() -> None:
+    assert dispatch.divide(4, {"empty": 0, "short": 1, "long": 9}) == {"short": 1, "long": 3}
+    assert dispatch.divide(1, {"a": 5, "b": 5}) == {"a": 1}
+    assert dispatch.divide(0, {"a": 5}) == {}

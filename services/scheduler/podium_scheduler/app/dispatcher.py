@@ -43,47 +43,39 @@ class Dispatcher(loops.PatientLoop):
         self._wakers = wake
         self._ids = make
         self._rounds = 0
+        self._unclaimed: list[records.Entry] = []
 
     async def round(self) -> float:
         """Takes as much as the sessions have credit for, at most one claim's worth."""
         wanted = await self._wanted()
-        if not wanted:
+        if wanted:
+            self._unclaimed += await self._buffer.read(wanted)
+            self._unclaimed += await self._abandoned(wanted)
+        if not self._unclaimed:
             return _POLL_S
-        entries = await self._buffer.read(wanted)
-        entries += await self._abandoned(wanted)
-        if not entries:
-            return _POLL_S
-        claims = self._share_out(entries)
+        entries, claims = self._unclaimed, self._share_out(self._unclaimed)
         if not claims:
             return _POLL_S
         leased = await self._claim(claims)
-        await self._buffer.settle([e for e in entries if e.batch_id in claims])
+        settled = [e for e in entries if e.batch_id in claims]
+        # Read by us, so no other replica sees them: they go first in the next round.
+        self._unclaimed = [e for e in entries if e.batch_id not in claims]
+        await self._buffer.settle(settled)
         await self._wakers.feed()
         starting = {b.job_id for b in leased if b.job_starts}
         if starting:
             await self._batches.start_jobs(starting)
             await self._wakeups.job_changed([(job_id, "state") for job_id in starting])
-        return 0.0 if len(entries) >= min(_MAX_CLAIM, sum(wanted.values())) else _POLL_S
+        return 0.0
 
     async def _wanted(self) -> dict[str, int]:
-        """Entries to read, by workload.
-
-        Only queues with entries count, so that an empty one takes no credit from others; another comes first each time.
-        """
-        free_by_workload = {w: free for w, free in self._registry.free_by_workload().items() if free}
-        if not free_by_workload:
+        """How many entries to take of each work stream that has some."""
+        room = min(_MAX_CLAIM, self._registry.free_total()) - len(self._unclaimed)
+        free = {w: n for w, n in self._registry.free_by_workload().items() if n}
+        if room <= 0 or not free:
             return {}
-        depths = await self._buffer.depths(list(free_by_workload))
-        queues = sorted(workload for workload, depth in depths.items() if depth)
-        first = self._rounds % len(queues) if queues else 0
-        wanted: dict[str, int] = {}
-        left = min(_MAX_CLAIM, self._registry.free_total())
-        for workload in queues[first:] + queues[:first]:
-            take = min(free_by_workload[workload], depths[workload], left)
-            if take:
-                wanted[workload] = take
-                left -= take
-        return wanted
+        depths = await self._buffer.depths(list(free))
+        return dispatch.divide(room, {w: min(n, depths[w]) for w, n in free.items()})
 
     async def _abandoned(self, wanted: dict[str, int]) -> list[records.Entry]:
         self._rounds += 1
@@ -95,7 +87,7 @@ class Dispatcher(loops.PatientLoop):
         return found
 
     def _share_out(self, entries: list[records.Entry]) -> dict[int, records.Claim]:
-        """Who is to take what. Entries that nobody can take any more stay unsettled and are taken over later."""
+        """Who is to take what; what nobody can take now is left out."""
         claims: dict[int, records.Claim] = {}
         by_workload: dict[str, list[int]] = {}
         for entry in entries:

@@ -6,7 +6,7 @@ minus what it has in hand, so nothing drifts when frames cross on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -24,6 +24,18 @@ class Offer:
 def free_credit(level: int, total_level: int, in_hand_of_workload: int, in_hand: int) -> int:
     """Batches of a workload that a session can still take."""
     return max(0, min(level - in_hand_of_workload, total_level - in_hand))
+
+
+def divide(room: int, available: Mapping[str, int]) -> dict[str, int]:
+    """Shares `room` batches out among workloads, one each in turn, none more than is available of it."""
+    share = dict.fromkeys(available, 0)
+    open_ones = [w for w, n in available.items() if n > 0]
+    while room > 0 and open_ones:
+        for workload in open_ones[:room]:
+            share[workload] += 1
+            room -= 1
+        open_ones = [w for w in open_ones if share[w] < available[w]]
+    return {w: n for w, n in share.items() if n}
 
 
 def spread(offers: Sequence[Offer], batches: int) -> list[str]:
