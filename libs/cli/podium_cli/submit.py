@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -51,45 +52,71 @@ def submit_command(
         raise exits.BadInput("give either --out FILE or --detach")
     if input_type not in (None, "query", "passage"):
         raise exits.BadInput(f"--input-type {input_type}: query or passage is needed")
-    side = cast(Literal["query", "passage"] | None, input_type)
-    source = Input(file, format, text_field, key_field, skip_blank)
-    labels = parse_labels(label)
+    order = _Order(
+        source=Input(file, format, text_field, key_field, skip_blank),
+        workload=workload,
+        input_type=cast(Literal["query", "passage"] | None, input_type),
+        priority=priority,
+        labels=parse_labels(label),
+        run=run,
+        items_per_job=items_per_job,
+    )
     with connection_of(context).client() as client:
         try:
             if out is None:
-                jobs = client.submit_texts(
-                    source.texts(),
-                    workload=workload,
-                    input_type=side,
-                    keys=source.keys(),
-                    priority=priority,
-                    labels=labels,
-                    run=run,
-                    items_per_job=items_per_job,
-                )
-                _tell_jobs(jobs, as_json)
-                return
-            sink = podium_client.open_sink(out)
-            started = time.monotonic()
-            with output.ItemsBar(workload, source.count()) as bar:
-                summary = client.embed_texts_to(
-                    sink,
-                    source.texts(),
-                    workload=workload,
-                    input_type=side,
-                    keys=source.keys(),
-                    priority=priority,
-                    labels=labels,
-                    run=run,
-                    max_jobs_in_flight=in_flight,
-                    items_per_job=items_per_job,
-                    progress=bar.update,
-                )
+                _tell_jobs(order.submit(client), as_json)
+            else:
+                order.embed(client, out, in_flight, as_json)
         except podium_client.InvalidInput as error:
-            raise _at_line(error, source) from error
-    if source.skipped:
-        output.note(f"{source.name}: {source.skipped:,} rows without text were left out")
-    tell_summary(summary, out, time.monotonic() - started, as_json)
+            raise _at_line(error, order.source) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be embedded, and how."""
+
+    source: Input
+    workload: str
+    input_type: Literal["query", "passage"] | None
+    priority: int | None
+    labels: dict[str, str]
+    run: str | None
+    items_per_job: int
+
+    def submit(self, client: podium_client.Client) -> list[podium_client.Job]:
+        """The jobs, without waiting for their results."""
+        return client.submit_texts(
+            self.source.texts(),
+            workload=self.workload,
+            input_type=self.input_type,
+            keys=self.source.keys(),
+            priority=self.priority,
+            labels=self.labels,
+            run=self.run,
+            items_per_job=self.items_per_job,
+        )
+
+    def embed(self, client: podium_client.Client, out: Path, in_flight: int, as_json: bool) -> None:
+        """The vectors, into a file, with a progress bar."""
+        sink = podium_client.open_sink(out)
+        started = time.monotonic()
+        with output.ItemsBar(self.workload, self.source.count()) as bar:
+            summary = client.embed_texts_to(
+                sink,
+                self.source.texts(),
+                workload=self.workload,
+                input_type=self.input_type,
+                keys=self.source.keys(),
+                priority=self.priority,
+                labels=self.labels,
+                run=self.run,
+                max_jobs_in_flight=in_flight,
+                items_per_job=self.items_per_job,
+                progress=bar.update,
+            )
+        if self.source.skipped:
+            output.note(f"{self.source.name}: {self.source.skipped:,} rows without text were left out")
+        tell_summary(summary, out, time.monotonic() - started, as_json)
 
 
 def _at_line(error: podium_client.InvalidInput, source: Input) -> Exception:

@@ -118,10 +118,7 @@ class AsyncClient:
         service delete the results once they are here.
 
         on_error "raise": ItemsFailed, carrying the whole result, when any item failed (the other jobs'
-        results stay at the service for a next run); "return": look at `errors` and `ok`. InvalidInput: the
-        service refused an item or option, with its path in the whole input. Overloaded, Unavailable: no
-        progress for as long as the RetryPolicy allows. JobCancelled, JobExpired: someone ended a job. Other
-        PodiumErrors: see errors.py.
+        results stay at the service for a next run); "return": look at `errors` and `ok`.
         """
         sink = MemorySink(_length(_checked(texts)))
         call = self._call(
