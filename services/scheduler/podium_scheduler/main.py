@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from podium.common.v1 import workload_pb2
+from podium.operator.v1 import operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2_grpc
 from podium_runtime import auth, clock, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import readiness
 from podium_scheduler.adapters import registry_file
-from podium_scheduler.adapters.grpc import scheduler_servicer, worker_servicer
+from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
 from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
     batch_ledger,
@@ -26,6 +27,7 @@ from podium_scheduler.adapters.sql import (
     job_ledger,
     leadership,
     migrate,
+    operator_ledger,
     session_ledger,
 )
 from podium_scheduler.app import (
@@ -180,6 +182,11 @@ class Scheduler:
             "podium.scheduler.v1.SchedulerService",
         )
         server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
+        server.add(
+            operator_pb2_grpc.add_OperatorServiceServicer_to_server,
+            operator_servicer.OperatorServicer(operator_ledger.OperatorLedger(stores.database), self._workloads),
+            "podium.operator.v1.OperatorService",
+        )
         return server, workers
 
     def _lives(self) -> session_lives.SessionLives:

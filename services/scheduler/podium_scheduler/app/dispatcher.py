@@ -49,8 +49,9 @@ class Dispatcher(loops.PatientLoop):
         """Takes as much as the sessions have credit for, at most one claim's worth."""
         wanted = await self._wanted()
         if wanted:
-            self._unclaimed += await self._buffer.read(wanted)
-            self._unclaimed += await self._abandoned(wanted)
+            read = await self._buffer.read(wanted) + await self._abandoned(wanted)
+            # What we hold ourselves may look abandoned too.
+            self._unclaimed = list({e.entry_id: e for e in (*self._unclaimed, *read)}.values())
         if not self._unclaimed:
             return _POLL_S
         entries, claims = self._unclaimed, self._share_out(self._unclaimed)
