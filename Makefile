@@ -113,7 +113,7 @@ bench: setup ## Throughput of the whole system against the bare model
 
 # --- running ----------------------------------------------------------------------------------------------
 
-.PHONY: up demo migrate
+.PHONY: up demo migrate env
 up: venv ## Start Podium on this machine (Ctrl-C ends it)
 	@$(VENV)/bin/podium up $(ARGS)
 
@@ -122,6 +122,9 @@ demo: venv ## Embed the standard library's docstrings and search them; results i
 
 migrate: venv ## Bring the database of PODIUM_POSTGRES_URL up to date
 	@$(PY) -m podium_scheduler migrate
+
+env: ## Write random secrets for compose.yaml into .env
+	@tools/write_env
 
 .PHONY: ci clean
 ci: ## What .ci/run does

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import signal
 import stat
 import sys
@@ -16,7 +17,7 @@ import pytest
 from redis import asyncio as redis_asyncio
 from redis import exceptions as redis_exceptions
 
-from podium_embedded import DirectoryInUse, EmbeddedError, EmbeddedPostgres, EmbeddedRedis
+from podium_embedded import DirectoryInUse, EmbeddedError, EmbeddedPostgres, EmbeddedRedis, child, identity
 
 DEADLINE_S = 60.0
 
@@ -142,6 +143,26 @@ async def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     (cluster / "postgresql.conf").write_text("no_such_setting = 1\n")
     with pytest.raises(EmbeddedError, match="no_such_setting"):
         await EmbeddedPostgres(tmp_path).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
+@pytest.mark.parametrize(("capability", "reached"), [(identity.CAP_DAC_READ_SEARCH, True), (-1, False)])
+async def test_the_kept_capability_reaches_into_a_private_folder(
+    tmp_path: Path, capability: int, reached: bool
+) -> None:
+    """As in a clone inside a private folder; by access(2), with which initdb looks for its own files."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / "file").touch(mode=0o700)
+    nobody = pwd.getpwnam("nobody")
+    numbers = (signal.SIGTERM.value, os.getpid(), nobody.pw_uid, nobody.pw_gid, capability)
+    check = f"import os, sys; sys.exit(not os.access({str(private / 'file')!r}, os.R_OK))"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", child.__file__, *map(str, numbers)),
+        *("/usr/bin/env", "python3", "-I", "-c", check),
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert (await process.wait() == 0) is reached
 
 
 async def test_wait_returns_when_the_server_ends(tmp_path: Path) -> None:

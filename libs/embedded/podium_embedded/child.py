@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if uid >= 0:
         if capability >= 0:
-            _call(libc.prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            # Without this bit the change of user would drop the capability, and access(2), by which initdb looks
+            # for its own files, would ignore it.
+            _call(libc.prctl, PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)

@@ -11,6 +11,7 @@ from podium_embedded.errors import EmbeddedError
 
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
+CAP_SETPCAP = 8
 # Nobody is everywhere; the others are better when somebody made them.
 CANDIDATES = ("podium", "postgres", "nobody")
 
@@ -63,6 +64,6 @@ def _reading_capability(user: str, paths: list[Path]) -> int:
         if line.startswith("CapPrm:"):
             permitted = int(line.split()[1], 16)
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
-        if permitted >> capability & 1:
+        if permitted >> capability & 1 and permitted >> CAP_SETPCAP & 1:
             return capability
     raise EmbeddedError(f"user {user}, as whom Postgres runs, cannot reach {' and '.join(map(str, paths))}")
