@@ -7,6 +7,7 @@ import signal
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -78,7 +79,7 @@ class Client:
         return list((await self.stub.ListBatches(request, metadata=TOKEN)).batches)
 
     async def results(self, job_id: str) -> list[result_pb2.ResultChunk]:
-        entries = await self.redis.xrange(f"podium:results:{{{job_id}}}")
+        entries: Any = await self.redis.xrange(f"podium:results:{{{job_id}}}")
         return [result_pb2.ResultChunk.FromString(fields[b"c"]) for _, fields in entries]
 
     async def release(self, job_id: str, before_item: int) -> job_pb2.Job:
@@ -88,7 +89,9 @@ class Client:
     async def drained(self) -> None:
         """Waits until no work stream holds an entry."""
         async with asyncio.timeout(STEP_S):
-            while await self.redis.xlen("podium:work:hash-384"):
+            while True:
+                if not await self.redis.xlen("podium:work:hash-384"):
+                    return
                 await asyncio.sleep(0.02)
 
 
@@ -249,8 +252,8 @@ async def test_a_bad_result_is_refused_and_the_batch_computed_again(client: Clie
         if damage != "missing":
             await worker.send_chunk(assign, chunk)
         else:
-            done = worker_pb2.BatchDone(lease=assign.lease, chunk_count=0)
-            await worker.say(worker_pb2.WorkerFrame(done=done))
+            empty = worker_pb2.BatchDone(lease=assign.lease, chunk_count=0)
+            await worker.say(worker_pb2.WorkerFrame(done=empty))
         cancel = (await worker.hear("cancel")).cancel
         assert cancel.reason == worker_pb2.CANCEL_REASON_RESULT_REFUSED
         await worker.hear("ack")

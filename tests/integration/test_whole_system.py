@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2
 
 from podium.common.v1 import item_pb2, job_pb2
 from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
@@ -30,13 +31,13 @@ METADATA = (("authorization", f"Bearer {stack.APP_TOKEN}"),)
 @asynccontextmanager
 async def stub_of(running: stack.Stack) -> AsyncIterator[gateway_pb2_grpc.GatewayServiceStub]:
     async with grpc.aio.insecure_channel(running.gateway.address) as channel:
-        yield gateway_pb2_grpc.GatewayServiceStub(channel)  # type: ignore[misc]
+        yield gateway_pb2_grpc.GatewayServiceStub(channel)
 
 
 async def submit(stub: gateway_pb2_grpc.GatewayServiceStub, workload: str, texts: list[str]) -> job_pb2.Job:
     items = item_pb2.TextItems(items=[item_pb2.TextItem(text=text) for text in texts])
     request = gateway_pb2.SubmitBatchRequest(request_id=str(uuid.uuid4()), workload=workload, texts=items)
-    return (await stub.SubmitBatch(request, metadata=METADATA)).job  # type: ignore[misc]
+    return (await stub.SubmitBatch(request, metadata=METADATA)).job
 
 
 async def metric(address: str, pattern: str) -> float:
@@ -143,15 +144,17 @@ async def test_a_killed_workers_batches_go_to_another(tmp_path: Path) -> None:
 
 
 async def test_services_tell_their_health_and_metrics(tmp_path: Path) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     async with stack.running(tmp_path) as running, asyncio.timeout(STEP_S):
         for service in (running.gateway, running.scheduler):
             async with grpc.aio.insecure_channel(service.address) as channel:
-                check = health_pb2_grpc.HealthStub(channel).Check
-                answer = await check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-                while answer.status != health_pb2.HealthCheckResponse.SERVING:
-                    answer = await check(health_pb2.HealthCheckRequest())
+                watch = channel.unary_stream(
+                    "/grpc.health.v1.Health/Watch",
+                    request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                    response_deserializer=health_pb2.HealthCheckResponse.FromString,
+                )
+                async for answer in watch(health_pb2.HealthCheckRequest()):
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        break
         for service in running.services:
             assert await metric(service.metrics, r"process_start_time_seconds ") > 0
         assert await metric(running.scheduler.metrics, r"podium_queue_credits\{") >= 0

@@ -59,7 +59,7 @@ class FakeSession:
         async with asyncio.timeout(STEP_S):
             while True:
                 frame = await self._call.read()
-                assert frame is not grpc.aio.EOF, f"the stream ended while waiting for {kind}"
+                assert isinstance(frame, worker_pb2.SchedulerFrame), f"the stream ended while waiting for {kind}"
                 found = frame.WhichOneof("frame")
                 if found == kind:
                     return frame

@@ -6,6 +6,7 @@ to FILE, going on after the last whole one in it. The file is what a careful cli
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import sys
@@ -34,21 +35,23 @@ def stored(path: Path) -> Iterator[gateway_pb2.StreamResultsResponse]:
         os.truncate(path, place)
 
 
-def main(address: str, token: str, job_id: str, file: str) -> None:
+async def read(address: str, token: str, job_id: str, file: str) -> None:
     """Reads to the end of the stream."""
     path = Path(file)
     cursor = ""
     for message in stored(path):
         cursor = message.cursor
     options = [("grpc.max_receive_message_length", 64 << 20)]
-    with grpc.insecure_channel(address, options=options) as channel, path.open("ab") as out:
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         request = gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=cursor)
-        for message in stub.StreamResults(request, metadata=(("authorization", f"Bearer {token}"),)):
-            content = message.SerializeToString()
-            out.write(_LENGTH.pack(len(content)) + content)
-            out.flush()
+        # Blocking writes are the point: nothing is read on before this much is stored.
+        with path.open("ab") as out:  # noqa: ASYNC230
+            async for message in stub.StreamResults(request, metadata=(("authorization", f"Bearer {token}"),)):
+                content = message.SerializeToString()
+                out.write(_LENGTH.pack(len(content)) + content)
+                out.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(read(*sys.argv[1:]))
