@@ -156,10 +156,9 @@ async def test_the_kept_capability_reaches_into_a_private_folder(
     (private / "file").touch(mode=0o700)
     nobody = pwd.getpwnam("nobody")
     numbers = (signal.SIGTERM.value, os.getpid(), nobody.pw_uid, nobody.pw_gid, capability)
-    check = f"import os, sys; sys.exit(not os.access({str(private / 'file')!r}, os.R_OK))"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", child.__file__, *map(str, numbers)),
-        *("/usr/bin/env", "python3", "-I", "-c", check),
+        *("/usr/bin/env", "test", "-r", str(private / "file")),
         env={"PATH": "/usr/bin:/bin"},
     )
     assert (await process.wait() == 0) is reached

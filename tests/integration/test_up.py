@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from podium_client import AsyncClient, JobState
+from podium_embedded import EmbeddedPostgres, EmbeddedRedis
 
 READY_S = 90.0
 STOP_S = 60.0
@@ -153,6 +154,19 @@ async def test_a_killed_service_comes_back_and_work_goes_on(tmp_path: Path) -> N
         async with stack.client() as client:
             result = await client.embed_texts(TEXTS, workload="hash-384")
         assert result.ok.all()
+
+
+async def test_your_own_servers_are_used_and_left_running(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path / "yours") as postgres, EmbeddedRedis(tmp_path / "yours") as redis:
+        async with up(tmp_path / "up", "--postgres-url", postgres.url, "--redis-url", redis.url) as stack:
+            assert stack.facts["postgres"] == stack.facts["redis"] == "yours"
+            async with stack.client() as client:
+                result = await client.embed_texts(TEXTS, workload="hash-384")
+            assert result.ok.all()
+            assert not {"postgres", "redis-server"} & {process.name() for process in stack.family}
+            assert await stack.end(signal.SIGINT) == 0
+        assert postgres.pid is not None and psutil.pid_exists(postgres.pid)
+        assert redis.pid is not None and psutil.pid_exists(redis.pid)
 
 
 async def test_a_bad_registry_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _report(summary: Summary, workload: str, seconds: float, loading: float, pat
 def main() -> None:
     """`python -m podium_cli.demo`."""
     parser = argparse.ArgumentParser(prog="python -m podium_cli.demo", description="Embed and search docstrings.")
-    parser.add_argument("--items", type=int, default=4000, help="how many docstrings; 0 for all (default 4000)")
+    parser.add_argument("--items", type=int, default=3000, help="how many docstrings; 0 for all (default 3000)")
     parser.add_argument("--workload", default="minilm")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
