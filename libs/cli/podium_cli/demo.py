@@ -100,11 +100,13 @@ def _docstrings(
 
 
 def chosen(items: int) -> list[Docstring]:
-    """That many docstrings, spread evenly over the library; 0 for all."""
-    found = list(standard_library_docstrings())
-    if not 0 < items < len(found):
-        return found
-    return [found[index * len(found) // items] for index in range(items)]
+    """That many docstrings, 0 for all: public ones before private ones, modules before what is deep inside them."""
+    found = sorted(standard_library_docstrings(), key=lambda one: (_is_private(one.name), one.name.count(".")))
+    return found[:items] if items else found
+
+
+def _is_private(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split("."))
 
 
 async def demo(items: int, workload: str, workers: int, out: Path) -> int:
