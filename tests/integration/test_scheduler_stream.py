@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 import redis.asyncio as redis
 
 from podium.common.v1 import item_pb2, job_pb2, result_pb2, workload_pb2
@@ -95,9 +96,15 @@ class Client:
                 await asyncio.sleep(0.02)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
+    async with stack.servers(tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    async with stack.servers(tmp_path) as running:
+async def client(shared: stack.Stack, tmp_path: Path) -> AsyncIterator[Client]:
+    async with stack.fresh(shared, tmp_path) as running:
         running.environment |= {
             "PODIUM_RESUME_GRACE_S": "1",
             "PODIUM_LEASE_TTL_S": "4",

@@ -100,10 +100,11 @@ class Session:
         chunks: list[worker_pb2.BatchChunk] = []
         while True:
             frame = await self.next_frame()
-            assert frame is not None and frame.WhichOneof("frame") in ("chunk", "done"), frame
+            assert frame is not None and frame.WhichOneof("frame") in ("chunk", "done", "progress"), frame
             if frame.HasField("done"):
                 return chunks, frame.done
-            chunks.append(frame.chunk)
+            if frame.HasField("chunk"):
+                chunks.append(frame.chunk)
 
     def say(self, **frame: Any) -> None:
         """Sends one frame down."""

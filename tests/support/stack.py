@@ -8,11 +8,16 @@ import json
 import os
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
+import redis.asyncio as redis
+
 from podium_embedded import EmbeddedPostgres, EmbeddedRedis
+from podium_scheduler.adapters.sql import migrate
 
 APP_TOKEN = "test-app-token"
 INTERNAL_TOKEN = "test-internal-token"
@@ -111,25 +116,45 @@ async def _ready(service: Service, ready_file: Path) -> Mapping[str, str]:
 @contextlib.asynccontextmanager
 async def servers(directory: Path) -> AsyncIterator[Stack]:
     """Postgres and Redis with an empty, migrated ledger; no service yet."""
-    async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as redis:
-        stack = Stack(directory, postgres, redis)
-        stack.environment = {k: v for k, v in os.environ.items() if not k.startswith("PODIUM_")} | {
-            "PODIUM_POSTGRES_URL": postgres.url,
-            "PODIUM_REDIS_URL": redis.url,
-            "PODIUM_INTERNAL_TOKEN": INTERNAL_TOKEN,
-            "PODIUM_JOIN_TOKEN": JOIN_TOKEN,
-            "PODIUM_OPERATOR_TOKEN": OPERATOR_TOKEN,
-            "PODIUM_BOOTSTRAP_APP_TOKEN": APP_TOKEN,
-            "HF_HUB_OFFLINE": "1",
-        }
-        migration = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "podium_scheduler", "migrate", env=stack.environment
-        )
-        assert await migration.wait() == 0
+    async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as buffer:
+        stack = Stack(directory, postgres, buffer, environment=_environment(postgres.url, buffer.url))
+        await migrate.upgrade(postgres.url)
         try:
             yield stack
         finally:
             await stack.close()
+
+
+@contextlib.asynccontextmanager
+async def fresh(shared: Stack, directory: Path) -> AsyncIterator[Stack]:
+    """An empty, migrated ledger and an empty Redis on servers that run already."""
+    name = f"test_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(shared.postgres.url.replace("+asyncpg", ""))
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    url = shared.postgres.url.rsplit("/", 1)[0] + f"/{name}"
+    await migrate.upgrade(url)
+    client = redis.Redis.from_url(shared.redis.url)
+    await client.flushall()
+    await client.aclose()
+    stack = Stack(directory, shared.postgres, shared.redis, environment=_environment(url, shared.redis.url))
+    try:
+        yield stack
+    finally:
+        await stack.close()
+
+
+def _environment(postgres_url: str, redis_url: str) -> dict[str, str]:
+    """What every service gets; nothing of Podium's from the outside."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PODIUM_")} | {
+        "PODIUM_POSTGRES_URL": postgres_url,
+        "PODIUM_REDIS_URL": redis_url,
+        "PODIUM_INTERNAL_TOKEN": INTERNAL_TOKEN,
+        "PODIUM_JOIN_TOKEN": JOIN_TOKEN,
+        "PODIUM_OPERATOR_TOKEN": OPERATOR_TOKEN,
+        "PODIUM_BOOTSTRAP_APP_TOKEN": APP_TOKEN,
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 @contextlib.asynccontextmanager
