@@ -30,8 +30,8 @@ from podium_client import AsyncClient, CallProgress, PodiumError, Summary
 from podium_embedded import EmbeddedError
 
 QUERIES = (
-    "read rows from a comma-separated file",
-    "wait for several coroutines to finish",
+    "parse command-line options",
+    "compress a file",
     "secure random numbers for passwords and tokens",
 )
 TOP = 3
