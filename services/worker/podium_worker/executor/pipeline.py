@@ -113,6 +113,9 @@ class Pipeline:
             frame = self._inbox.get()
             if frame.kind is wire.Kind.LOAD:
                 workload = workload_pb2.Workload.FromString(frame.body)
+                if self._known.get(workload.name) != workload:
+                    # The registry changed between two sessions: the old model is not what is asked for any more.
+                    self._loaded.pop(workload.name, None)
                 self._known[workload.name] = workload
                 if frame.header["now"]:
                     self._try_load(workload.name)
