@@ -110,6 +110,7 @@ async def client(shared: stack.Stack, tmp_path: Path) -> AsyncIterator[Client]:
             "PODIUM_LEASE_TTL_S": "4",
             "PODIUM_HEARTBEAT_S": "0.5",
             "PODIUM_MAX_ATTEMPTS": "2",
+            "PODIUM_UNSERVABLE_PATIENCE_S": "1",
         }
         await running.start("scheduler")
         options = [("grpc.max_send_message_length", 1 << 27)]
@@ -321,6 +322,27 @@ async def test_a_deadline_expires_what_is_left(client: Client) -> None:
     await client.reached(late.job_id, job_pb2.JOB_STATE_EXPIRED)
     (batch,) = await client.batches(late.job_id)
     assert batch.failure_reason == job_pb2.BATCH_FAILURE_REASON_DEADLINE_EXCEEDED
+
+
+async def test_what_no_worker_can_load_fails_with_the_workers_words(client: Client) -> None:
+    job = await client.admit(batches=12)
+    cannot = worker_pb2.Status(
+        total_credits=1,
+        workloads=[worker_pb2.WorkloadStatus(workload="hash-384", unavailable_reason="no such files; run this")],
+    )
+    async with FakeWorker(client.address).session() as able, FakeWorker(client.address).session() as unable:
+        await unable.say(worker_pb2.WorkerFrame(status=cannot))
+        await able.offer(1)
+        await able.finish(await able.assigned())
+        await able.goodbye()
+        async with asyncio.timeout(STEP_S):
+            while (found := await client.job(job.job_id)).state != job_pb2.JOB_STATE_COMPLETED:
+                await unable.say(worker_pb2.WorkerFrame(status=cannot))
+    assert found.progress.items_succeeded in (2, 4)
+    assert found.progress.items_succeeded + found.progress.items_failed == 24
+    failed = [b for b in await client.batches(job.job_id) if b.state == job_pb2.BATCH_STATE_FAILED]
+    assert {b.failure_reason for b in failed} == {job_pb2.BATCH_FAILURE_REASON_MODEL_UNAVAILABLE}
+    assert {b.failure_message for b in failed} == {"no such files; run this"}
 
 
 async def test_priorities_go_first(client: Client) -> None:

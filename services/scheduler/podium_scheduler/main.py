@@ -45,6 +45,7 @@ from podium_scheduler.app import (
     revocation,
     session_keeper,
     session_lives,
+    unservable,
     wakers,
     worker_frames,
     worker_sessions,
@@ -257,6 +258,13 @@ class Scheduler:
             ),
             rescuer.Rescuer(stores.sessions, self._recovery),
             reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, stores.buffer, names, self._ids),
+            unservable.Unservable(
+                stores.batches,
+                stores.sessions,
+                stores.wakeups,
+                clock.SystemClock(),
+                settings.unservable_patience_s,
+            ),
             janitor.Janitor(stores.jobs, stores.sessions, stores.buffer, self._revocation, settings.retention),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
         ]

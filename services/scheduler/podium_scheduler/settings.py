@@ -44,6 +44,8 @@ class SchedulerSettings(ServiceSettings):
     """How long a broken stream may last before its batches go to others, in seconds."""
     max_attempts: int = pydantic.Field(default=5, ge=1, le=100)
     """Attempts of a batch before it is given up."""
+    unservable_patience_s: float = pydantic.Field(default=20.0, ge=0)
+    """How long batches wait when no worker can load their model before they fail, in seconds."""
     aging_s: float = pydantic.Field(default=600.0, gt=0)
     """Waiting time that lifts a job by one priority, in seconds."""
     result_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)

@@ -9,6 +9,8 @@ stateDiagram-v2
     LEASED --> COMPLETED: complete
     LEASED --> PENDING: retry, hand back, or lease lost
     LEASED --> FAILED: give up
+    PENDING --> FAILED: give up (nobody can serve it)
+    QUEUED --> FAILED: give up (nobody can serve it)
     COMPLETED --> DELIVERED: release
     COMPLETED --> PENDING: recompute (its result is gone from Redis)
     PENDING --> CANCELLED: cancel
@@ -75,6 +77,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.LEASED, Event.COMPLETE): State.COMPLETED,
     (State.LEASED, Event.RETRY): State.PENDING,
     (State.LEASED, Event.GIVE_UP): State.FAILED,
+    (State.PENDING, Event.GIVE_UP): State.FAILED,
+    (State.QUEUED, Event.GIVE_UP): State.FAILED,
     (State.COMPLETED, Event.RELEASE): State.DELIVERED,
     (State.COMPLETED, Event.RECOMPUTE): State.PENDING,
     (State.PENDING, Event.CANCEL): State.CANCELLED,

@@ -110,6 +110,24 @@ _GIVE_UP = text("""
     RETURNING b.batch_id, b.job_id, b.item_count
 """)
 
+_WAITING_JOBS = text("""
+    SELECT job_id FROM jobs
+    WHERE workload = :workload AND state IN ('PENDING', 'RUNNING')
+      AND EXISTS (SELECT FROM batches b WHERE b.job_id = jobs.job_id AND b.state IN ('PENDING', 'QUEUED'))
+    ORDER BY job_id LIMIT :limit FOR NO KEY UPDATE
+""")
+
+_GIVE_UP_WAITING = text("""
+    WITH waiting AS (
+        SELECT batch_id, state FROM batches
+        WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state IN ('PENDING', 'QUEUED') FOR UPDATE
+    )
+    UPDATE batches b
+    SET state = 'FAILED', failure_reason = 'MODEL_UNAVAILABLE', failure_message = :message, finish_time = now()
+    FROM waiting w WHERE b.batch_id = w.batch_id
+    RETURNING b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
+""")
+
 _APPLY_DELTAS = text("""
     WITH d AS (
         SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:pending AS int[]), CAST(:finished AS int[]),
@@ -322,6 +340,22 @@ class BatchLedger:
                 rows += ended
             await self._apply(connection, deltas)
         return {row.batch_id for row in rows}
+
+    @ledger_call
+    async def give_up_waiting(self, workload: str, message: str, limit: int) -> list[UUID]:
+        """Fails the waiting batches of up to `limit` jobs of a workload whose model is unavailable; returns the jobs."""
+        async with self._database.transaction() as connection:
+            values = {"workload": workload, "limit": limit}
+            job_ids = list((await connection.scalars(_WAITING_JOBS, values)).all())
+            rows = (await connection.execute(_GIVE_UP_WAITING, {"job_ids": job_ids, "message": message})).all()
+            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            for row in rows:
+                delta = deltas[row.job_id]
+                delta.pending -= int(row.was_pending)
+                delta.finished += 1
+                delta.failed += row.item_count
+            await self._apply(connection, deltas)
+        return job_ids
 
     @ledger_call
     async def leases_of(self, session_ids: Sequence[UUID], limit: int) -> list[records.HeldLease]:

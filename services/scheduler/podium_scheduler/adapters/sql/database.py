@@ -20,6 +20,38 @@ T = TypeVar("T")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONFLICTS = {"40001", "40P01"}
 _CONFLICT_TRIES = 5
+# Connection; resources (too many connections, disk or memory full); an operator or a timeout ended it; system error.
+_AWAY = {"08", "53", "57", "58"}
+# A transaction's fate unknown; read-only, as a standby or a failing primary is; a lock not to be had in time.
+_AWAY_TOO = {"40003", "25006", "55P03"}
+_RAW = (asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def ledger_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Retries conflicts (deadlock, serialization) at once and turns an absent database into errors.Unavailable.
+
+    Only for calls that are one transaction: what was rolled back may be done again.
+    """
+
+    @functools.wraps(call)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        for tries_left in reversed(range(_CONFLICT_TRIES)):
+            try:
+                return await call(*args, **kwargs)
+            except exc.DBAPIError as error:
+                if _sqlstate(error) in _CONFLICTS and tries_left:
+                    continue
+                if _is_absence(error):
+                    raise unavailable() from error
+                raise
+            # SQLAlchemy passes on what asyncpg raises while it connects.
+            except (*_RAW, exc.TimeoutError, OSError, TimeoutError) as error:
+                if isinstance(error, _RAW) and not _is_absence(error):
+                    raise
+                raise unavailable() from error
+        raise AssertionError("unreachable")
+
+    return guarded
 
 
 class Database:
@@ -46,41 +78,15 @@ class Database:
         async with self.engine.begin() as connection:
             yield connection
 
+    @ledger_call
     async def ping(self) -> None:
         """Raises errors.Unavailable when the database does not answer."""
-        await self._ping()
+        async with self.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
         """Closes all connections."""
         await self.engine.dispose()
-
-    async def _ping(self) -> None:
-        async with self.transaction() as connection:
-            await connection.execute(text("SELECT 1"))
-
-
-def ledger_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Retries conflicts (deadlock, serialization) at once and turns an absent database into errors.Unavailable.
-
-    Only for calls that are one transaction: what was rolled back may be done again.
-    """
-
-    @functools.wraps(call)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        for tries_left in reversed(range(_CONFLICT_TRIES)):
-            try:
-                return await call(*args, **kwargs)
-            except exc.DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) in _CONFLICTS and tries_left:
-                    continue
-                if _is_absence(error):
-                    raise unavailable() from error
-                raise
-            except (exc.TimeoutError, OSError, TimeoutError, asyncpg.PostgresConnectionError) as error:
-                raise unavailable() from error
-        raise AssertionError("unreachable")
-
-    return guarded
 
 
 def unavailable() -> errors.Unavailable:
@@ -88,13 +94,13 @@ def unavailable() -> errors.Unavailable:
     return errors.Unavailable("the ledger does not answer; try again", retry_after_s=1.0, reason="LEDGER_UNAVAILABLE")
 
 
-def _is_absence(error: exc.DBAPIError) -> bool:
-    # Class 08: connection; 57P0x: shutdown or start-up; 53300: too many connections. asyncpg has no sqlstate on
-    # a connection that died under it, hence the check for invalidation and interface errors.
-    state = str(getattr(error.orig, "sqlstate", "") or "")
-    return (
-        error.connection_invalidated
-        or isinstance(error, exc.InterfaceError)
-        or state.startswith("08")
-        or state in {"57P01", "57P02", "57P03", "53300", "25006"}
-    )
+def _is_absence(error: Exception) -> bool:
+    # asyncpg has no sqlstate on a connection that died under it, hence the check for invalidation and interface errors.
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    state = _sqlstate(error)
+    return isinstance(error, (exc.InterfaceError, asyncpg.InterfaceError)) or state[:2] in _AWAY or state in _AWAY_TOO
+
+
+def _sqlstate(error: Exception) -> str:
+    return str(getattr(getattr(error, "orig", error), "sqlstate", "") or "")

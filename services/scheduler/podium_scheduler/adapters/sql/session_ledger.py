@@ -69,6 +69,8 @@ _CREDITS = text("""
     WHERE s.state = 'OPEN' GROUP BY c.key
 """)
 
+_STATUSES = text("SELECT status FROM sessions WHERE state = 'OPEN'")
+
 _DELETE_ENDED = text("""
     DELETE FROM sessions WHERE session_id IN (
         SELECT s.session_id FROM sessions s
@@ -140,6 +142,12 @@ class SessionLedger:
             expired = (await connection.scalars(_END_EXPIRED, {"limit": limit})).all()
             stray = (await connection.scalars(_ENDED_WITH_LEASES, {"limit": limit})).all()
         return list({*expired, *stray})
+
+    @ledger_call
+    async def statuses(self) -> list[bytes]:
+        """The last Status, serialized, of each open session."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_STATUSES)).all())
 
     @ledger_call
     async def credits(self) -> dict[str, int]:
