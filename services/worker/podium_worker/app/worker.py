@@ -18,8 +18,8 @@ from podium_worker.domain import batches, credits, devices, leases
 
 log = logs.get_logger(__name__)
 
-# How long a model that failed to load is left alone before it is tried again: a try may take the better part of a minute,
-# and other work of the device waits for it.
+# How long a model that failed to load is left alone before it is tried again: a try may take the better part of a
+# minute, and other work of the device waits for it.
 _MODEL_RETRY_S = 300.0
 _CRASHES_UNTIL_FAULTED = 5
 

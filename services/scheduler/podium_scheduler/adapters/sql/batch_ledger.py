@@ -343,7 +343,7 @@ class BatchLedger:
 
     @ledger_call
     async def give_up_waiting(self, workload: str, message: str, limit: int) -> list[UUID]:
-        """Fails the waiting batches of up to `limit` jobs of a workload whose model is unavailable; returns the jobs."""
+        """Fails the waiting batches of up to `limit` jobs of a workload that cannot be loaded; returns the jobs."""
         async with self._database.transaction() as connection:
             values = {"workload": workload, "limit": limit}
             job_ids = list((await connection.scalars(_WAITING_JOBS, values)).all())
