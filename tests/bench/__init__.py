@@ -1,0 +1,1 @@
+"""`make bench`: what Podium costs, as ratios within one run. See docs/PERFORMANCE.md."""

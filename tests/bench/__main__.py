@@ -1,0 +1,83 @@
+"""One command, one report. `--quick` proves that the benchmark runs; its figures mean nothing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import podium_client
+from tests.bench import bare_hop, children, null_model, report, whole_model
+from tests.support import stack
+
+PARTS = ("model", "null", "latency", "admission")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything."""
+
+    rounds: int = 5
+    short: int = 2_048
+    mixed: int = 384
+    embeddings: int = 40_000
+    latency_jobs: int = 40
+    admission_jobs: int = 8
+
+
+QUICK = Sizes(rounds=1, short=64, mixed=32, embeddings=2_000, latency_jobs=3, admission_jobs=1)
+
+
+async def run(sizes: Sizes, parts: list[str]) -> list[report.Line]:
+    """Everything that is asked for, on one stack of real processes."""
+    lines: list[report.Line] = []
+    with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
+        served = "minilm,hash-384,hash-1024"
+        async with (
+            stack.running(Path(name), workers=1, workloads=served) as running,
+            podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
+        ):
+            if "model" in parts:
+                lines += await whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
+            lines += await _without_model(client, sizes, parts)
+    return lines
+
+
+async def _without_model(client: podium_client.AsyncClient, sizes: Sizes, parts: list[str]) -> list[report.Line]:
+    lines = []
+    async with children.started("tests.bench.bare_hop") as process:
+        hop = bare_hop.Hop((await process.answer())["address"])
+        if "null" in parts:
+            for dimension, items in ((384, sizes.embeddings), (1024, sizes.embeddings // 2)):
+                lines.append(await null_model.throughput(client, hop, sizes.rounds, dimension=dimension, items=items))
+        if "latency" in parts:
+            lines.append(await null_model.latency(client, hop, sizes.rounds, jobs=sizes.latency_jobs))
+        if "admission" in parts:
+            lines.append(await null_model.admission(client, hop, sizes.rounds, jobs=sizes.admission_jobs))
+        await hop.close()
+    return lines
+
+
+def main() -> None:
+    """Runs, writes, prints."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one small round of everything")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of report.json")
+    asked = parser.parse_args()
+    sizes = QUICK if asked.quick else Sizes(rounds=asked.rounds)
+    started = time.perf_counter()
+    lines = asyncio.run(run(sizes, asked.only or list(PARTS)))
+    path = report.write(asked.out, lines, time.perf_counter() - started, quick=asked.quick)
+    report.show(lines, Console(width=max(110, Console().width)))
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""(b) to (e): everything but the model, on the `hash` backend, against one bare gRPC hop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+import podium_client
+from podium.gateway.v1 import gateway_pb2
+from tests.bench import bare_hop, report, rounds
+
+_CHUNK_ROWS = 256
+_SMALL_JOB = 16
+_JOB_ITEMS = 10_000
+_AT_ONCE = 4
+_PRECISION = "float32 vectors, no model"
+
+
+def _texts(count: int) -> list[str]:
+    return [f"short text number {number} about nothing in particular" for number in range(count)]
+
+
+async def throughput(
+    client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, dimension: int, items: int
+) -> report.Line:
+    """(b) Embeddings through the durable path against the same bytes over one hop, in MB/s."""
+    texts = _texts(items)
+    megabytes = items * dimension * 4 / 1e6
+
+    async def podium() -> float:
+        started = time.perf_counter()
+        found = await client.embed_texts(texts, workload=f"hash-{dimension}", run=str(uuid.uuid4()))
+        seconds = time.perf_counter() - started
+        assert len(found) == items
+        return megabytes / seconds
+
+    async def bare() -> float:
+        size = _CHUNK_ROWS * dimension * 4
+        return megabytes / await hop.stream(-(-items // _CHUNK_ROWS), size)
+
+    figures = await rounds.alternate({"podium": podium, "bare": bare}, count)
+    rates = rounds.spread([rate * 1e6 / (dimension * 4) for rate in figures["podium"]])
+    return report.line(
+        f"hash_{dimension}",
+        figures["podium"],
+        figures["bare"],
+        what=f"null model, {dimension} elements, through the durable path, one worker",
+        against="the same chunks over one bare grpc.aio stream",
+        unit="MB/s",
+        precision=_PRECISION,
+        counts=f"{items:,} embeddings, {_CHUNK_ROWS} a chunk",
+        extra={"embeddings/s": rates.median},
+    )
+
+
+async def latency(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int) -> report.Line:
+    """(c) From submit to the first result on a warm worker, against one bare unary call of the same request."""
+    texts = _texts(_SMALL_JOB)
+    every: list[float] = []
+
+    async def podium() -> float:
+        taken = []
+        for _ in range(jobs):
+            taken.append(await _to_first_result(client, texts))
+        every.extend(taken)
+        return rounds.percentile(taken, 0.5) * 1e3
+
+    async def bare() -> float:
+        request = [_request(texts, "hash-384").SerializeToString()]
+        return rounds.percentile([await hop.send(request, 1) for _ in range(jobs)], 0.5) * 1e3
+
+    figures = await rounds.alternate({"podium": podium, "bare": bare}, count)
+    warm = every[jobs:]
+    return report.line(
+        "first_result",
+        figures["podium"],
+        figures["bare"],
+        what="from submit to the first result, one job at a time, warm worker (p50)",
+        against="one bare unary call with the same request (p50)",
+        unit="ms",
+        precision=_PRECISION,
+        counts=f"{jobs} jobs of {_SMALL_JOB} texts a round",
+        extra={"p50 ms": rounds.percentile(warm, 0.5) * 1e3, "p99 ms": rounds.percentile(warm, 0.99) * 1e3},
+    )
+
+
+async def _to_first_result(client: podium_client.AsyncClient, texts: list[str]) -> float:
+    started = time.perf_counter()
+    job = await client.submit(texts, workload="hash-384")
+    seconds = 0.0
+    cursor = ""
+    async for chunk in client.results(job.job_id):
+        seconds = seconds or time.perf_counter() - started
+        cursor = chunk.cursor
+    await client.release(job.job_id, cursor)
+    return seconds
+
+
+async def admission(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int) -> report.Line:
+    """(e) Items admitted in large jobs, of a workload that no worker here serves."""
+    texts = _texts(_JOB_ITEMS)
+    items = jobs * _JOB_ITEMS
+    requests = [_request(texts, "multilingual-e5-small").SerializeToString() for _ in range(jobs)]
+
+    async def podium() -> float:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one() -> str:
+            async with gate:
+                return (await client.submit(texts, workload="multilingual-e5-small")).job_id
+
+        started = time.perf_counter()
+        submitted = await asyncio.gather(*(one() for _ in range(jobs)))
+        seconds = time.perf_counter() - started
+        for job_id in submitted:
+            await client.cancel(job_id)
+        return items / seconds
+
+    async def bare() -> float:
+        return items / await hop.send(requests, _AT_ONCE)
+
+    figures = await rounds.alternate({"podium": podium, "bare": bare}, count)
+    return report.line(
+        "admission",
+        figures["podium"],
+        figures["bare"],
+        what="items admitted, SDK to ledger, durable when answered",
+        against="the serialized requests sent to a bare unary method that drops them",
+        unit="items/s",
+        precision="no computation",
+        counts=f"{jobs} jobs of {_JOB_ITEMS:,} texts, {_AT_ONCE} at once",
+    )
+
+
+def _request(texts: list[str], workload: str) -> gateway_pb2.SubmitBatchRequest:
+    request = gateway_pb2.SubmitBatchRequest(request_id=str(uuid.uuid4()), workload=workload)
+    for text in texts:
+        request.texts.items.add(text=text)
+    return request

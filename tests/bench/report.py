@@ -1,0 +1,95 @@
+"""What a run found: one line for each comparison, as JSON and as a table for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One comparison. `share`: of each round Podium's figure over the other's, both in `unit`."""
+
+    name: str
+    what: str
+    against: str
+    unit: str
+    podium: rounds.Spread
+    other: rounds.Spread
+    share: rounds.Spread
+    precision: str
+    counts: str
+    target: float | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def line(name: str, ours: list[float], theirs: list[float], **rest: object) -> Line:
+    """A line from the figures of both sides, round by round."""
+    spreads = rounds.spread(ours), rounds.spread(theirs), rounds.ratios(ours, theirs)
+    return Line(name, podium=spreads[0], other=spreads[1], share=spreads[2], **rest)  # type: ignore[arg-type]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def machine() -> dict[str, object]:
+    """Where the figures come from."""
+    return {
+        "cores": cores(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("grpcio", "numpy", "sentence-transformers", "torch")},
+        "load_average": list(os.getloadavg()),
+    }
+
+
+def write(folder: Path, lines: list[Line], seconds: float, *, quick: bool) -> Path:
+    """Writes report.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.json"
+    found = {
+        "machine": machine(),
+        "quick": quick,
+        "seconds": round(seconds, 1),
+        "lines": [dataclasses.asdict(line) for line in lines],
+    }
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def show(lines: list[Line], console: Console) -> None:
+    """Prints the table."""
+    table = Table(title=f"Podium on {cores()} cores: medians of {len(lines[0].share.rounds)} alternating rounds")
+    for heading in ("line", "Podium", "other", "unit", "share", "low to high", "target"):
+        table.add_column(heading, justify="left" if heading in ("line", "unit") else "right", no_wrap=True)
+    for number, line in enumerate(lines, 1):
+        share = f"{line.share.median:.3g}", f"{line.share.low:.3g} to {line.share.high:.3g}"
+        target = "" if line.target is None else f"{line.target:g}"
+        figures = f"{line.podium.median:,.4g}", f"{line.other.median:,.4g}"
+        table.add_row(f"{number} {line.name}", *figures, line.unit, *share, target)
+    console.print(table)
+    for number, line in enumerate(lines, 1):
+        extra = "".join(f"; {name} {value:,.6g}" for name, value in line.extra.items())
+        what = f"{number} {line.name}: {line.what}\n  against {line.against}\n  {line.precision}; {line.counts}{extra}"
+        console.print(what, soft_wrap=True, highlight=False)
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    names = [row.split(":", 1)[1].strip() for row in text.splitlines() if row.startswith("model name")]
+    return names[0] if names else platform.processor()
