@@ -62,3 +62,37 @@ async def test_postgres_may_restart_under_the_scheduler(client: stream.Client) -
         await worker.hear("ack")
     await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
     await completes(client)
+
+
+@pytest.mark.parametrize(
+    "workloads",
+    [
+        [worker_pb2.WorkloadStatus(workload="hash-384", credits=(1 << 32) - 1)],
+        [worker_pb2.WorkloadStatus(workload="nul\x00", credits=1)],
+        [worker_pb2.WorkloadStatus(workload="no-such-workload", credits=3)],
+    ],
+    ids=["too many credits", "NUL", "unknown workload"],
+)
+async def test_no_status_can_end_a_replica(client: stream.Client, workloads: list[worker_pb2.WorkloadStatus]) -> None:
+    async with FakeWorker(client.address).session() as worker:
+        status = worker_pb2.Status(total_credits=(1 << 32) - 1, workloads=workloads)
+        for _ in range(3):
+            await worker.say(worker_pb2.WorkerFrame(status=status))
+            await worker.hear("desired")
+        await worker.offer(0)
+    await completes(client)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_no_failure_can_stop_the_completer(client: stream.Client, attempts: int) -> None:
+    job = await client.admit()
+    async with FakeWorker(client.address).session() as worker:
+        await worker.offer(1)
+        for _ in range(attempts):
+            assign = await worker.assigned()
+            failed = worker_pb2.BatchFailed(lease=assign.lease, message="a NUL \x00", retryable=attempts > 1)
+            failed.reason = 999  # type: ignore[assignment]
+            await worker.say(worker_pb2.WorkerFrame(failed=failed))
+            await worker.hear("ack")
+    await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    await completes(client)

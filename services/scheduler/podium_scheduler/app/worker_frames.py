@@ -40,7 +40,7 @@ class WorkerFrames:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
         kind = frame.WhichOneof("frame")
         if kind == "status":
-            session.take_status(frame.status)
+            session.take_status(frame.status, self._workloads.keys())
             self._wake.set()
         elif kind == "chunk":
             self._chunk(session, frame.chunk)
@@ -56,11 +56,13 @@ class WorkerFrames:
         if held is None:
             return
         chunk = frame.chunk
+        workload = self._workloads.get(held.workload)
         wrong = result_checks.problem(
             chunk,
             next_item=held.next_item,
             end_item=held.first_item + held.item_count,
-            dimension=self._workloads[held.workload].dimension,
+            # A lease that was resumed may outlive its workload's place in the registry.
+            dimension=workload.dimension if workload else 0,
         )
         if wrong is None and (chunk.job_id != str(held.job_id) or chunk.chunk_index != len(held.chunks)):
             wrong = f"chunk {chunk.chunk_index} of job {chunk.job_id} is not the next of this batch"
@@ -87,10 +89,7 @@ class WorkerFrames:
         held = session.held(frame.lease, "failed")
         if held is None:
             return
-        name = job_pb2.BatchFailureReason.Name(frame.reason).removeprefix(_REASON_PREFIX)
-        known = name in batches.FailureReason.__members__
-        reason = batches.FailureReason(name) if known else batches.FailureReason.INTERNAL
-        self._end(session, frame.lease, held, reason, frame.message, frame.retryable, frame.handed_back)
+        self._end(session, frame.lease, held, _reason(frame.reason), frame.message, frame.retryable, frame.handed_back)
 
     def _refuse(
         self,
@@ -120,3 +119,11 @@ class WorkerFrames:
         )
         log.info("attempt_failed", batch_id=lease.batch_id, reason=reason.value, outcome=type(outcome).__name__)
         self._completer.fail(session, lease.batch_id, held, outcome, message)
+
+
+def _reason(value: job_pb2.BatchFailureReason) -> batches.FailureReason:
+    """A newer worker may know reasons that we do not."""
+    number = job_pb2.BatchFailureReason.DESCRIPTOR.values_by_number.get(value)
+    name = number.name.removeprefix(_REASON_PREFIX) if number else ""
+    known = name in batches.FailureReason.__members__
+    return batches.FailureReason(name) if known else batches.FailureReason.INTERNAL

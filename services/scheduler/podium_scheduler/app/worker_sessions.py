@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -19,6 +19,9 @@ from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_scheduler.app import records
 from podium_scheduler.domain import dispatch
+
+# More than any worker needs. The work streams' depth follows from credits: a number gone wrong must not fill Redis.
+_MAX_CREDITS = 1_024
 
 STALE = Metric("podium_stale_frames_total", "Frames about leases that are no longer the sender's.", ["frame"])
 
@@ -59,12 +62,13 @@ class Session:
         self.closed = asyncio.Event()
         self.said_goodbye = False
 
-    def take_status(self, status: worker_pb2.Status) -> None:
-        """Takes the whole current state."""
+    def take_status(self, status: worker_pb2.Status, known: Collection[str]) -> None:
+        """Takes the whole current state; credits for workloads that are not known count for nothing."""
         self.status = status
         self.heard = True
-        self.total_level = 0 if status.draining else status.total_credits
-        self.levels = {} if status.draining else {w.workload: w.credits for w in status.workloads if w.credits}
+        offered = [] if status.draining else [w for w in status.workloads if w.credits and w.workload in known]
+        self.total_level = 0 if status.draining else min(status.total_credits, _MAX_CREDITS)
+        self.levels = {w.workload: min(w.credits, _MAX_CREDITS) for w in offered}
 
     def free(self, workload: str, planned: Mapping[str, int]) -> int:
         """Batches of a workload it can still take, beyond what is planned for it (by workload) already."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from podium.common.v1 import item_pb2, job_pb2, workload_pb2
 from podium.scheduler.v1 import scheduler_pb2
@@ -63,16 +64,29 @@ def new_job(request: scheduler_pb2.AdmitJobRequest) -> records.NewJob:
         request_id=uuid(request.request_id, "request_id"),
         payload_digest=request.payload_digest,
         workload=request.workload,
-        modality=request.modality,
+        modality=_known(workload_pb2.Modality, request.modality, "modality"),
         priority=request.priority,
         labels=dict(request.labels),
         options=request.options.SerializeToString(deterministic=True),
         completion_window=request.completion_window.ToTimedelta() if request.HasField("completion_window") else None,
         traceparent=request.traceparent,
         batches=tuple(
-            records.NewBatch(b.first_item, b.item_count, b.payload, b.payload_encoding) for b in request.batches
+            records.NewBatch(
+                b.first_item,
+                b.item_count,
+                b.payload,
+                _known(item_pb2.PayloadEncoding, b.payload_encoding, f"batches[{number}].payload_encoding"),
+            )
+            for number, b in enumerate(request.batches)
         ),
     )
+
+
+def _known(enum: EnumTypeWrapper, value: int, field: str) -> int:
+    """What we could not pass on to a worker must not get into the ledger. Raises errors.InvalidArgument."""
+    if value == 0 or value not in enum.values():
+        raise errors.InvalidArgument([errors.Violation(field, f"{value} is none that this version knows")])
+    return value
 
 
 def job_state(value: job_pb2.JobState) -> jobs.State:

@@ -220,6 +220,8 @@ _OPEN_BATCH_COUNTS = text("""
     UNION ALL SELECT 'PENDING', coalesce(sum(batches_pending), 0) FROM jobs WHERE feedable
 """)
 
+_MAX_WORDS = 2_000
+
 
 @dataclass(slots=True)
 class _Delta:
@@ -345,9 +347,11 @@ class BatchLedger:
     async def give_up_waiting(self, workload: str, message: str, limit: int) -> list[UUID]:
         """Fails the waiting batches of up to `limit` jobs of a workload that cannot be loaded; returns the jobs."""
         async with self._database.transaction() as connection:
-            values = {"workload": workload, "limit": limit}
+            values = {"workload": _storable(workload), "limit": limit}
             job_ids = list((await connection.scalars(_WAITING_JOBS, values)).all())
-            rows = (await connection.execute(_GIVE_UP_WAITING, {"job_ids": job_ids, "message": message})).all()
+            rows = (
+                await connection.execute(_GIVE_UP_WAITING, {"job_ids": job_ids, "message": _storable(message)})
+            ).all()
             deltas: dict[UUID, _Delta] = defaultdict(_Delta)
             for row in rows:
                 delta = deltas[row.job_id]
@@ -461,5 +465,10 @@ def _give_up_values(given_up: Sequence[tuple[records.Failure, batches.GiveUp]]) 
         "batch_ids": [f.batch_id for f, _ in given_up],
         "tokens": [f.lease_token for f, _ in given_up],
         "reasons": [outcome.reason.value for _, outcome in given_up],
-        "messages": [f.message for f, _ in given_up],
+        "messages": [_storable(f.message) for f, _ in given_up],
     }
+
+
+def _storable(words: str) -> str:
+    """A worker's words as Postgres can keep them: without NUL, and not a book."""
+    return words[:_MAX_WORDS].replace("\x00", "\N{REPLACEMENT CHARACTER}")
