@@ -15,6 +15,7 @@ from podium_runtime import logs
 log = logs.get_logger(__name__)
 
 _CANCEL_AGAIN_S = 0.5
+_WATCH_S = 60.0
 
 
 class Loop(Protocol):
@@ -34,6 +35,26 @@ class Loop(Protocol):
 
 class LoopDied(Exception):
     """A loop raised what it should have handled."""
+
+
+class Watch:
+    """A loop that dies with the first of some tasks that run by themselves, so that none of them is missed."""
+
+    name = "tasks"
+
+    def __init__(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        self.wake = asyncio.Event()
+        self._tasks = tasks
+        for task in tasks:
+            task.add_done_callback(lambda _: self.wake.set())
+
+    async def run_once(self) -> float:
+        """Raises what a task raised, or LoopDied when it has ended otherwise."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+                raise LoopDied(task.get_name())
+        return _WATCH_S
 
 
 class Supervisor:

@@ -148,7 +148,8 @@ class Scheduler:
         )
         log.info("scheduler_started", grpc=bound, replica_id=settings.replica_id)
         try:
-            await supervision.Supervisor(self._loops(server)).run(stop)
+            watch = supervision.Watch([listener, settler])
+            await supervision.Supervisor([*self._loops(server), watch]).run(stop)
         finally:
             worker_service.stop()
             await server.stop(settings.shutdown_grace_s)

@@ -57,3 +57,12 @@ async def test_a_loop_that_dies_ends_the_others_and_is_named() -> None:
     with pytest.raises(supervision.LoopDied, match="dying"):
         async with asyncio.timeout(10):
             await supervision.Supervisor([other, Dying()]).run(asyncio.Event())
+
+
+async def test_a_task_beside_the_loops_that_dies_ends_them_too() -> None:
+    async def fails() -> None:
+        raise ValueError("on purpose")
+
+    watch = supervision.Watch([asyncio.create_task(fails())])
+    with pytest.raises(supervision.LoopDied):
+        await asyncio.wait_for(supervision.Supervisor([watch]).run(asyncio.Event()), 5)

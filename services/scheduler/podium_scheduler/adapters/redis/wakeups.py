@@ -51,9 +51,16 @@ class Wakeups:
                     async for message in channel.listen():
                         if message["type"] != "message":
                             continue
-                        content = json.loads(message["data"])
-                        if content.get("from") != self._replica_id:
-                            await handle(content)
+                        await self._hear(message["data"], handle)
             except (exceptions.RedisError, OSError) as error:
                 log.warning("wake_ups_interrupted", error=str(error))
                 await asyncio.sleep(0.5)
+
+    async def _hear(self, data: bytes, handle: Handler) -> None:
+        try:
+            content = json.loads(data)
+            if content["from"] != self._replica_id:
+                await handle(content)
+        except (ValueError, TypeError, LookupError) as error:
+            # Anybody may publish on a channel, another version of ours too.
+            log.warning("wake_up_not_understood", error=str(error))
