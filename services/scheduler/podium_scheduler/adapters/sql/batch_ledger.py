@@ -214,9 +214,10 @@ _DEPTHS = text("""
 
 # Jobs by an index-only scan would count history too; what finished long ago is the janitor's to remove.
 _JOB_COUNTS = text("SELECT state, count(*) AS n FROM jobs GROUP BY state")
+# Only a LEASED batch has a session, and this is how the partial index on it says so.
 _OPEN_BATCH_COUNTS = text("""
     SELECT 'QUEUED' AS state, count(*) AS n FROM batches WHERE state = 'QUEUED'
-    UNION ALL SELECT 'LEASED', count(*) FROM batches WHERE state = 'LEASED'
+    UNION ALL SELECT 'LEASED', count(*) FROM batches WHERE session_id IS NOT NULL
     UNION ALL SELECT 'PENDING', coalesce(sum(batches_pending), 0) FROM jobs WHERE feedable
 """)
 

@@ -29,7 +29,8 @@ _QUEUES = text("""
         SELECT j.workload, count(*) FILTER (WHERE b.state = 'QUEUED') AS queued,
             count(*) FILTER (WHERE b.state = 'LEASED') AS leased,
             min(j.create_time) FILTER (WHERE b.state = 'QUEUED') AS oldest
-        FROM batches b JOIN jobs j ON j.job_id = b.job_id WHERE b.state IN ('QUEUED', 'LEASED') GROUP BY j.workload
+        FROM batches b JOIN jobs j ON j.job_id = b.job_id
+        WHERE b.state = 'QUEUED' OR b.session_id IS NOT NULL GROUP BY j.workload
     ), offered AS (
         SELECT c.key AS workload, sum(CAST(c.value AS int)) AS credits,
             count(*) FILTER (WHERE CAST(c.value AS int) > 0) AS workers
