@@ -20,11 +20,11 @@ PARTS = ("model", "null", "latency", "admission")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """How much of everything; of texts for the model the most, fewer on a slow machine."""
 
     rounds: int = 5
-    short: int = 2_048
-    mixed: int = 384
+    short: int = 3_072
+    mixed: int = 768
     embeddings: int = 40_000
     latency_jobs: int = 40
     admission_jobs: int = 8

@@ -15,6 +15,9 @@ import podium_client
 from tests.bench import children, corpus, report, rounds
 
 _PRECISION = "float32 on both sides"
+# One run of the bare loop should take about this long, so that a slow machine takes no longer than a fast one.
+_RUN_S = 3.0
+_BATCH = 256
 
 
 class _Sides:
@@ -55,16 +58,26 @@ class _Sides:
         return float((np.einsum("ij,ij->i", ours, theirs) / norms).min())
 
 
+async def _fitting(
+    client: podium_client.AsyncClient, bare: children.Child, folder: Path, sample: list[str], most: int
+) -> int:
+    """How many texts make a run of about _RUN_S: whole batches, at least two of them and at most `most` texts."""
+    rate = await _Sides(client, bare, folder, sample).encode()
+    return min(most, max(2, round(rate * _RUN_S / _BATCH)) * _BATCH)
+
+
 async def measure(client: podium_client.AsyncClient, count: int, *, short: int, mixed: int) -> list[report.Line]:
-    """Lines for short texts and for mixed lengths, `count` rounds each."""
+    """Lines for at most `short` short texts and at most `mixed` texts of mixed lengths, `count` rounds each."""
     words = corpus.vocabulary()
     threads = report.cores()
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with children.started("tests.bench.bare_model", "--threads", str(threads)) as bare:
             await bare.answer()
+            short = await _fitting(client, bare, Path(name), corpus.short(words, min(short, _BATCH)), short)
             sides = _Sides(client, bare, Path(name), corpus.short(words, short))
             short_figures = await rounds.alternate({"podium": sides.podium, "encode": sides.encode}, count)
             short_cosine = sides.least_cosine()
+            mixed = await _fitting(client, bare, Path(name), corpus.mixed(words, min(mixed, _BATCH)), mixed)
             sides = _Sides(client, bare, Path(name), corpus.mixed(words, mixed))
             runs = {"podium": sides.podium, "encode": sides.encode, "input_order": sides.input_order}
             mixed_figures = await rounds.alternate(runs, count)
