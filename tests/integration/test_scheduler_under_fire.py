@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,8 @@ import pytest
 from podium.common.v1 import job_pb2
 from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2
+from podium_scheduler.adapters.sql import batch_ledger, database, session_ledger
+from podium_scheduler.app import records
 from tests.integration import test_scheduler_stream as stream
 from tests.support import stack
 from tests.support.fake_worker import FakeWorker
@@ -96,3 +100,43 @@ async def test_no_failure_can_stop_the_completer(client: stream.Client, attempts
             await worker.hear("ack")
     await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
     await completes(client)
+
+
+async def test_a_session_fenced_at_another_replica_does_not_burn_the_queue(client: stream.Client) -> None:
+    other = await client.stack.start("scheduler")
+    worker, elsewhere = FakeWorker(client.address), FakeWorker(other.address)
+    elsewhere.worker_id = worker.worker_id
+    async with worker.session() as old, elsewhere.session() as new:
+        await client.admit(batches=40)
+        await old.offer(8)
+        assert await old.ended() == grpc.StatusCode.OK
+        await new.offer(40)
+        async with asyncio.timeout(4):
+            for _ in range(40):
+                assert (await new.assigned()).lease.attempt == 1
+
+
+async def test_a_claim_may_be_repeated(client: stream.Client) -> None:
+    pool = database.Database(client.stack.environment["PODIUM_POSTGRES_URL"], pool_size=1)
+    batches, week = batch_ledger.BatchLedger(pool, timedelta(days=7)), timedelta(days=7)
+    session = records.NewSession(uuid.uuid4(), uuid.uuid4(), "test", "test", "0", "", b"")
+    try:
+        await session_ledger.SessionLedger(pool, week).open(session, [])
+        await client.admit(batches=2)
+        async with asyncio.timeout(5):
+            queued: dict[int, str] = {}
+            while True:
+                queued = await batches.queued_since(timedelta(0), 10)
+                if len(queued) == 2:
+                    break
+                await asyncio.sleep(0.02)
+        claims = [records.Claim(batch_id, uuid.uuid4().bytes, session.session_id) for batch_id in queued]
+        first, again = await batches.claim(claims), await batches.claim(claims)
+        assert [(b.batch_id, b.attempt, b.lease_token) for b in first] == [
+            (b.batch_id, b.attempt, b.lease_token) for b in again
+        ]
+        assert [b.attempt for b in first] == [1, 1]
+        others = [records.Claim(batch_id, uuid.uuid4().bytes, session.session_id) for batch_id in queued]
+        assert await batches.claim(others) == []
+    finally:
+        await pool.close()

@@ -240,7 +240,13 @@ class Scheduler:
             readiness.Readiness(server, [stores.database, stores.buffer]),
             self._gauge,
             dispatcher.Dispatcher(
-                self._registry, stores.batches, stores.buffer, stores.wakeups, self._wakers, self._ids
+                self._registry,
+                stores.batches,
+                stores.sessions,
+                stores.buffer,
+                stores.wakeups,
+                self._wakers,
+                self._ids,
             ),
             session_keeper.SessionKeeper(self._registry, stores.sessions, stores.batches, self._settings.heartbeat_s),
             self._leader,

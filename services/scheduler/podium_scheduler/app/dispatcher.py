@@ -7,6 +7,8 @@ dies with the replica: the rescuer finds it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from uuid import UUID
 
 from podium_runtime import ids, logs
@@ -30,6 +32,7 @@ class Dispatcher(loops.PatientLoop):
         self,
         registry: worker_sessions.SessionRegistry,
         batches: ports.BatchLedger,
+        sessions: ports.SessionLedger,
         buffer: ports.WorkBuffer,
         wakeups: ports.Wakeups,
         wake: wakers.Wakers,
@@ -38,12 +41,15 @@ class Dispatcher(loops.PatientLoop):
         super().__init__(wake.dispatcher)
         self._registry = registry
         self._batches = batches
+        self._sessions = sessions
         self._buffer = buffer
         self._wakeups = wakeups
         self._wakers = wake
         self._ids = make
         self._rounds = 0
         self._unclaimed: list[records.Entry] = []
+        self._doubtful: dict[int, records.Claim] = {}
+        """Claims that may have been written although the ledger's answer never came."""
 
     async def round(self) -> float:
         """Takes as much as the sessions have credit for, at most one claim's worth."""
@@ -51,16 +57,20 @@ class Dispatcher(loops.PatientLoop):
         if wanted:
             read = await self._buffer.read(wanted) + await self._abandoned(wanted)
             # What we hold ourselves may look abandoned too.
-            self._unclaimed = list({e.entry_id: e for e in (*self._unclaimed, *read)}.values())
+            self._unclaimed = list({(e.workload, e.entry_id): e for e in (*self._unclaimed, *read)}.values())
+        await self._give_back()
         if not self._unclaimed:
             return _POLL_S
-        entries, claims = self._unclaimed, self._share_out(self._unclaimed)
+        claims = self._doubtful or self._share_out(self._unclaimed)
         if not claims:
             return _POLL_S
+        self._doubtful = claims
         leased = await self._claim(claims)
-        settled = [e for e in entries if e.batch_id in claims]
+        self._doubtful = {}
+        done = claims.keys() - await self._untaken(claims, leased)
+        settled = [e for e in self._unclaimed if e.batch_id in done]
         # Read by us, so no other replica sees them: they go first in the next round.
-        self._unclaimed = [e for e in entries if e.batch_id not in claims]
+        self._unclaimed = [e for e in self._unclaimed if e.batch_id not in done]
         await self._buffer.settle(settled)
         await self._wakers.feed()
         starting = {b.job_id for b in leased if b.job_starts}
@@ -71,12 +81,15 @@ class Dispatcher(loops.PatientLoop):
 
     async def _wanted(self) -> dict[str, int]:
         """How many entries to take of each work stream that has some."""
-        room = min(_MAX_CLAIM, self._registry.free_total()) - len(self._unclaimed)
-        free = {w: n for w, n in self._registry.free_by_workload().items() if n}
+        have = Counter(e.workload for e in self._unclaimed)
+        free = self._registry.free_by_workload()
+        # What nobody here can take now must not stand in the way of what somebody can.
+        room = min(_MAX_CLAIM, self._registry.free_total()) - sum(min(n, free.get(w, 0)) for w, n in have.items())
+        free = {w: n - have[w] for w, n in free.items() if n > have[w]}
         if room <= 0 or not free:
             return {}
         depths = await self._buffer.depths(list(free))
-        return dispatch.divide(room, {w: min(n, depths[w]) for w, n in free.items()})
+        return dispatch.divide(room, {w: min(n, depths[w] - have[w]) for w, n in free.items()})
 
     async def _abandoned(self, wanted: dict[str, int]) -> list[records.Entry]:
         self._rounds += 1
@@ -86,6 +99,18 @@ class Dispatcher(loops.PatientLoop):
         for workload, count in wanted.items():
             found += await self._buffer.take_over(workload, _IDLE_MS, count)
         return found
+
+    async def _give_back(self) -> None:
+        """Returns what only sessions that are gone could take: another replica may have a worker for it."""
+        offered = self._registry.free_by_workload()
+        stranded = [e for e in self._unclaimed if e.workload not in offered and e.batch_id not in self._doubtful]
+        if not stranded:
+            return
+        for workload in {e.workload for e in stranded}:
+            await self._buffer.push(workload, [e.batch_id for e in stranded if e.workload == workload])
+        await self._buffer.settle(stranded)
+        self._unclaimed = [e for e in self._unclaimed if e not in stranded]
+        await self._wakers.work()
 
     def _share_out(self, entries: list[records.Entry]) -> dict[int, records.Claim]:
         """Who is to take what; what nobody can take now is left out."""
@@ -107,3 +132,13 @@ class Dispatcher(loops.PatientLoop):
                 # The session ended meanwhile; the rescuer finds the lease through it.
                 log.info("session_gone_before_assignment", batch_id=batch.batch_id)
         return leased
+
+    async def _untaken(self, claims: Mapping[int, records.Claim], leased: list[records.Leased]) -> set[int]:
+        """Batches that were refused for their session's sake: it was fenced, and others must get them."""
+        refused = [c for c in claims.values() if c.batch_id not in {b.batch_id for b in leased}]
+        if not refused:
+            return set()
+        alive = await self._sessions.open_among({c.session_id for c in refused})
+        for session_id in {c.session_id for c in refused} - alive:
+            self._registry.fence(session_id)
+        return {c.batch_id for c in refused if c.session_id not in alive}

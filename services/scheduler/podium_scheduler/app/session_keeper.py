@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from podium.worker.v1 import worker_pb2
-from podium_runtime import logs
 from podium_scheduler.app import loops, ports, records, worker_sessions
-
-log = logs.get_logger(__name__)
 
 
 class SessionKeeper(loops.PatientLoop):
@@ -39,8 +36,7 @@ class SessionKeeper(loops.PatientLoop):
                     # Only now: the word that keeps a worker's trust alive has to mean that the ledger renewed it.
                     session.desire()
                 else:
-                    log.warning("session_fenced", session_id=str(session.session_id))
-                    session.closed.set()
+                    self._registry.fence(session.session_id)
         await self._audit()
         return self._interval_s
 

@@ -17,8 +17,11 @@ from prometheus_client import Counter as Metric
 
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
+from podium_runtime import logs
 from podium_scheduler.app import records
 from podium_scheduler.domain import dispatch
+
+log = logs.get_logger(__name__)
 
 # More than any worker needs. The work streams' depth follows from credits: a number gone wrong must not fill Redis.
 _MAX_CREDITS = 1_024
@@ -142,6 +145,13 @@ class SessionRegistry:
         """A session by id."""
         return self._sessions.get(session_id)
 
+    def fence(self, session_id: UUID) -> None:
+        """The ledger has ended a session: its stream is to end, and it gets nothing more."""
+        session = self._sessions.get(session_id)
+        if session is not None and not session.closed.is_set():
+            log.warning("session_fenced", session_id=str(session_id))
+            session.closed.set()
+
     def all(self) -> list[Session]:
         """All sessions."""
         return list(self._sessions.values())
@@ -149,14 +159,14 @@ class SessionRegistry:
     def free_by_workload(self) -> dict[str, int]:
         """Batches of each workload that the sessions together can still take."""
         free: Counter[str] = Counter()
-        for session in self._sessions.values():
+        for session in self._open():
             for workload in session.levels:
                 free[workload] += session.free(workload, {})
         return dict(free)
 
     def free_total(self) -> int:
         """Batches of any workload that the sessions together can still take."""
-        return sum(max(0, s.total_level - len(s.in_hand)) for s in self._sessions.values())
+        return sum(max(0, s.total_level - len(s.in_hand)) for s in self._open())
 
     def offers(self, workload: str, planned: Iterable[records.Claim]) -> list[dispatch.Offer]:
         """What each session can take of a workload, beyond the claims planned already."""
@@ -167,7 +177,7 @@ class SessionRegistry:
                 s.free(workload, {"": taken[s.session_id]}),
                 len(s.in_hand) + taken[s.session_id],
             )
-            for s in self._sessions.values()
+            for s in self._open()
         ]
 
     def assign(self, batch: records.Leased) -> bool:
@@ -177,6 +187,9 @@ class SessionRegistry:
             return False
         session.assign(batch)
         return True
+
+    def _open(self) -> list[Session]:
+        return [s for s in self._sessions.values() if not s.closed.is_set()]
 
 
 def _assignment(batch: records.Leased) -> worker_pb2.Assign:

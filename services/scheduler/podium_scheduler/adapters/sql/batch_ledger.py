@@ -55,10 +55,10 @@ _CLAIM = text("""
         SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:session_ids AS uuid[]))
     )
     UPDATE batches b
-    SET state = 'LEASED', attempt = b.attempt + 1, lease_token = c.lease_token, session_id = c.session_id,
-        lease_time = now()
+    SET state = 'LEASED', attempt = b.attempt + CAST(b.state = 'QUEUED' AS int), lease_token = c.lease_token,
+        session_id = c.session_id, lease_time = now()
     FROM claims c JOIN sessions s ON s.session_id = c.session_id AND s.state = 'OPEN', jobs j
-    WHERE b.batch_id = c.batch_id AND b.state = 'QUEUED' AND j.job_id = b.job_id
+    WHERE b.batch_id = c.batch_id AND (b.state = 'QUEUED' OR b.lease_token = c.lease_token) AND j.job_id = b.job_id
     RETURNING b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id, j.workload, j.modality, b.first_item,
         b.item_count, b.payload, b.payload_encoding, b.payload_offset, j.options, j.deadline, j.traceparent,
         j.state = 'PENDING' AS job_starts,
@@ -283,7 +283,10 @@ class BatchLedger:
 
     @ledger_call
     async def claim(self, claims: Sequence[records.Claim]) -> list[records.Leased]:
-        """Writes the leases of those batches that are still QUEUED, for sessions that are still open."""
+        """Writes the leases of those batches that are still QUEUED, for sessions that are still open.
+
+        Once or again: a claim whose answer was lost may be repeated.
+        """
         values = {
             "batch_ids": [c.batch_id for c in claims],
             "tokens": [c.lease_token for c in claims],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -48,6 +48,10 @@ _BREAK = text("""
 
 _END = text("""
     UPDATE sessions SET state = 'ENDED', expire_time = now() WHERE session_id = :session_id AND state <> 'ENDED'
+""")
+
+_OPEN_AMONG = text("""
+    SELECT session_id FROM sessions WHERE session_id = ANY(CAST(:session_ids AS uuid[])) AND state = 'OPEN'
 """)
 
 _END_EXPIRED = text("""
@@ -134,6 +138,12 @@ class SessionLedger:
         """The worker has left."""
         async with self._database.transaction() as connection:
             await connection.execute(_END, {"session_id": session_id})
+
+    @ledger_call
+    async def open_among(self, session_ids: Iterable[UUID]) -> set[UUID]:
+        """Those of the sessions that are open."""
+        async with self._database.transaction() as connection:
+            return set((await connection.scalars(_OPEN_AMONG, {"session_ids": list(session_ids)})).all())
 
     @ledger_call
     async def end_expired(self, limit: int) -> list[UUID]:
