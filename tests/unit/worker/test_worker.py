@@ -159,7 +159,7 @@ def test_a_missing_model_is_tried_again_later() -> None:
     lease = rig.assign(1)
     assert rig.outbox.failures[0][0] == lease
     assert rig.outbox.failures[0][1].reason == "MODEL_UNAVAILABLE"
-    rig.clock.advance(59)
+    rig.clock.advance(299)
     rig.worker.tick()
     assert ("load", "texts") not in rig.executors[0].said
     rig.clock.advance(2)
