@@ -23,6 +23,15 @@ T = TypeVar("T")
 _GROUP = "schedulers"
 _HERE = Path(__file__).parent
 
+# What a failover, a restart or a full disk makes Redis say for a while.
+_PASSING = (
+    exceptions.ReadOnlyError,
+    exceptions.NoScriptError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
+_PASSING_WORDS = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOSCRIPT", "busy running a script")
+
 
 def buffer_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Turns Redis' errors into ours."""
@@ -44,6 +53,8 @@ def buffer_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
             # Raised inside a script, the refusal has no class of its own.
             if "OOM" in str(error):
                 raise errors.ResourceExhausted("the buffer is full", reason="BUFFER_FULL") from error
+            if isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS):
+                raise errors.Unavailable("the buffer cannot write now", reason="BUFFER_UNAVAILABLE") from error
             raise
 
     return guarded
@@ -53,9 +64,11 @@ class Buffer:
     """Podium's keys in one Redis."""
 
     def __init__(self, url: str, *, prefix: str, consumer: str, result_ttl_s: int) -> None:
-        self.client: redis.Redis = redis.Redis.from_url(
-            url, max_connections=32, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+        # Callers wait for their turn: more of them than connections is no failure.
+        pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
+            url, max_connections=32, timeout=5, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
         )
+        self.client: redis.Redis = redis.Redis.from_pool(pool)
         self._prefix = prefix
         self._consumer = consumer
         self._ttl = result_ttl_s

@@ -1,0 +1,51 @@
+"""The buffer when Redis says what it says during failovers, restarts and full disks, and under many callers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from podium_embedded import EmbeddedRedis
+from podium_runtime import errors
+from podium_scheduler.adapters.redis import buffer as adapter
+
+
+@pytest.fixture
+async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
+    async with EmbeddedRedis(tmp_path) as server:
+        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
+        yield made
+        await made.close()
+
+
+async def test_more_callers_than_connections_wait_for_their_turn(buffer: adapter.Buffer) -> None:
+    await asyncio.gather(*(buffer.release_results(uuid.uuid4(), 1) for _ in range(200)))
+
+
+async def test_a_replica_that_cannot_write_yet_is_waited_out(buffer: adapter.Buffer) -> None:
+    await buffer.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    calls = [
+        buffer.push("hash-384", [1]),
+        buffer.admit_results([(uuid.uuid4(), 0, 1, [b"chunk"])]),
+        buffer.epoch("life"),
+        buffer.ensure_groups(["hash-384"]),
+    ]
+    for call in calls:
+        with pytest.raises(errors.Unavailable):
+            await call
+    await buffer.client.execute_command("REPLICAOF", "NO", "ONE")
+    await buffer.push("hash-384", [1])
+
+
+async def test_scripts_that_were_flushed_come_back(buffer: adapter.Buffer) -> None:
+    job_id = uuid.uuid4()
+    await buffer.admit_results([(job_id, 0, 1, [b"chunk"])])
+    await buffer.client.script_flush()
+    await buffer.admit_results([(job_id, 1, 1, [b"chunk"])])
+    await buffer.client.script_flush()
+    await buffer.release_results(job_id, 1)
+    assert await buffer.result_items(job_id) == {1}
