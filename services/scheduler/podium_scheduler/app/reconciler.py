@@ -42,6 +42,8 @@ class Reconciler(loops.PatientLoop):
         self._results = results
         self._workloads = workloads
         self._ids = make
+        self._gone_through = ""
+        """The epoch for which all results have been looked for once."""
 
     async def round(self) -> float:
         """Looks for all three."""
@@ -52,7 +54,10 @@ class Reconciler(loops.PatientLoop):
             log.warning("buffer_is_another", known=known, epoch=epoch)
             await self._requeue(timedelta(0))
             await self._recompute_lost()
-            await self._cluster.set_redis_epoch(epoch)
+            # Twice: a batch whose result was written into the life before may have been completed since.
+            if self._gone_through == epoch:
+                await self._cluster.set_redis_epoch(epoch)
+            self._gone_through = epoch
         else:
             await self._requeue(_QUEUED_AGE)
         await self._prune()
@@ -82,8 +87,9 @@ class Reconciler(loops.PatientLoop):
         while page := await self._batches.jobs_with_results(after, _PAGE):
             after = page[-1]
             for job_id in page:
-                there = await self._results.result_items(job_id)
+                # In this order: results come before the ledger, so what completes meanwhile is not taken for lost.
                 completed = await self._batches.completed_of(job_id)
+                there = await self._results.result_items(job_id)
                 lost = [batch_id for first_item, batch_id in completed.items() if first_item not in there]
                 if lost:
                     count = await self._batches.recompute(job_id, lost)
