@@ -16,7 +16,8 @@ import pytest
 from podium.common.v1 import job_pb2
 from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.adapters.sql import batch_ledger, database, session_ledger
+from podium_runtime import errors
+from podium_scheduler.adapters.sql import batch_ledger, database, operator_ledger, session_ledger
 from podium_scheduler.app import records
 from tests.integration import test_scheduler_stream as stream
 from tests.support import stack
@@ -140,3 +141,15 @@ async def test_a_claim_may_be_repeated(client: stream.Client) -> None:
         assert await batches.claim(others) == []
     finally:
         await pool.close()
+
+
+async def test_a_job_that_is_there_is_found_again_while_its_app_is_over_its_quota(client: stream.Client) -> None:
+    request_id = str(uuid.uuid4())
+    job = await client.admit(request_id=request_id)
+    pool = database.Database(client.stack.environment["PODIUM_POSTGRES_URL"], pool_size=1)
+    try:
+        assert await operator_ledger.OperatorLedger(pool).update_app("default", 1, 1)
+    finally:
+        await pool.close()
+    assert isinstance(await stream.refusal(client.admit()), errors.ResourceExhausted)
+    assert (await client.admit(request_id=request_id)).job_id == job.job_id

@@ -40,9 +40,7 @@ class Admission:
         if new.workload not in self._workloads:
             raise errors.InvalidArgument([errors.Violation("workload", f"there is no workload {new.workload!r}")])
         _check_cut(new)
-        self._gauge.refuse_when_full()
-        await self._check_quota(new)
-        job, existed = await self._jobs.admit(self._ids.uuid4(), new)
+        job, existed = await self._admitted(new)
         if existed and job.payload_digest != new.payload_digest:
             raise errors.AlreadyExists(
                 f"request_id {new.request_id} was used for another payload",
@@ -52,6 +50,18 @@ class Admission:
         if not existed:
             await self._wakers.feed()
         return job, existed
+
+    async def _admitted(self, new: records.NewJob) -> tuple[records.Job, bool]:
+        try:
+            self._gauge.refuse_when_full()
+            await self._check_quota(new)
+        except errors.ResourceExhausted:
+            # A job that is there already costs no room; its client may have come back to read and so to make some.
+            known = await self._jobs.job_of_request(new.app_id, new.request_id)
+            if known is None:
+                raise
+            return known, True
+        return await self._jobs.admit(self._ids.uuid4(), new)
 
     async def _check_quota(self, new: records.NewJob) -> None:
         app = await self._jobs.app(new.app_id)

@@ -169,6 +169,14 @@ class JobLedger:
             return await _read(connection, app_id, job_id)
 
     @ledger_call
+    async def job_of_request(self, app_id: str, request_id: UUID) -> records.Job | None:
+        """Reads the job of an app's request id."""
+        where = and_(schema.jobs.c.app_id == app_id, schema.jobs.c.request_id == request_id)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(*_JOB_COLUMNS).where(where))).mappings().first()
+        return _job(row) if row else None
+
+    @ledger_call
     async def list_jobs(
         self, app_id: str, chosen: records.JobFilter, before: tuple[datetime, UUID] | None, limit: int
     ) -> list[records.Job]:
