@@ -21,6 +21,10 @@ def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, dim
         return f"{chunk.count} rows and {len(chunk.errors)} errors for {chunk.item_count} items"
     if any(not next_item <= e.item_index < next_item + chunk.item_count for e in chunk.errors):
         return "an error names an item outside of the chunk"
+    if len({e.item_index for e in chunk.errors}) != len(chunk.errors):
+        return "two errors name the same item"
+    if not _each_within(chunk, next_item):
+        return "a truncation names an item outside of the chunk, or one twice"
     if chunk.dimension != dimension:
         return f"dimension {chunk.dimension}, the workload's is {dimension}"
     width = _ITEM_BYTES.get(chunk.dtype)
@@ -33,3 +37,8 @@ def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, dim
     if not np.isfinite(np.frombuffer(chunk.vectors, dtype="<f4")).all():
         return "a vector holds a NaN or an infinity"
     return None
+
+
+def _each_within(chunk: result_pb2.ResultChunk, first: int) -> bool:
+    named = {t.item_index for t in chunk.truncations}
+    return len(named) == len(chunk.truncations) and all(first <= i < first + chunk.item_count for i in named)
