@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from podium.common.v1 import job_pb2
-from podium.scheduler.v1 import scheduler_pb2_grpc
+from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2
 from podium_runtime import errors
 from podium_scheduler.adapters.sql import batch_ledger, database, operator_ledger, session_ledger
@@ -153,3 +153,20 @@ async def test_a_job_that_is_there_is_found_again_while_its_app_is_over_its_quot
         await pool.close()
     assert isinstance(await stream.refusal(client.admit()), errors.ResourceExhausted)
     assert (await client.admit(request_id=request_id)).job_id == job.job_id
+
+
+async def test_a_cancelled_jobs_results_that_are_lost_are_not_waited_for(client: stream.Client) -> None:
+    job = await client.admit(batches=2)
+    async with FakeWorker(client.address).session() as worker:
+        await worker.offer(1)
+        await worker.finish(await worker.assigned())
+        await worker.hear("ack")
+        await worker.assigned()
+        request = scheduler_pb2.CancelJobRequest(app_id="default", job_id=job.job_id)
+        await client.stub.CancelJob(request, metadata=stream.TOKEN)
+    await client.redis.flushall()
+    async with asyncio.timeout(10):
+        while {b.state for b in await client.batches(job.job_id)} != {job_pb2.BATCH_STATE_CANCELLED}:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    progress = (await client.job(job.job_id)).progress
+    assert (progress.items_failed, progress.items_succeeded, progress.batches_finished) == (4, 0, 2)

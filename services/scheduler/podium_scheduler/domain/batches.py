@@ -13,6 +13,8 @@ stateDiagram-v2
     QUEUED --> FAILED: give up (nobody can serve it)
     COMPLETED --> DELIVERED: release
     COMPLETED --> PENDING: recompute (its result is gone from Redis)
+    COMPLETED --> CANCELLED: cancel (its result is gone, its job was cancelled)
+    COMPLETED --> EXPIRED: expire (its result is gone, its job has expired)
     PENDING --> CANCELLED: cancel
     QUEUED --> CANCELLED: cancel
     LEASED --> CANCELLED: cancel
@@ -81,6 +83,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.QUEUED, Event.GIVE_UP): State.FAILED,
     (State.COMPLETED, Event.RELEASE): State.DELIVERED,
     (State.COMPLETED, Event.RECOMPUTE): State.PENDING,
+    (State.COMPLETED, Event.CANCEL): State.CANCELLED,
+    (State.COMPLETED, Event.EXPIRE): State.EXPIRED,
     (State.PENDING, Event.CANCEL): State.CANCELLED,
     (State.QUEUED, Event.CANCEL): State.CANCELLED,
     (State.LEASED, Event.CANCEL): State.CANCELLED,

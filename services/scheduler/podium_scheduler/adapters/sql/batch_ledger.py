@@ -185,8 +185,7 @@ _JOBS_OF = text("SELECT DISTINCT job_id FROM batches WHERE batch_id = ANY(CAST(:
 
 _JOBS_WITH_RESULTS = text("""
     SELECT job_id FROM jobs
-    WHERE job_id > :after AND state IN ('PENDING', 'RUNNING', 'COMPLETED') AND batches_finished > 0
-      AND items_released < item_count
+    WHERE job_id > :after AND batches_finished > 0 AND items_released < item_count
     ORDER BY job_id LIMIT :limit
 """)
 
@@ -202,8 +201,24 @@ _RECOMPUTE = text("""
     UPDATE batches b
     SET state = 'PENDING', finish_time = NULL, not_before = now(), attempt = 0, items_succeeded = 0, items_failed = 0,
         items_truncated = 0
-    FROM lost WHERE b.batch_id = lost.batch_id
+    FROM lost, jobs j
+    WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('PENDING', 'RUNNING', 'COMPLETED')
     RETURNING b.batch_id, b.job_id, lost.items_succeeded, lost.items_failed, lost.items_truncated
+""")
+
+# Nothing of an ended job is computed again: what its reader would wait for has to fail.
+_LOSE = text("""
+    WITH lost AS (
+        SELECT batch_id, items_succeeded, items_failed, items_truncated FROM batches
+        WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state = 'COMPLETED' FOR UPDATE
+    )
+    UPDATE batches b
+    SET state = j.state, failure_reason = CASE j.state WHEN 'CANCELLED' THEN 'CANCELLED' ELSE 'DEADLINE_EXCEEDED' END,
+        failure_message = 'the job had ended when this result was lost', items_succeeded = 0, items_failed = 0,
+        items_truncated = 0
+    FROM lost, jobs j
+    WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('CANCELLED', 'EXPIRED')
+    RETURNING b.job_id, b.item_count, lost.items_succeeded, lost.items_failed, lost.items_truncated
 """)
 
 _DEPTHS = text("""
@@ -419,7 +434,10 @@ class BatchLedger:
 
     @ledger_call
     async def recompute(self, job_id: UUID, batch_ids: Sequence[int]) -> int:
-        """Moves COMPLETED batches whose result is gone back to PENDING; returns how many."""
+        """Moves COMPLETED batches whose result is gone back to PENDING; those of an ended job end like it.
+
+        Returns how many were moved.
+        """
         async with self._database.transaction() as connection:
             await _lock(connection, [job_id])
             rows = (await connection.execute(_RECOMPUTE, {"batch_ids": list(batch_ids)})).all()
@@ -431,8 +449,14 @@ class BatchLedger:
                 delta.succeeded -= row.items_succeeded
                 delta.failed -= row.items_failed
                 delta.truncated -= row.items_truncated
+            gone = (await connection.execute(_LOSE, {"batch_ids": list(batch_ids)})).all()
+            for row in gone:
+                delta = deltas[row.job_id]
+                delta.succeeded -= row.items_succeeded
+                delta.failed += row.item_count - row.items_failed
+                delta.truncated -= row.items_truncated
             await self._apply(connection, deltas)
-        return len(rows)
+        return len(rows) + len(gone)
 
     async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, _Delta]) -> None:
         if not deltas:
