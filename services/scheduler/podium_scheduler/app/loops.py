@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 
 from podium_runtime import errors, logs
@@ -10,7 +11,7 @@ log = logs.get_logger(__name__)
 _PATIENCE_S = 0.5
 
 
-class PatientLoop:
+class PatientLoop(abc.ABC):
     """A loop that waits out the absence of the ledger or the buffer; any other error ends the process."""
 
     name = "loop"
@@ -26,6 +27,6 @@ class PatientLoop:
             log.warning("loop_waits", loop=self.name, reason=error.reason)
             return _PATIENCE_S
 
+    @abc.abstractmethod
     async def round(self) -> float:
-        """What the loop does."""
-        raise NotImplementedError
+        """What the loop does; returns the seconds to rest."""
