@@ -18,6 +18,8 @@ from podium_scheduler.app import records, session_lives, worker_frames, worker_s
 log = logs.get_logger(__name__)
 STREAMS = Gauge("podium_worker_streams", "Worker streams on this replica.")
 _HELLO_TIMEOUT_S = 10.0
+# A worker must let go before the ledger does, however long the word about the last renewal was on its way.
+_WORKERS_TRUST = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             welcome=worker_pb2.Welcome(
                 session_id=str(session.session_id),
                 heartbeat_interval=_duration(cadence.heartbeat),
-                lease_ttl=_duration(cadence.lease_ttl),
+                lease_ttl=_duration(cadence.lease_ttl * _WORKERS_TRUST),
                 max_chunk_bytes=cadence.max_chunk_bytes,
                 workloads=self._lives.servable(hello),
                 resumed=[
