@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,8 @@ async def test_more_callers_than_connections_wait_for_their_turn(buffer: adapter
 
 
 async def test_a_replica_that_cannot_write_yet_is_waited_out(buffer: adapter.Buffer) -> None:
-    await buffer.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    client: Any = buffer.client
+    await client.execute_command("REPLICAOF", "127.0.0.1", "1")
     calls = [
         buffer.push("hash-384", [1]),
         buffer.admit_results([(uuid.uuid4(), 0, 1, [b"chunk"])]),
@@ -37,7 +39,7 @@ async def test_a_replica_that_cannot_write_yet_is_waited_out(buffer: adapter.Buf
     for call in calls:
         with pytest.raises(errors.Unavailable):
             await call
-    await buffer.client.execute_command("REPLICAOF", "NO", "ONE")
+    await client.execute_command("REPLICAOF", "NO", "ONE")
     await buffer.push("hash-384", [1])
 
 

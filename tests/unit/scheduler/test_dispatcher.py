@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ class FakeBuffer:
     def __init__(self, **streams: int) -> None:
         self.streams: dict[str, list[records.Entry]] = {A: [], B: []}
         self.taken: set[str] = set()
-        self.on_read = lambda: None
+        self.on_read: Callable[[], None] = lambda: None
 
     async def push(self, workload: str, batch_ids: Sequence[int]) -> None:
         self.streams[workload] += [records.Entry(workload, f"{b}-1", b) for b in batch_ids]
@@ -94,15 +95,12 @@ class Rig:
         self.registry = worker_sessions.SessionRegistry()
         self.ledger = FakeLedger()
         self.buffer = FakeBuffer()
-        told = FakeWakeups()
+        # The fakes have only what the dispatcher uses of each port.
+        ledger: Any = self.ledger
+        buffer: Any = self.buffer
+        told: Any = FakeWakeups()
         self.dispatcher = dispatcher.Dispatcher(
-            self.registry,
-            self.ledger,
-            self.ledger,
-            self.buffer,
-            told,
-            wakers.Wakers(told, told),
-            ids.SequentialIds(),  # type: ignore[arg-type]
+            self.registry, ledger, ledger, buffer, told, wakers.Wakers(told, told), ids.SequentialIds()
         )
 
     def worker(self, **credits: int) -> worker_sessions.Session:
