@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ STATEMENTS = {
     "leases of a session": batch_ledger._LEASES_OF,
     "queued for long": batch_ledger._QUEUED_SINCE,
 }
+_BACKLOG = text("""
+    INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
+                      item_count, batch_count, batches_pending, feedable)
+    SELECT gen_random_uuid(), 'default', gen_random_uuid(), '', CASE WHEN n % 2 = 0 THEN 'a' ELSE 'b' END, 1, 3, '',
+           'PENDING', 1, 1, 1, true
+    FROM generate_series(1, 2000) AS n
+""")
 PARAMETERS = {":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'"}
 
 
@@ -40,5 +49,20 @@ async def test_no_statement_of_a_loop_reads_all_batches(tmp_path: Path) -> None:
                     for whole in ("Seq Scan on batches", "pk_batches", "uq_batches"):
                         if whole in plan:
                             pytest.fail(f"{name} reads all batches:\n{plan}")
+        finally:
+            await ledger.close()
+
+
+async def test_what_the_feeder_asks_all_the_time_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
+    async with stack.servers(tmp_path) as servers:
+        ledger = database.Database(servers.postgres.url, pool_size=1)
+        try:
+            async with ledger.transaction() as connection:
+                await connection.execute(text("INSERT INTO apps (app_id) VALUES ('default') ON CONFLICT DO NOTHING"))
+                await connection.execute(_BACKLOG)
+                explain = text(f"EXPLAIN (ANALYZE, TIMING OFF) {batch_ledger._WAITING_WORKLOADS.text}")
+                plan = "\n".join((await connection.scalars(explain)).all())
+            assert max(float(rows) for rows in re.findall(r"actual rows=(\d+)", plan)) <= 3, plan
+            assert await batch_ledger.BatchLedger(ledger, timedelta(1)).waiting_workloads() == ["a", "b"]
         finally:
             await ledger.close()

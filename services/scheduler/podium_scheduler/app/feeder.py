@@ -48,7 +48,7 @@ class Feeder(loops.PatientLoop):
         """Feeds every workload that has a backlog and room."""
         if not self._gauge.may_feed:
             return _POLL_S
-        waiting = [d.workload for d in await self._batches.depths()]
+        waiting = await self._batches.waiting_workloads()
         if not waiting:
             return _POLL_S * 4
         depths = await self._buffer.depths(waiting)

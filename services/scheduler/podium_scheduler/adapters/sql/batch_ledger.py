@@ -227,6 +227,18 @@ _DEPTHS = text("""
 """)
 
 
+# One index descent for each workload, however many jobs wait: the feeder asks this all the time.
+_WAITING_WORKLOADS = text("""
+    WITH RECURSIVE found(workload) AS (
+        (SELECT workload FROM jobs WHERE feedable ORDER BY workload LIMIT 1)
+        UNION ALL
+        SELECT (SELECT jobs.workload FROM jobs WHERE feedable AND jobs.workload > found.workload
+                ORDER BY jobs.workload LIMIT 1)
+        FROM found WHERE found.workload IS NOT NULL
+    )
+    SELECT workload FROM found WHERE workload IS NOT NULL
+""")
+
 # Jobs by an index-only scan would count history too; what finished long ago is the janitor's to remove.
 _JOB_COUNTS = text("SELECT state, count(*) AS n FROM jobs GROUP BY state")
 # Only a LEASED batch has a session, and this is how the partial index on it says so.
@@ -261,6 +273,12 @@ class BatchLedger:
         async with self._database.transaction() as connection:
             rows = (await connection.execute(_DEPTHS)).all()
         return [records.WorkloadDepth(r.workload, r.batches_pending, r.oldest) for r in rows]
+
+    @ledger_call
+    async def waiting_workloads(self) -> list[str]:
+        """Workloads of which something waits in the ledger, by name."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_WAITING_WORKLOADS)).all())
 
     @ledger_call
     async def counts(self) -> tuple[dict[str, int], dict[str, int]]:
