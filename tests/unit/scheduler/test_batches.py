@@ -58,4 +58,4 @@ def test_what_cannot_be_retried_fails_at_once() -> None:
 
 
 def test_a_batch_handed_back_costs_no_attempt_even_the_last() -> None:
-    assert failure(3, handed_back=True) == batches.Retry(timedelta(0), counts=False)
+    assert failure(3, handed_back=True) == batches.Retry(timedelta(seconds=1), counts=False)

@@ -161,7 +161,8 @@ def after_failure(
 ) -> Retry | GiveUp:
     """What becomes of a batch whose attempt `attempt` (from 1) failed."""
     if handed_back:
-        return Retry(timedelta(0), counts=False)
+        # Not at once: a worker that hands everything back must not spin with it.
+        return Retry(policy.first_delay, counts=False)
     if not retryable or attempt >= policy.max_attempts:
         return GiveUp(reason)
     return Retry(policy.delay(attempt))
