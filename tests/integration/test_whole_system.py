@@ -143,6 +143,35 @@ async def test_a_killed_workers_batches_go_to_another(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.vectors, hash_vectors([t.encode() for t in texts], 1024))
 
 
+async def test_your_own_workload_with_its_prefixes(tmp_path: Path) -> None:
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(
+        """
+workloads:
+  two-sided:
+    description: Prefixes as in the e5 family, over the hash backend, so that they can be seen in the vectors.
+    modality: text
+    dimension: 16
+    limits: {max_text_bytes: 1KiB}
+    batch: {max_items: 2, max_bytes: 1MiB}
+    model: {backend: hash, name: podium/hash, revision: "1", pooling: none, normalized: false}
+    prefixes: {query: "query: ", passage: "passage: ", default: passage}
+"""
+    )
+    texts = ["one", "two", "three"]
+    async with (
+        stack.running(tmp_path, registry=str(registry)) as running,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+        asyncio.timeout(STEP_S),
+    ):
+        found = {
+            side: (await client.embed_texts(texts, workload="two-sided", input_type=side)).vectors
+            for side in (None, "query", "passage")
+        }
+    for side, prefix in ((None, "passage: "), ("query", "query: "), ("passage", "passage: ")):
+        np.testing.assert_array_equal(found[side], hash_vectors([(prefix + t).encode() for t in texts], 16))
+
+
 async def test_services_tell_their_health_and_metrics(tmp_path: Path) -> None:
     async with stack.running(tmp_path) as running, asyncio.timeout(STEP_S):
         for service in (running.gateway, running.scheduler):
