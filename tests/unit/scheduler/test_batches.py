@@ -35,10 +35,12 @@ def test_a_delivered_batch_is_never_computed_again() -> None:
             batches.after(State.DELIVERED, event)
 
 
-def failure(attempt: int, *, retryable: bool = True, handed_back: bool = False) -> batches.Retry | batches.GiveUp:
-    policy = batches.RetryPolicy(max_attempts=3, first_delay=timedelta(seconds=1), max_delay=timedelta(seconds=3))
+POLICY = batches.RetryPolicy(max_attempts=3, first_delay=timedelta(seconds=1), max_delay=timedelta(seconds=3))
+
+
+def failure(attempt: int, *, retryable: bool = True, handed_back: bool = False) -> batches.Outcome:
     return batches.after_failure(
-        attempt, FailureReason.WORKER_LOST, retryable=retryable, handed_back=handed_back, policy=policy
+        attempt, FailureReason.WORKER_LOST, items=8, retryable=retryable, handed_back=handed_back, policy=POLICY
     )
 
 
@@ -59,3 +61,26 @@ def test_what_cannot_be_retried_fails_at_once() -> None:
 
 def test_a_batch_handed_back_costs_no_attempt_even_the_last() -> None:
     assert failure(3, handed_back=True) == batches.Retry(timedelta(seconds=1), counts=False)
+
+
+@pytest.mark.parametrize(("items", "halves"), [(2, (1, 1)), (3, (1, 2)), (256, (128, 128))])
+def test_a_batch_that_crashed_its_executor_is_halved_whatever_its_attempt(items: int, halves: tuple[int, int]) -> None:
+    for attempt in (1, POLICY.max_attempts):
+        assert batches.after_crash(attempt, items, POLICY) == batches.Split(*halves)
+
+
+def test_a_single_item_gets_a_second_attempt_and_then_a_typed_failure() -> None:
+    assert batches.after_crash(1, 1, POLICY) == batches.Retry(timedelta(seconds=1))
+    assert batches.after_crash(2, 1, POLICY) == batches.GiveUp(FailureReason.EXECUTOR_CRASHED, batches.POISON)
+
+
+def test_a_crash_that_cannot_be_retried_or_was_handed_back_halves_nothing() -> None:
+    def crash(*, retryable: bool = True, handed_back: bool = False) -> batches.Outcome:
+        reason = FailureReason.EXECUTOR_CRASHED
+        return batches.after_failure(
+            1, reason, items=8, retryable=retryable, handed_back=handed_back, policy=POLICY
+        )
+
+    assert crash() == batches.Split(4, 4)
+    assert crash(retryable=False) == batches.GiveUp(FailureReason.EXECUTOR_CRASHED)
+    assert crash(handed_back=True) == batches.Retry(timedelta(seconds=1), counts=False)

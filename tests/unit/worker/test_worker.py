@@ -203,9 +203,39 @@ def test_only_what_matters_wakes_the_heartbeat() -> None:
     assert rig.worker.changed.is_set()
 
 
-def test_a_crash_loop_is_told_as_a_fault() -> None:
+def test_a_crash_loop_is_told_as_a_fault_and_slowed_down() -> None:
     rig = Rig()
-    for _ in range(5):
+    for deaths in range(1, 6):
         rig.worker.executor_up(0)
-        rig.worker.executor_lost(0)
+        assert rig.worker.executor_lost(0) == deaths
     assert rig.worker.view().devices[0].state == "FAULTED"
+
+
+def test_a_bisection_is_no_fault_but_what_never_ends_is() -> None:
+    rig = Rig()
+
+    def die_of(number: int) -> int:
+        rig.worker.executor_up(0)
+        rig.worker.executor_ready(0)
+        rig.worker.computing(rig.assign(number).key)
+        return rig.worker.executor_lost(0)
+
+    assert [die_of(number) for number in range(12)] == [1] * 12
+    assert rig.worker.view().devices[0].state != "FAULTED"
+    assert [die_of(number) for number in range(12, 17)] == [1, 2, 3, 4, 5]
+    assert rig.worker.view().devices[0].state == "FAULTED"
+    rig.worker.executor_up(0)
+    rig.worker.executor_ready(0)
+    rig.finish(rig.assign(17))
+    assert rig.worker.view().devices[0].state != "FAULTED"
+    assert die_of(18) == 1
+
+
+def test_a_batch_that_waited_for_a_model_is_not_to_blame_for_its_load() -> None:
+    rig = Rig()
+    lease = rig.assign(1)
+    rig.worker.preparing(lease.key)
+    rig.worker.loading(0, "texts")
+    rig.worker.executor_lost(0)
+    ((told, failure),) = rig.outbox.failures
+    assert (told, failure.reason, failure.handed_back) == (lease, "MODEL_UNAVAILABLE", False)

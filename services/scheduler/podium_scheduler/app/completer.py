@@ -68,7 +68,7 @@ class Completer:
         session: worker_sessions.Session,
         batch_id: int,
         held: worker_sessions.Held,
-        outcome: batches.Retry | batches.GiveUp,
+        outcome: batches.Outcome,
         message: str,
     ) -> None:
         """Queues a failed attempt."""
@@ -142,6 +142,8 @@ def _measure(outcome: _Outcome) -> None:
     elif isinstance(failure.outcome, batches.GiveUp):
         ENDED.labels(held.workload, "failed").inc()
         ITEMS.labels(held.workload, "failed").inc(held.item_count)
+    elif isinstance(failure.outcome, batches.Split):
+        ENDED.labels(held.workload, "split").inc()
     else:
         ENDED.labels(held.workload, "retried").inc()
 

@@ -185,7 +185,7 @@ class Failure:
     batch_id: int
     lease_token: bytes
     job_id: UUID
-    outcome: batches.Retry | batches.GiveUp
+    outcome: batches.Outcome
     message: str
 
 

@@ -42,6 +42,8 @@ class LeaseRecovery:
         outcome = batches.after_failure(
             lease.attempt,
             batches.FailureReason.WORKER_LOST,
+            # A lost worker takes everything in its hand with it: that accuses none of it, whatever its size.
+            items=1,
             retryable=True,
             handed_back=handed_back,
             policy=self._policy,

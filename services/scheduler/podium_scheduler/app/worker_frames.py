@@ -115,8 +115,15 @@ class WorkerFrames:
         handed_back: bool,
     ) -> None:
         outcome = batches.after_failure(
-            held.attempt, reason, retryable=retryable, handed_back=handed_back, policy=self._policy
+            held.attempt,
+            reason,
+            items=held.item_count,
+            retryable=retryable,
+            handed_back=handed_back,
+            policy=self._policy,
         )
+        if isinstance(outcome, batches.GiveUp):
+            message = outcome.message or message
         log.info("attempt_failed", batch_id=lease.batch_id, reason=reason.value, outcome=type(outcome).__name__)
         self._completer.fail(session, lease.batch_id, held, outcome, message)
 

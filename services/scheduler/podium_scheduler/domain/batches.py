@@ -8,6 +8,7 @@ stateDiagram-v2
     QUEUED --> PENDING: refeed (its entry is gone from Redis)
     LEASED --> COMPLETED: complete
     LEASED --> PENDING: retry, hand back, or lease lost
+    LEASED --> PENDING: split (its executor crashed; each half is a batch)
     LEASED --> FAILED: give up
     PENDING --> FAILED: give up (nobody can serve it)
     QUEUED --> FAILED: give up (nobody can serve it)
@@ -64,6 +65,7 @@ class Event(StrEnum):
     REFEED = "refeed"
     COMPLETE = "complete"
     RETRY = "retry"
+    SPLIT = "split"
     GIVE_UP = "give_up"
     RELEASE = "release"
     RECOMPUTE = "recompute"
@@ -78,6 +80,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.QUEUED, Event.REFEED): State.PENDING,
     (State.LEASED, Event.COMPLETE): State.COMPLETED,
     (State.LEASED, Event.RETRY): State.PENDING,
+    (State.LEASED, Event.SPLIT): State.PENDING,
     (State.LEASED, Event.GIVE_UP): State.FAILED,
     (State.PENDING, Event.GIVE_UP): State.FAILED,
     (State.QUEUED, Event.GIVE_UP): State.FAILED,
@@ -151,18 +154,48 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No attempt is left, or none could help."""
+    """No attempt is left, or none could help. `message` is empty where the worker's own words say it best."""
 
     reason: FailureReason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Go on as two batches: the first `first` items and the `second` after them. Each has its attempts before it."""
+
+    first: int
+    second: int
+
+
+Outcome = Retry | GiveUp | Split
+
+POISON = "this item alone kills the process that computes it"
 
 
 def after_failure(
-    attempt: int, reason: FailureReason, *, retryable: bool, handed_back: bool, policy: RetryPolicy
-) -> Retry | GiveUp:
-    """What becomes of a batch whose attempt `attempt` (from 1) failed."""
+    attempt: int, reason: FailureReason, *, items: int, retryable: bool, handed_back: bool, policy: RetryPolicy
+) -> Outcome:
+    """What becomes of a batch of `items` items whose attempt `attempt` (from 1) failed."""
     if handed_back:
         # Not at once: a worker that hands everything back must not spin with it.
         return Retry(policy.first_delay, counts=False)
+    if retryable and reason is FailureReason.EXECUTOR_CRASHED:
+        return after_crash(attempt, items, policy)
     if not retryable or attempt >= policy.max_attempts:
         return GiveUp(reason)
+    return Retry(policy.delay(attempt))
+
+
+def after_crash(attempt: int, items: int, policy: RetryPolicy) -> Outcome:
+    """What becomes of a batch that was being worked on when its executor died.
+
+    Any of its items may be the poison, and any neighbour in the executor: so it is halved until the poison stands
+    alone, which one item in n does after at most log2(n) + 1 crashes, and is given up at the next one. An item that
+    stands alone is never given up at its first crash: from the second attempt on a worker computes it without company.
+    """
+    if items > 1:
+        return Split(items // 2, items - items // 2)
+    if attempt > 1:
+        return GiveUp(FailureReason.EXECUTOR_CRASHED, POISON)
     return Retry(policy.delay(attempt))

@@ -1,8 +1,8 @@
 """One executor process and its life: spawned, spoken to over a socket pair, spawned again when it dies.
 
 Promises: the front never blocks on an executor; an executor never outlives the front (the socket's end tells it, and on
-Linux the kernel does); a death is told once, and a fresh process follows after a growing pause. Clock: injected, for
-the pauses. Failure: a process that cannot be spawned counts as one that died.
+Linux the kernel does); a death is told once, and a fresh process follows after a growing pause, or a short one when a batch is to
+blame. Clock: injected, for the pauses. Failure: a process that cannot be spawned counts as one that died.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Listener(Protocol):
 
     def executor_up(self, device: int) -> None: ...
     def executor_ready(self, device: int) -> None: ...
-    def executor_lost(self, device: int) -> None: ...
+    def executor_lost(self, device: int) -> int: ...
     def loading(self, device: int, workload: str) -> None: ...
     def loaded(self, device: int, workload: str, seconds: float) -> None: ...
     def unavailable(self, device: int, workload: str, reason: str) -> None: ...
@@ -86,25 +86,24 @@ class ExecutorProcess:
 
     async def run(self) -> None:
         """Keeps one process alive until cancelled; then ends it."""
-        failures = 0
         while True:
             started = self._clock.monotonic()
-            await self._one_life()
-            lived_s = self._clock.monotonic() - started
-            failures = 1 if lived_s >= _HEALTHY_AFTER_S else failures + 1
+            failures = await self._one_life()
+            if self._clock.monotonic() - started >= _HEALTHY_AFTER_S:
+                failures = 1
             pause_s = backoff.delay_s(failures, random.random())
             log.warning("executor_respawn", device=self._device.index, pause_s=round(pause_s, 3))
             await self._clock.sleep(pause_s)
 
-    async def _one_life(self) -> None:
+    async def _one_life(self) -> int:
+        """From the spawn to the death; returns what executor_lost does."""
         ours, theirs = socket.socketpair()
         try:
             process = await self._spawn(theirs)
         except OSError as error:
             log.error("executor_spawn_failed", device=self._device.index, error=str(error))
             ours.close()
-            self._listener.executor_lost(self._device.index)
-            return
+            return self._listener.executor_lost(self._device.index)
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=_READ_BUFFER_BYTES)
@@ -118,7 +117,7 @@ class ExecutorProcess:
             writer.close()
             await _end(process)
         log.error("executor_died", device=self._device.index, pid=process.pid, status=process.returncode)
-        self._listener.executor_lost(self._device.index)
+        return self._listener.executor_lost(self._device.index)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         fd = theirs.fileno()

@@ -17,6 +17,8 @@ Integer operations and one exact scaling: bit-identical on every machine. The ve
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -77,12 +79,16 @@ def _fill(
 
 
 class HashBackend:
-    """Serves every workload whose backend is `hash`."""
+    """Serves every workload whose backend is `hash`.
 
-    def __init__(self, model: backend.Model) -> None:
+    `poison`, for tests of the system under faults: a text that contains it kills the process that computes it.
+    """
+
+    def __init__(self, model: backend.Model, poison: str = "") -> None:
         if model.dimension < 1:
             raise backend.ModelUnavailable(f"The hash workload {model.workload!r} names no dimension.")
         self._dimension = model.dimension
+        self._poison = poison.encode()
         self._description = backend.Description(pooling="none", normalized=False, precision="float32")
 
     @property
@@ -94,6 +100,8 @@ class HashBackend:
 
     def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
         texts: list[bytes] = prepared.work
+        if self._poison and any(self._poison in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
         vectors = hash_vectors(texts, self._dimension)
         progress(len(texts))
         return backend.Computed(vectors=vectors)

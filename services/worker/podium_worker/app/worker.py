@@ -21,7 +21,7 @@ log = logs.get_logger(__name__)
 # How long a model that failed to load is left alone before it is tried again: a try may take the better part of a
 # minute, and other work of the device waits for it.
 _MODEL_RETRY_S = 300.0
-_CRASHES_UNTIL_FAULTED = 5
+_DIED_LOADING = "The executor died while it loaded the model."
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _Seat:
     resident: dict[str, None] = field(default_factory=dict)
     loading: set[str] = field(default_factory=set)
     ready: bool = False
-    crashes: int = 0
+    deaths: devices.Deaths = devices.Deaths()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +187,27 @@ class Worker:
         self._seats[device].ready = True
         self._note()
 
-    def executor_lost(self, device: int) -> None:
-        """The process has gone. What it worked on is suspect, what only waited goes elsewhere."""
+    def executor_lost(self, device: int) -> int:
+        """The process has gone. What it worked on is suspect, what only waited goes elsewhere.
+
+        Returns how many deaths in a row the pause before the next process should reckon with, from 1.
+        """
         seat = self._seats[device]
+        lost = {key: entry.state for key, entry in self._hand.items() if entry.device == device}
+        suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
+        seat.deaths = seat.deaths.another(suspect=suspect)
+        self._observer.executor_lost(device)
+        for key, state in lost.items():
+            if seat.loading and state is batches.State.PREPARING:
+                # It waited for a model whose load killed the process; no half of it would fare better.
+                self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
+            else:
+                self._apply(key, batches.Event.EXECUTOR_LOST)
         seat.ready = False
-        seat.crashes += 1
         seat.resident.clear()
         seat.loading.clear()
-        self._observer.executor_lost(device)
-        for key in [key for key, entry in self._hand.items() if entry.device == device]:
-            self._apply(key, batches.Event.EXECUTOR_LOST)
         self._note()
+        return max(1, seat.deaths.reckoned)
 
     def loading(self, device: int, workload: str) -> None:
         """A model load began."""
@@ -249,7 +259,7 @@ class Worker:
         self._measure(entry, result)
         # From here on only the frames are held.
         entry.nbytes = sum(len(frame) for frame in result.frames)
-        self._seats[entry.device].crashes = 0
+        self._seats[entry.device].deaths = devices.Deaths()
         self._observer.batch_done(entry.assignment.workload, entry.assignment.item_count, result)
         self._apply(key, batches.Event.RESULT_READY)
 
@@ -431,8 +441,8 @@ class Worker:
     def _view_device(self, seat: _Seat) -> DeviceView:
         index = seat.executor.device.index
         state, reason = "IDLE", ""
-        if seat.crashes >= _CRASHES_UNTIL_FAULTED:
-            state, reason = "FAULTED", f"Its executor died {seat.crashes} times without finishing a batch."
+        if seat.deaths.faulted:
+            state, reason = "FAULTED", f"Its executor died {seat.deaths.count} times without finishing a batch."
         elif not seat.ready or seat.loading:
             state = "BOOTING"
         elif any(e.device == index and e.state is batches.State.COMPUTING for e in self._hand.values()):

@@ -36,6 +36,10 @@ class State(enum.Enum):
     """Its result frames wait for the scheduler's Ack."""
 
 
+BEGUN = frozenset({State.PREPARING, State.COMPUTING})
+"""What may have killed the process that died."""
+
+
 class Event(enum.Enum):
     """What can happen to a batch in hand."""
 

@@ -27,6 +27,39 @@ class Needs:
     min_compute_capability: str = ""
 
 
+_FAULTED_AFTER = 5
+# Halving a batch of a few hundred items down to one poison kills about ten executors in a row, and starting the next
+# one at once is all that it takes. What dies more often than that is not poison.
+_BISECTION = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """Deaths of a device's executor since it finished a batch: `plain` ones, and those with a batch to suspect."""
+
+    plain: int = 0
+    suspect: int = 0
+
+    def another(self, *, suspect: bool) -> Deaths:
+        """One more."""
+        return Deaths(self.plain + int(not suspect), self.suspect + int(suspect))
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.plain + self.suspect
+
+    @property
+    def reckoned(self) -> int:
+        """Those that speak against the device."""
+        return self.plain + max(0, self.suspect - _BISECTION)
+
+    @property
+    def faulted(self) -> bool:
+        """Whether the device should be called broken."""
+        return self.reckoned >= _FAULTED_AFTER
+
+
 def unavailable_reason(needs: Needs, devices: Sequence[Device], backends: Sequence[str]) -> str:
     """One sentence on why no device here can serve the workload; empty when one can."""
     if needs.backend not in backends:

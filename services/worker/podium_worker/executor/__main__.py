@@ -41,7 +41,7 @@ def _options() -> argparse.Namespace:
 def _load(model: backend.Model, device: str, threads: int) -> backend.Backend:
     """Raises backend.ModelUnavailable."""
     if model.backend == "hash":
-        return hash_backend.HashBackend(model)
+        return hash_backend.HashBackend(model, poison=os.environ.get("PODIUM_FAULT_POISON", ""))
     if model.backend == "sentence_transformers":
         # Here and not above: an executor that only hashes never pays for torch.
         from podium_worker.adapters.torch import setup

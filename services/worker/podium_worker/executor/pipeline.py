@@ -1,8 +1,9 @@
 """The pipeline of one executor: read -> prepare -> compute -> send, one thread each, with bounded queues between.
 
 Promises: while the device computes a batch the next one is prepared and the results before it travel; batches leave in
-the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled. Clock: monotonic, this
-process's own; only spans are measured. Failure: a batch's own trouble is told and forgotten; whatever nobody foresaw in
+the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled; the front hears that a
+batch is begun before it is begun, so that it knows what to suspect when this process dies; a batch that is suspect
+already has no company. Clock: monotonic, this process's own; only spans are measured. Failure: a batch's own trouble is told and forgotten; whatever nobody foresaw in
 a thread ends the process, and the front reports the batches that were in it.
 """
 
@@ -77,7 +78,8 @@ class Pipeline:
         self._max_payload_bytes = max_payload_bytes
         self._inbox: queue.SimpleQueue[wire.Frame] = queue.SimpleQueue()
         self._ready: queue.Queue[_Ready] = queue.Queue(_PREPARED_AHEAD)
-        self._outbox: queue.Queue[tuple[wire.Kind, dict[str, Any], tuple[bytes, ...]]] = queue.Queue()
+        self._outbox: queue.Queue[tuple[dict[str, Any], tuple[bytes, ...]]] = queue.Queue()
+        self._sending = threading.Lock()
         self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
         self._known: dict[str, workload_pb2.Workload] = {}
         self._loaded: dict[str, _Loaded] = {}
@@ -92,6 +94,7 @@ class Pipeline:
             idle_since = time.monotonic()
             ready = self._ready.get()
             self._compute(ready, time.monotonic() - idle_since)
+            self._ready.task_done()
 
     # --- read
 
@@ -122,7 +125,18 @@ class Pipeline:
             elif frame.kind is wire.Kind.ASSIGN:
                 assign = worker_pb2.Assign.FromString(frame.body)
                 header = frame.header
-                self._prepare(_Received(header["key"], assign, header["max_chunk_bytes"], header["at"]))
+                received = _Received(header["key"], assign, header["max_chunk_bytes"], header["at"])
+                if _suspect(assign):
+                    self._finish_all()
+                    self._prepare(received)
+                    self._finish_all()
+                else:
+                    self._prepare(received)
+
+    def _finish_all(self) -> None:
+        """Waits until every batch that was begun is computed and its outcome is with the front."""
+        self._ready.join()
+        self._outbox.join()
 
     def _try_load(self, name: str) -> None:
         try:
@@ -238,21 +252,26 @@ class Pipeline:
             "compute_s": timing.compute_s,
             "idle_s": idle_s,
         }
-        self._outbox.put((wire.Kind.RESULT, header, tuple(packed.frames)))
+        self._outbox.put((header, tuple(packed.frames)))
 
     # --- send
 
     def _send_all(self) -> None:
         while True:
-            kind, header, bodies = self._outbox.get()
-            self._connection.sendall(wire.encode(kind, header, sum(map(len, bodies))))
-            for body in bodies:
-                self._connection.sendall(body)
-            if kind is wire.Kind.RESULT:
-                self._results.release()
+            header, bodies = self._outbox.get()
+            self._tell(wire.Kind.RESULT, header, *bodies)
+            self._results.release()
+            self._outbox.task_done()
 
     def _tell(self, kind: wire.Kind, header: dict[str, Any] | None = None, *bodies: bytes) -> None:
-        self._outbox.put((kind, header or {}, bodies))
+        """Returns when the front can read it even if this process dies now."""
+        try:
+            with self._sending:
+                self._connection.sendall(wire.encode(kind, header or {}, sum(map(len, bodies))))
+                for body in bodies:
+                    self._connection.sendall(body)
+        except ConnectionError:
+            os._exit(0)  # The front has gone; see _read.
 
     def _fail(self, received: _Received, failure: _Failure) -> None:
         log.warning("batch_failed", batch=received.key, reason=failure.reason, message=failure.message)
@@ -269,6 +288,11 @@ class Pipeline:
             return False
         self._cancelled.discard(key)
         return True
+
+
+def _suspect(assign: worker_pb2.Assign) -> bool:
+    """An earlier attempt failed, or it is the second half of a batch whose executor died."""
+    return assign.lease.attempt > 1 or assign.payload_offset > 0
 
 
 def _internal(error: Exception) -> _Failure:

@@ -97,6 +97,27 @@ _RETRY = text("""
     RETURNING b.batch_id, b.job_id
 """)
 
+# A half is the same payload with an item range. The bytes are copied, so each half lives and is dropped by itself.
+_SPLIT = text("""
+    WITH splits(batch_id, lease_token, first, second) AS (
+        SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:firsts AS int[]),
+                             CAST(:seconds AS int[]))
+    ), kept AS (
+        UPDATE batches b
+        SET state = 'PENDING', item_count = s.first, attempt = 0, not_before = now(), lease_token = NULL,
+            session_id = NULL
+        FROM splits s
+        WHERE b.batch_id = s.batch_id AND b.state = 'LEASED' AND b.lease_token = s.lease_token
+          AND b.item_count = s.first + s.second
+        RETURNING b.batch_id, b.job_id, b.first_item, b.payload, b.payload_encoding, b.payload_offset, s.first,
+            s.second
+    ), added AS (
+        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, payload_offset)
+        SELECT job_id, first_item + first, second, payload, payload_encoding, payload_offset + first FROM kept
+    )
+    SELECT batch_id, job_id FROM kept
+""")
+
 _GIVE_UP = text("""
     WITH given_up(batch_id, lease_token, reason, message) AS (
         SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:reasons AS text[]),
@@ -130,19 +151,20 @@ _GIVE_UP_WAITING = text("""
 
 _APPLY_DELTAS = text("""
     WITH d AS (
-        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:pending AS int[]), CAST(:finished AS int[]),
-            CAST(:succeeded AS int[]), CAST(:failed AS int[]), CAST(:truncated AS int[]))
-            AS d(job_id, pending, finished, succeeded, failed, truncated)
+        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:added AS int[]), CAST(:pending AS int[]),
+            CAST(:finished AS int[]), CAST(:succeeded AS int[]), CAST(:failed AS int[]), CAST(:truncated AS int[]))
+            AS d(job_id, added, pending, finished, succeeded, failed, truncated)
     ), after AS (
         SELECT j.job_id, j.batches_pending + d.pending AS pending,
             CASE WHEN j.state IN ('CANCELLED', 'EXPIRED') THEN j.state
-                 WHEN j.batches_finished + d.finished = j.batch_count THEN 'COMPLETED'
+                 WHEN j.batches_finished + d.finished = j.batch_count + d.added THEN 'COMPLETED'
                  WHEN j.state = 'COMPLETED' THEN 'RUNNING'
                  ELSE j.state END AS state
         FROM jobs j JOIN d ON d.job_id = j.job_id
     )
     UPDATE jobs j
-    SET batches_pending = after.pending,
+    SET batch_count = j.batch_count + d.added,
+        batches_pending = after.pending,
         batches_finished = j.batches_finished + d.finished,
         items_succeeded = j.items_succeeded + d.succeeded,
         items_failed = j.items_failed + d.failed,
@@ -253,6 +275,7 @@ _MAX_WORDS = 2_000
 
 @dataclass(slots=True)
 class _Delta:
+    added: int = 0
     pending: int = 0
     finished: int = 0
     succeeded: int = 0
@@ -360,7 +383,7 @@ class BatchLedger:
 
     @ledger_call
     async def fail(self, failures: Sequence[records.Failure]) -> set[int]:
-        """Retries or gives up the batches whose lease is still the given one; returns their ids."""
+        """Retries, splits or gives up the batches whose lease is still the given one; returns their ids."""
         async with self._database.transaction() as connection:
             await _lock(connection, {f.job_id for f in failures})
             deltas: dict[UUID, _Delta] = defaultdict(_Delta)
@@ -370,6 +393,13 @@ class BatchLedger:
                 rows += (await connection.execute(_RETRY, _retry_values(retried))).all()
                 for row in rows:
                     deltas[row.job_id].pending += 1
+            split = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.Split)]
+            if split:
+                halved = (await connection.execute(_SPLIT, _split_values(split))).all()
+                for row in halved:
+                    deltas[row.job_id].added += 1
+                    deltas[row.job_id].pending += 2
+                rows += halved
             given_up = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.GiveUp)]
             if given_up:
                 ended = (await connection.execute(_GIVE_UP, _give_up_values(given_up))).all()
@@ -483,6 +513,7 @@ class BatchLedger:
             _APPLY_DELTAS,
             {
                 "job_ids": list(deltas),
+                "added": [d.added for d in deltas.values()],
                 "pending": [d.pending for d in deltas.values()],
                 "finished": [d.finished for d in deltas.values()],
                 "succeeded": [d.succeeded for d in deltas.values()],
@@ -503,6 +534,15 @@ def _retry_values(retried: Sequence[tuple[records.Failure, batches.Retry]]) -> M
         "tokens": [f.lease_token for f, _ in retried],
         "delays": [retry.delay for _, retry in retried],
         "counts": [int(retry.counts) for _, retry in retried],
+    }
+
+
+def _split_values(split: Sequence[tuple[records.Failure, batches.Split]]) -> Mapping[str, object]:
+    return {
+        "batch_ids": [f.batch_id for f, _ in split],
+        "tokens": [f.lease_token for f, _ in split],
+        "firsts": [halves.first for _, halves in split],
+        "seconds": [halves.second for _, halves in split],
     }
 
 
