@@ -18,6 +18,7 @@ import redis.asyncio as redis
 from podium.common.v1 import item_pb2, job_pb2, result_pb2, workload_pb2
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2
+from podium_client import AsyncClient
 from podium_runtime import auth, errors, statuses
 from tests.support import stack
 from tests.support.fake_worker import STEP_S, FakeWorker, chunk_of, rows_of, texts_of
@@ -234,7 +235,7 @@ async def test_a_failed_attempt_is_retried_until_the_budget_is_spent(client: Cli
                 await worker.hear("ack")
                 assign = await worker.assigned()
             assert assign.lease.attempt == attempt
-            await worker.fail(assign)
+            await worker.fail(assign, reason=job_pb2.BATCH_FAILURE_REASON_OUT_OF_MEMORY)
             await worker.hear("ack")
         if (await client.job(job.job_id)).state != job_pb2.JOB_STATE_COMPLETED:
             await worker.finish(await worker.assigned())
@@ -242,7 +243,83 @@ async def test_a_failed_attempt_is_retried_until_the_budget_is_spent(client: Cli
     assert (done.progress.items_failed, done.progress.items_succeeded) == (2, 2)
     failed = (await client.batches(job.job_id))[0]
     assert failed.state == job_pb2.BATCH_STATE_FAILED
-    assert failed.failure_reason == job_pb2.BATCH_FAILURE_REASON_EXECUTOR_CRASHED
+    assert failed.failure_reason == job_pb2.BATCH_FAILURE_REASON_OUT_OF_MEMORY
+
+
+async def test_a_crash_halves_the_batch_until_one_item_stands_alone(client: Client) -> None:
+    poison = 6
+    job = await client.admit(batches=2, items=5)
+    crashed: list[tuple[int, int, int, int]] = []
+    async with FakeWorker(client.address).session() as worker:
+        await worker.offer(1)
+        while (await client.job(job.job_id)).state != job_pb2.JOB_STATE_COMPLETED:
+            assign = await worker.assigned()
+            texts = texts_of(assign)[assign.payload_offset : assign.payload_offset + assign.item_count]
+            assert texts == [f"text {assign.first_item + n}" for n in range(assign.item_count)]
+            if assign.first_item <= poison < assign.first_item + assign.item_count:
+                crashed.append((assign.first_item, assign.item_count, assign.payload_offset, assign.lease.attempt))
+                await worker.fail(assign)
+            else:
+                await worker.finish(assign)
+            await worker.hear("ack")
+    assert crashed == [(5, 5, 0, 1), (5, 2, 0, 1), (6, 1, 1, 1), (6, 1, 1, 2)]
+    done = (await client.job(job.job_id)).progress
+    assert (done.items_succeeded, done.items_failed) == (9, 1)
+    assert (done.batches_total, done.batches_finished) == (4, 4)
+    batches = await client.batches(job.job_id)
+    assert [(b.first_item, b.item_count) for b in batches] == [(0, 5), (5, 1), (6, 1), (7, 3)]
+    assert (batches[2].failure_reason, batches[2].failure_message) == (
+        job_pb2.BATCH_FAILURE_REASON_EXECUTOR_CRASHED,
+        "this item alone kills the process that computes it",
+    )
+    assert (await client.release(job.job_id, 10)).results_released
+
+
+async def test_a_crash_of_a_cancelled_or_lost_attempt_halves_nothing(client: Client) -> None:
+    job = await client.admit()
+    lost = FakeWorker(client.address)
+    async with lost.session() as session:
+        await session.offer(1)
+        stale = await session.assigned()
+    async with FakeWorker(client.address).session() as other:
+        await other.offer(1)
+        assign = await other.assigned()
+        async with lost.session() as late:
+            await late.fail(stale)
+            await late.goodbye()
+        await other.finish(assign)
+        await other.hear("ack")
+    done = await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    assert (done.progress.batches_total, done.progress.items_succeeded) == (1, 2)
+
+
+async def test_a_result_of_the_whole_batch_does_no_harm_to_its_halves(client: Client) -> None:
+    """It was admitted to Redis, then its lease was lost before the ledger heard of it; the next attempt crashed."""
+    job = await client.admit(items=4)
+    async with FakeWorker(client.address).session() as worker:
+        await worker.offer(1)
+        whole = await worker.assigned()
+        chunk = chunk_of(whole, rows_of(whole))
+        added = await client.redis.xadd(f"podium:results:{{{job.job_id}}}", {"c": chunk.SerializeToString()})
+        entry = added.decode() if isinstance(added, bytes) else added
+        index = f"podium:index:{{{job.job_id}}}"
+        await client.redis.hset(index, "0", f"{entry} {entry} 4")
+        await worker.fail(whole)
+        await worker.hear("ack")
+        for first in (0, 2):
+            half = await worker.assigned()
+            assert (half.first_item, half.item_count, half.payload_offset) == (first, 2, first)
+            await worker.finish(half)
+            await worker.hear("ack")
+    done = await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    assert (done.progress.items_succeeded, done.progress.batches_total) == (4, 2)
+    await client.stack.start("gateway")
+    async with AsyncClient(client.stack.gateway.address, stack.APP_TOKEN) as reader:
+        parts = [part async for part in reader.results(job.job_id)]
+    assert [(part.first_item, part.item_count) for part in parts] == [(0, 4)]
+    assert [int(part.vectors[n, 0]) for part in parts for n in range(4)] == [0, 1, 2, 3]
+    assert (await client.release(job.job_id, 4)).results_released
+    assert await client.redis.keys(f"*{job.job_id}*") == []
 
 
 @pytest.mark.parametrize("damage", ["nan", "checksum", "dimension", "missing"])

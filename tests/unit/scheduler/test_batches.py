@@ -77,9 +77,7 @@ def test_a_single_item_gets_a_second_attempt_and_then_a_typed_failure() -> None:
 def test_a_crash_that_cannot_be_retried_or_was_handed_back_halves_nothing() -> None:
     def crash(*, retryable: bool = True, handed_back: bool = False) -> batches.Outcome:
         reason = FailureReason.EXECUTOR_CRASHED
-        return batches.after_failure(
-            1, reason, items=8, retryable=retryable, handed_back=handed_back, policy=POLICY
-        )
+        return batches.after_failure(1, reason, items=8, retryable=retryable, handed_back=handed_back, policy=POLICY)
 
     assert crash() == batches.Split(4, 4)
     assert crash(retryable=False) == batches.GiveUp(FailureReason.EXECUTOR_CRASHED)

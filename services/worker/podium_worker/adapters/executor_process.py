@@ -1,8 +1,8 @@
 """One executor process and its life: spawned, spoken to over a socket pair, spawned again when it dies.
 
 Promises: the front never blocks on an executor; an executor never outlives the front (the socket's end tells it, and on
-Linux the kernel does); a death is told once, and a fresh process follows after a growing pause, or a short one when a batch is to
-blame. Clock: injected, for the pauses. Failure: a process that cannot be spawned counts as one that died.
+Linux the kernel does); a death is told once, and a fresh process follows after a growing pause, or a short one when a
+batch is to blame. Clock: injected, for the pauses. Failure: a process that cannot be spawned counts as one that died.
 """
 
 from __future__ import annotations

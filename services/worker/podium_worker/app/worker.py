@@ -54,7 +54,7 @@ class _Seat:
     resident: dict[str, None] = field(default_factory=dict)
     loading: set[str] = field(default_factory=set)
     ready: bool = False
-    deaths: devices.Deaths = devices.Deaths()
+    deaths: devices.Deaths = field(default_factory=devices.Deaths)
 
 
 @dataclass(frozen=True, slots=True)

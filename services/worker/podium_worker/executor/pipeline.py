@@ -3,8 +3,9 @@
 Promises: while the device computes a batch the next one is prepared and the results before it travel; batches leave in
 the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled; the front hears that a
 batch is begun before it is begun, so that it knows what to suspect when this process dies; a batch that is suspect
-already has no company. Clock: monotonic, this process's own; only spans are measured. Failure: a batch's own trouble is told and forgotten; whatever nobody foresaw in
-a thread ends the process, and the front reports the batches that were in it.
+already has no company. Clock: monotonic, this process's own; only spans are measured. Failure: a batch's own trouble is
+told and forgotten; whatever nobody foresaw in a thread ends the process, and the front reports the batches that were in
+it.
 """
 
 from __future__ import annotations
