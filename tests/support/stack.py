@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,8 @@ class Stack:
     redis: EmbeddedRedis
     services: list[Service] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Names the files of each service, of those too that start at the same time."""
 
     @property
     def gateway(self) -> Service:
@@ -81,7 +84,7 @@ class Stack:
 
     async def start(self, name: str, **settings: str) -> Service:
         """Starts `python -m podium_<name>` with PODIUM_ settings and waits until it is ready."""
-        number = len(self.services)
+        number = next(self.numbers)
         ready_file, log = self.directory / f"{name}-{number}.json", self.directory / f"{name}-{number}.log"
         environment = self.environment | {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         environment |= {"PODIUM_READY_FILE": str(ready_file), "PODIUM_PARENT_PID": str(os.getpid())}
