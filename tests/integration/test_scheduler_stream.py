@@ -411,6 +411,7 @@ async def test_what_no_worker_can_load_fails_with_the_workers_words(client: Clie
         await unable.say(worker_pb2.WorkerFrame(status=cannot))
         await able.offer(1)
         await able.finish(await able.assigned())
+        await able.hear("ack")
         await able.goodbye()
         async with asyncio.timeout(STEP_S):
             while (found := await client.job(job.job_id)).state != job_pb2.JOB_STATE_COMPLETED:
