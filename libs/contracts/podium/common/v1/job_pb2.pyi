@@ -45,6 +45,7 @@ class BatchFailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BATCH_FAILURE_REASON_DEADLINE_EXCEEDED: _ClassVar[BatchFailureReason]
     BATCH_FAILURE_REASON_BAD_RESULT: _ClassVar[BatchFailureReason]
     BATCH_FAILURE_REASON_INTERNAL: _ClassVar[BatchFailureReason]
+    BATCH_FAILURE_REASON_EXECUTOR_HUNG: _ClassVar[BatchFailureReason]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_PENDING: JobState
 JOB_STATE_RUNNING: JobState
@@ -70,6 +71,7 @@ BATCH_FAILURE_REASON_CANCELLED: BatchFailureReason
 BATCH_FAILURE_REASON_DEADLINE_EXCEEDED: BatchFailureReason
 BATCH_FAILURE_REASON_BAD_RESULT: BatchFailureReason
 BATCH_FAILURE_REASON_INTERNAL: BatchFailureReason
+BATCH_FAILURE_REASON_EXECUTOR_HUNG: BatchFailureReason
 
 class Job(_message.Message):
     __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality")

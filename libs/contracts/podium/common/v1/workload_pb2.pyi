@@ -97,7 +97,7 @@ class BatchShape(_message.Message):
     def __init__(self, max_items: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("backend", "model_name", "revision", "local_path", "python_package", "hub_id", "pooling", "normalized", "max_tokens", "precision", "token_budget", "pretrained")
+    __slots__ = ("backend", "model_name", "revision", "local_path", "python_package", "hub_id", "pooling", "normalized", "max_tokens", "precision", "token_budget", "pretrained", "canaries")
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class ModelSpec(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_BUDGET_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
     backend: str
     model_name: str
     revision: str
@@ -122,7 +123,16 @@ class ModelSpec(_message.Message):
     precision: str
     token_budget: int
     pretrained: str
-    def __init__(self, backend: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., local_path: _Optional[str] = ..., python_package: _Optional[str] = ..., hub_id: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., normalized: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., precision: _Optional[str] = ..., token_budget: _Optional[int] = ..., pretrained: _Optional[str] = ...) -> None: ...
+    canaries: _containers.RepeatedCompositeFieldContainer[Canary]
+    def __init__(self, backend: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., local_path: _Optional[str] = ..., python_package: _Optional[str] = ..., hub_id: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., normalized: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., precision: _Optional[str] = ..., token_budget: _Optional[int] = ..., pretrained: _Optional[str] = ..., canaries: _Optional[_Iterable[_Union[Canary, _Mapping]]] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("text", "elements")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    elements: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, text: _Optional[str] = ..., elements: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TextPrefixes(_message.Message):
     __slots__ = ("query", "passage", "default_input_type")

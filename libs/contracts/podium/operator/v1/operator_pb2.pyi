@@ -37,7 +37,7 @@ POD_STATE_LOST: PodState
 POD_STATE_FAILED: PodState
 
 class Worker(_message.Message):
-    __slots__ = ("worker_id", "session_id", "hostname", "version", "pod_id", "replica_id", "devices", "status", "connect_time", "heartbeat_time")
+    __slots__ = ("worker_id", "session_id", "hostname", "version", "pod_id", "replica_id", "devices", "status", "connect_time", "heartbeat_time", "quarantine_reason")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Worker(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CONNECT_TIME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_TIME_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_REASON_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     session_id: str
     hostname: str
@@ -58,7 +59,8 @@ class Worker(_message.Message):
     status: _worker_pb2.Status
     connect_time: _timestamp_pb2.Timestamp
     heartbeat_time: _timestamp_pb2.Timestamp
-    def __init__(self, worker_id: _Optional[str] = ..., session_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., pod_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[_worker_pb2.Device, _Mapping]]] = ..., status: _Optional[_Union[_worker_pb2.Status, _Mapping]] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    quarantine_reason: str
+    def __init__(self, worker_id: _Optional[str] = ..., session_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., pod_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[_worker_pb2.Device, _Mapping]]] = ..., status: _Optional[_Union[_worker_pb2.Status, _Mapping]] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quarantine_reason: _Optional[str] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

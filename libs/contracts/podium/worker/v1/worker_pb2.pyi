@@ -122,18 +122,20 @@ class Device(_message.Message):
     def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., compute_capability: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("devices", "workloads", "total_credits", "in_hand", "draining")
+    __slots__ = ("devices", "workloads", "total_credits", "in_hand", "draining", "checked")
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_CREDITS_FIELD_NUMBER: _ClassVar[int]
     IN_HAND_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     workloads: _containers.RepeatedCompositeFieldContainer[WorkloadStatus]
     total_credits: int
     in_hand: _containers.RepeatedCompositeFieldContainer[Lease]
     draining: bool
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadStatus, _Mapping]]] = ..., total_credits: _Optional[int] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    checked: int
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadStatus, _Mapping]]] = ..., total_credits: _Optional[int] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., draining: _Optional[bool] = ..., checked: _Optional[int] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("index", "state", "reason", "resident_workloads", "vram_used_bytes", "utilization_percent", "temperature_celsius", "power_watts")
@@ -268,12 +270,14 @@ class Assign(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., job_id: _Optional[str] = ..., workload: _Optional[str] = ..., first_item: _Optional[int] = ..., item_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., payload_offset: _Optional[int] = ...) -> None: ...
 
 class Desired(_message.Message):
-    __slots__ = ("resident_workloads", "drain")
+    __slots__ = ("resident_workloads", "drain", "check")
     RESIDENT_WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     resident_workloads: _containers.RepeatedScalarFieldContainer[str]
     drain: bool
-    def __init__(self, resident_workloads: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ...) -> None: ...
+    check: int
+    def __init__(self, resident_workloads: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., check: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("lease",)
