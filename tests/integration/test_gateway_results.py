@@ -284,6 +284,33 @@ async def test_released_results_are_out_of_range(rig: gateway_rig.Rig) -> None:
         assert gateway_rig.detail(error, error_details_pb2.ErrorInfo).metadata["items_released"] == "10"
 
 
+async def test_expired_results_are_out_of_range_and_the_end_is_not(rig: gateway_rig.Rig) -> None:
+    job = await done_job(rig)
+    whole = await read_all(stream(rig, job.job_id))
+    await read_all(stream(rig, job.job_id, whole[5].cursor))
+    job.expire_time.FromJsonString("2026-11-20T00:00:00Z")
+    job.results_expired = True
+    for cursor, reason in ((whole[0].cursor, "RESULTS_RELEASED"), (whole[5].cursor, "RESULTS_EXPIRED")):
+        error = await refused(stream(rig, job.job_id, cursor), grpc.StatusCode.OUT_OF_RANGE)
+        assert gateway_rig.reason(error) == reason
+    assert gateway_rig.detail(error, error_details_pb2.ErrorInfo).metadata["expire_time"] == "2026-11-20T00:00:00Z"
+    last = await read_all(stream(rig, job.job_id, whole[-1].cursor))
+    assert [m.WhichOneof("result") for m in last] == ["end"]
+
+
+async def test_results_that_expire_ahead_of_an_open_stream_are_out_of_range(rig: gateway_rig.Rig) -> None:
+    job = rig.ledger.add_job("app-a", 20, 10)
+    call = stream(rig, job.job_id)
+    async with asyncio.timeout(gateway_rig.STEP_S):
+        await complete(rig, job, 0, rows_per_chunk=10)
+        await call.read()
+        job.results_expired = True
+        rig.ledger.batches[job.job_id].clear()
+        await finish(rig, job)
+        error = await refused(call, grpc.StatusCode.OUT_OF_RANGE)
+    assert gateway_rig.reason(error) == "RESULTS_EXPIRED"
+
+
 async def test_results_released_ahead_of_an_open_stream_are_out_of_range(rig: gateway_rig.Rig) -> None:
     job = rig.ledger.add_job("app-a", 20, 10)
     call = stream(rig, job.job_id)

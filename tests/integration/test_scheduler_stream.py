@@ -147,7 +147,11 @@ async def test_a_batch_goes_through_all_of_its_life(client: Client) -> None:
     assert [c.first_item for c in await client.results(job.job_id)] == [2]
     released = await client.release(job.job_id, 4)
     assert released.results_released
-    assert {b.state for b in await client.batches(job.job_id)} == {job_pb2.BATCH_STATE_DELIVERED}
+    async with asyncio.timeout(STEP_S):
+        while delivered := await client.batches(job.job_id):
+            assert {b.state for b in delivered} == {job_pb2.BATCH_STATE_DELIVERED}
+            await asyncio.sleep(0.05)
+    assert await client.job(job.job_id) == released
     assert await client.redis.keys(f"*{job.job_id}*") == []
 
 

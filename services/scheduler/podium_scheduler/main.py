@@ -21,6 +21,7 @@ from podium_scheduler.adapters import registry_file
 from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
 from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
+    archive_ledger,
     batch_ledger,
     cluster_ledger,
     database,
@@ -85,6 +86,7 @@ class _Stores:
     wakeups: wakeups.Wakeups
     leadership: leadership.Leadership
     jobs: job_ledger.JobLedger
+    archive: archive_ledger.ArchiveLedger
     batches: batch_ledger.BatchLedger
     sessions: session_ledger.SessionLedger
     cluster: cluster_ledger.ClusterLedger
@@ -105,6 +107,7 @@ def _stores(settings: SchedulerSettings) -> _Stores:
         wakeups=wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id),
         leadership=leadership.Leadership(settings.postgres_url, settings.replica_id),
         jobs=job_ledger.JobLedger(pool),
+        archive=archive_ledger.ArchiveLedger(pool),
         batches=batch_ledger.BatchLedger(pool, settings.retention),
         sessions=session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
         cluster=cluster_ledger.ClusterLedger(pool),
@@ -272,6 +275,13 @@ class Scheduler:
                 clock.SystemClock(),
                 settings.unservable_patience_s,
             ),
-            janitor.Janitor(stores.jobs, stores.sessions, stores.buffer, self._revocation, settings.retention),
+            janitor.Janitor(
+                stores.jobs,
+                stores.archive,
+                stores.sessions,
+                stores.buffer,
+                self._revocation,
+                janitor.Retention(settings.retention, timedelta(seconds=settings.job_retention_s)),
+            ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
         ]

@@ -49,7 +49,9 @@ class SchedulerSettings(ServiceSettings):
     aging_s: float = pydantic.Field(default=600.0, gt=0)
     """Waiting time that lifts a job by one priority, in seconds."""
     result_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)
-    """How long a finished job and its results are kept, in seconds."""
+    """How long the unread results of a finished job are kept, in seconds."""
+    job_retention_s: float = pydantic.Field(default=30 * 86_400.0, gt=0)
+    """How long the record of a finished job is kept, in seconds; no shorter than its results."""
     max_chunk_bytes: int = pydantic.Field(default=1 << 20, ge=64 << 10, le=4 << 20)
     """Largest `vectors` of a result chunk."""
 
@@ -69,7 +71,13 @@ class SchedulerSettings(ServiceSettings):
             raise ValueError(f"set {names}, or PODIUM_INSECURE=1 to serve loopback without tokens")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _retentions(self) -> SchedulerSettings:
+        if self.job_retention_s < self.result_retention_s:
+            raise ValueError("PODIUM_JOB_RETENTION_S must be at least PODIUM_RESULT_RETENTION_S")
+        return self
+
     @property
     def retention(self) -> timedelta:
-        """How long a finished job and its results are kept."""
+        """How long the unread results of a finished job are kept."""
         return timedelta(seconds=self.result_retention_s)

@@ -3,7 +3,7 @@
 Promises: every item of the job is covered exactly once, in order, by a chunk or a failure, and a StreamEnd
 follows; what a client has after the last cursor it made durable is what it would have had without the break.
 Results come from the store; what the store does not have is asked of the ledger: failed batches become
-BatchFailure at their place, released ones end the stream with OUT_OF_RANGE, unfinished ones are waited for.
+BatchFailure at their place, released and expired ones end the stream with OUT_OF_RANGE, unfinished ones are waited for.
 Wake-ups may be lost, so every wait also ends by itself after a second.
 
 At most two reads of about READ_BYTES are held for a stream: the one being written and the one after it.
@@ -53,7 +53,7 @@ class StreamResults:
     ) -> AsyncGenerator[bytes, None]:
         """Yields serialized StreamResultsResponse messages.
 
-        Raises errors.InvalidArgument, NotFound, OutOfRange (RESULTS_RELEASED), Unavailable.
+        Raises errors.InvalidArgument, NotFound, OutOfRange (RESULTS_RELEASED, RESULTS_EXPIRED), Unavailable.
         """
         job_id = refusals.job_id(request.job_id)
         job = await self._ledger.get_job(caller, job_id)
@@ -65,6 +65,8 @@ class StreamResults:
             job = await self._ledger.release_results(caller, job_id, place.batch)
         if place.batch < job.progress.items_released:
             raise released(job)
+        if job.results_expired and place.batch < job.progress.items_total:
+            raise expired(job)
         async with self._events.subscribe(job_id) as woken:
             relay = _Relay(self._ledger, self._store, self._clock, caller, job, woken, place)
             async with aclosing(relay.messages()) as messages:
@@ -87,6 +89,15 @@ def released(job: job_pb2.Job) -> errors.OutOfRange:
         f"results of the first {count} items were released and cannot be read again",
         reason="RESULTS_RELEASED",
         metadata={"items_released": str(count)},
+    )
+
+
+def expired(job: job_pb2.Job) -> errors.OutOfRange:
+    """The error for a read of results that nobody read while they were kept."""
+    return errors.OutOfRange(
+        f"the results of job {job.job_id} were kept until {job.expire_time.ToJsonString()} and are gone",
+        reason="RESULTS_EXPIRED",
+        metadata={"expire_time": job.expire_time.ToJsonString()},
     )
 
 
@@ -208,8 +219,10 @@ class _Relay:
         yield gateway_pb2.StreamResultsResponse(failure=failure, cursor=cursor).SerializeToString()
 
     async def _refusal(self) -> errors.PodiumError:
-        """Somebody has released the results ahead of this stream; a gap in the ledger would be our fault."""
+        """The results ahead of this stream were released or have expired; a gap in the ledger would be our fault."""
         job = await self._ledger.get_job(self._caller, self._job_id)
+        if job.results_expired:
+            return expired(job)
         if job.progress.items_released > self._place.batch or job.results_released:
             return released(job)
         return errors.Internal(f"the ledger has no batch that begins at item {self._place.batch}")

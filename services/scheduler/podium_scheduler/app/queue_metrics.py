@@ -14,7 +14,7 @@ WAITING = Gauge("podium_queue_pending_batches", "Batches that wait in the ledger
 AGE = Gauge("podium_queue_oldest_age_seconds", "Age of the oldest job with waiting batches.", ["workload"])
 DEPTH = Gauge("podium_queue_stream_batches", "References in the work stream.", ["workload"])
 CREDITS = Gauge("podium_queue_credits", "Credits of all open sessions.", ["workload"])
-JOBS = Gauge("podium_jobs", "Jobs in the ledger.", ["state"])
+JOBS = Gauge("podium_jobs", "Unfinished jobs in the ledger.", ["state"])
 BATCHES = Gauge("podium_batches", "Unfinished batches in the ledger.", ["state"])
 
 

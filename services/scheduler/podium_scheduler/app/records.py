@@ -77,6 +77,15 @@ class Job:
     finish_time: datetime | None
     deadline: datetime | None
     expire_time: datetime | None
+    results_expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStep:
+    """What one step took out of the hot table: batches, and the jobs of which that was the last."""
+
+    batches: int
+    jobs: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ BATCH_FAILURE_REASON_INTERNAL: BatchFailureReason
 BATCH_FAILURE_REASON_EXECUTOR_HUNG: BatchFailureReason
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality")
+    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality", "results_expired")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class Job(_message.Message):
     RESULTS_RELEASED_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_EXPIRED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     workload: str
@@ -114,7 +115,8 @@ class Job(_message.Message):
     results_released: bool
     cost: JobCost
     modality: _workload_pb2.Modality
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ...) -> None: ...
+    results_expired: bool
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., results_expired: _Optional[bool] = ...) -> None: ...
 
 class JobProgress(_message.Message):
     __slots__ = ("items_total", "items_succeeded", "items_failed", "items_truncated", "batches_total", "batches_finished", "items_released")

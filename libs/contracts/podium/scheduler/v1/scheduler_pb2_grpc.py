@@ -125,6 +125,7 @@ class SchedulerServiceServicer:
 
     def ListBatches(self, request, context):
         """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream.
+        Of a job whose results are all released or expired, only the FAILED ones are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

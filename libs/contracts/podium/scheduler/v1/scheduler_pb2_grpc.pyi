@@ -29,7 +29,9 @@ class SchedulerServiceStub:
     CancelJob: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CancelJobRequest, _scheduler_pb2.CancelJobResponse]
     """Cancels what is left of a job."""
     ListBatches: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListBatchesRequest, _scheduler_pb2.ListBatchesResponse]
-    """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream."""
+    """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream.
+    Of a job whose results are all released or expired, only the FAILED ones are kept.
+    """
     ReleaseResults: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReleaseResultsRequest, _scheduler_pb2.ReleaseResultsResponse]
     """Marks the results before an item as acknowledged, drops their payloads and trims the result stream."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListWorkloadsRequest, _scheduler_pb2.ListWorkloadsResponse]
@@ -88,7 +90,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.ListBatchesRequest,
         context: _aio.ServicerContext[_scheduler_pb2.ListBatchesRequest, _abc.Awaitable[_scheduler_pb2.ListBatchesResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.ListBatchesResponse]:
-        """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream."""
+        """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream.
+        Of a job whose results are all released or expired, only the FAILED ones are kept.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseResults(

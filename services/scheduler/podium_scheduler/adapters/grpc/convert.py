@@ -41,6 +41,7 @@ def job(record: records.Job) -> job_pb2.Job:
         expire_time=timestamp(record.expire_time),
         results_released=record.items_released == record.item_count,
         modality=workload_pb2.Modality.Name(record.modality),
+        results_expired=record.results_expired,
     )
 
 

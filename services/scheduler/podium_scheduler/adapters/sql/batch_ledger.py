@@ -207,7 +207,8 @@ _JOBS_OF = text("SELECT DISTINCT job_id FROM batches WHERE batch_id = ANY(CAST(:
 
 _JOBS_WITH_RESULTS = text("""
     SELECT job_id FROM jobs
-    WHERE job_id > :after AND batches_finished > 0 AND items_released < item_count
+    WHERE NOT archived AND job_id > :after AND batches_finished > 0 AND items_released < item_count
+      AND NOT results_expired
     ORDER BY job_id LIMIT :limit
 """)
 
@@ -225,6 +226,7 @@ _RECOMPUTE = text("""
         items_truncated = 0
     FROM lost, jobs j
     WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('PENDING', 'RUNNING', 'COMPLETED')
+      AND NOT j.results_expired
     RETURNING b.batch_id, b.job_id, lost.items_succeeded, lost.items_failed, lost.items_truncated
 """)
 
@@ -240,6 +242,7 @@ _LOSE = text("""
         items_truncated = 0
     FROM lost, jobs j
     WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('CANCELLED', 'EXPIRED')
+      AND NOT j.results_expired
     RETURNING b.job_id, b.item_count, lost.items_succeeded, lost.items_failed, lost.items_truncated
 """)
 
@@ -261,8 +264,11 @@ _WAITING_WORKLOADS = text("""
     SELECT workload FROM found WHERE workload IS NOT NULL
 """)
 
-# Jobs by an index-only scan would count history too; what finished long ago is the janitor's to remove.
-_JOB_COUNTS = text("SELECT state, count(*) AS n FROM jobs GROUP BY state")
+# Of jobs only those that are active: counting the others would read all of history again and again.
+_JOB_COUNTS = text("""
+    SELECT count(*) FILTER (WHERE state = 'PENDING') AS pending, count(*) FILTER (WHERE state = 'RUNNING') AS running
+    FROM jobs WHERE state IN ('PENDING', 'RUNNING')
+""")
 # Only a LEASED batch has a session, and this is how the partial index on it says so.
 _OPEN_BATCH_COUNTS = text("""
     SELECT 'QUEUED' AS state, count(*) AS n FROM batches WHERE state = 'QUEUED'
@@ -305,11 +311,11 @@ class BatchLedger:
 
     @ledger_call
     async def counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Jobs by state, and unfinished batches by state."""
+        """Active jobs by state, and unfinished batches by state."""
         async with self._database.transaction() as connection:
-            jobs = (await connection.execute(_JOB_COUNTS)).all()
+            jobs = (await connection.execute(_JOB_COUNTS)).one()
             open_batches = (await connection.execute(_OPEN_BATCH_COUNTS)).all()
-        return {r.state: r.n for r in jobs}, {r.state: int(r.n) for r in open_batches}
+        return {"PENDING": jobs.pending, "RUNNING": jobs.running}, {r.state: int(r.n) for r in open_batches}
 
     @ledger_call
     async def candidates(self, workload: str, per_level: int) -> tuple[list[fairness.Candidate], dict[str, int]]:

@@ -74,16 +74,19 @@ _RELEASE_JOB = text("""
     WHERE job_id = :job_id
 """)
 
+_LIST_BATCHES = text("""
+    SELECT first_item, item_count, state, attempt, failure_reason, failure_message
+    FROM batches WHERE job_id = :job_id AND first_item >= :from_item
+    UNION ALL
+    SELECT first_item, item_count, 'FAILED', attempt, failure_reason, failure_message
+    FROM failed_batches WHERE job_id = :job_id AND first_item >= :from_item
+    ORDER BY first_item LIMIT :limit
+""")
+
 _DUE_DEADLINES = text("""
     SELECT job_id FROM jobs
     WHERE deadline <= now() AND deadline IS NOT NULL AND state IN ('PENDING', 'RUNNING')
     ORDER BY deadline LIMIT :limit
-""")
-
-_DELETE_EXPIRED = text("""
-    DELETE FROM jobs WHERE job_id IN (
-        SELECT job_id FROM jobs WHERE expire_time <= now() ORDER BY expire_time LIMIT :limit FOR UPDATE SKIP LOCKED)
-    RETURNING job_id
 """)
 
 _APP_OF_TOKEN = text("SELECT app_id FROM app_tokens WHERE token_sha256 = :token_sha256 AND revoke_time IS NULL")
@@ -197,19 +200,10 @@ class JobLedger:
 
     @ledger_call
     async def list_batches(self, job_id: UUID, from_item: int, limit: int) -> list[records.Batch]:
-        """Batches of a job from an item on, by first_item."""
-        table = schema.batches.c
-        query = (
-            select(
-                table.first_item, table.item_count, table.state, table.attempt, table.failure_reason,
-                table.failure_message,
-            )
-            .where(table.job_id == job_id, table.first_item >= from_item)
-            .order_by(table.first_item)
-            .limit(limit)
-        )  # fmt: skip
+        """Batches of a job from an item on, by first_item. Of an archived job those that failed are left."""
+        values = {"job_id": job_id, "from_item": from_item, "limit": limit}
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = (await connection.execute(_LIST_BATCHES, values)).all()
         return [
             records.Batch(
                 r.first_item,
@@ -251,21 +245,18 @@ class JobLedger:
 
     @ledger_call
     async def release(self, app_id: str, job_id: UUID, before_item: int) -> records.Job | None:
-        """Marks the finished batches that end at or before an item as acknowledged and drops their payloads."""
+        """Marks the finished batches that end at or before an item as acknowledged and drops their payloads.
+
+        Changes nothing once the results have expired: then the batches are leaving the ledger.
+        """
         async with self._database.transaction() as connection:
             job = await _read(connection, app_id, job_id, lock=True)
-            if job is None or before_item <= job.items_released:
+            if job is None or before_item <= job.items_released or job.results_expired:
                 return job
             values = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
             await connection.execute(_RELEASE_BATCHES, values)
             await connection.execute(_RELEASE_JOB, {"job_id": job_id, "before_item": before_item})
             return await _read(connection, app_id, job_id)
-
-    @ledger_call
-    async def delete_expired(self, limit: int) -> list[UUID]:
-        """Deletes up to `limit` jobs whose retention has passed, with their batches."""
-        async with self._database.transaction() as connection:
-            return list((await connection.scalars(_DELETE_EXPIRED, {"limit": limit})).all())
 
 
 _JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select, text, tuple_, update
+from sqlalchemy import RowMapping, Select, Table, func, select, text, tuple_, union_all, update
 from sqlalchemy.dialects import postgresql
 
 from podium_scheduler.adapters.sql import leadership, schema
@@ -125,6 +125,7 @@ class Stats:
 
 _APP = tuple(schema.apps.c[name] for name in App.__dataclass_fields__)
 _WORKER = tuple(schema.sessions.c[name] for name in Worker.__dataclass_fields__)
+_FAILED = batches.State.FAILED.value
 _LIVE = (schema.sessions.c.state != "ENDED") & (schema.sessions.c.expire_time > func.now())
 
 
@@ -210,21 +211,12 @@ class OperatorLedger:
     @ledger_call
     async def failures(self, workload: str, before: tuple[datetime, int] | None, limit: int) -> list[Failure]:
         """Failed batches, newest first, older than `before` (finish_time, batch_id); '' for all workloads."""
-        table, jobs = schema.batches.c, schema.jobs.c
-        statement = (
-            select(
-                table.batch_id, jobs.app_id, table.job_id, jobs.workload, table.first_item, table.item_count,
-                table.failure_reason, table.failure_message, table.attempt, table.finish_time,
-            )
-            .join_from(schema.batches, schema.jobs)
-            .where(table.state == batches.State.FAILED.value)
-            .order_by(table.finish_time.desc(), table.batch_id.desc())
-            .limit(limit)
-        )  # fmt: skip
-        if workload:
-            statement = statement.where(jobs.workload == workload)
-        if before is not None:
-            statement = statement.where(tuple_(table.finish_time, table.batch_id) < tuple_(*before))
+        # Each table gives its newest from an index, so that a page costs a page, however much has failed.
+        hot = _failures(schema.batches, workload, before, limit).where(schema.batches.c.state == _FAILED)
+        both = union_all(
+            hot.subquery().select(), _failures(schema.failed_batches, workload, before, limit).subquery().select()
+        )
+        statement = both.order_by(text("finish_time DESC, batch_id DESC")).limit(limit)
         async with self._database.transaction() as connection:
             return [_failure(row) for row in (await connection.execute(statement)).mappings()]
 
@@ -233,6 +225,25 @@ class OperatorLedger:
         """Figures of the whole system."""
         async with self._database.transaction() as connection:
             return Stats(*(await connection.execute(_STATS, {"lock_key": leadership.LOCK_KEY})).one())
+
+
+def _failures(table: Table, workload: str, before: tuple[datetime, int] | None, limit: int) -> Select[Any]:
+    """Batches of a table, newest first, with their jobs' app and workload."""
+    batch, jobs = table.c, schema.jobs.c
+    statement = (
+        select(
+            batch.batch_id, jobs.app_id, batch.job_id, jobs.workload, batch.first_item, batch.item_count,
+            batch.failure_reason, batch.failure_message, batch.attempt, batch.finish_time,
+        )
+        .join_from(table, schema.jobs)
+        .order_by(batch.finish_time.desc(), batch.batch_id.desc())
+        .limit(limit)
+    )  # fmt: skip
+    if workload:
+        statement = statement.where(jobs.workload == workload)
+    if before is not None:
+        statement = statement.where(tuple_(batch.finish_time, batch.batch_id) < tuple_(*before))
+    return statement
 
 
 def _failure(row: RowMapping) -> Failure:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -39,6 +40,13 @@ metadata = MetaData(
 )
 
 _now = func.now()
+
+ARCHIVE_DUE = """
+CASE
+    WHEN (archived OR (finish_time IS NULL)) THEN NULL::timestamp with time zone
+    WHEN (items_released = item_count) THEN finish_time
+    ELSE expire_time
+END"""
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[object]:
@@ -103,6 +111,17 @@ jobs = Table(
     _time("finish_time"),
     _time("deadline"),
     _time("expire_time"),
+    # The results were still unread when their retention ended: nobody can read them again.
+    Column("results_expired", Boolean, nullable=False, server_default=text("false")),
+    # True once the job's batches have left the hot table; see `archive_ledger.py`.
+    Column("archived", Boolean, nullable=False, server_default=text("false")),
+    # When they may: at once when all results are released, else when the retention of the results ends. Generated, so
+    # that no statement can forget it; written as Postgres prints it, so that the migrations can be checked against it.
+    Column(
+        "archive_due",
+        DateTime(timezone=True),
+        Computed(ARCHIVE_DUE, persisted=True),
+    ),
     UniqueConstraint("app_id", "request_id"),
     CheckConstraint("state IN ('PENDING','RUNNING','COMPLETED','CANCELLED','EXPIRED')", name="state"),
     CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
@@ -116,6 +135,8 @@ jobs = Table(
         name="completed_has_every_outcome",
     ),
     CheckConstraint("(state IN ('PENDING','RUNNING')) = (finish_time IS NULL)", name="final_has_finish_time"),
+    CheckConstraint("NOT archived OR finish_time IS NOT NULL", name="archived_is_final"),
+    CheckConstraint("NOT archived OR results_expired OR items_released = item_count", name="archived_is_over"),
     CheckConstraint("feedable = (batches_pending > 0 AND state IN ('PENDING','RUNNING'))", name="feedable"),
 )
 Index("ix_jobs_list", jobs.c.app_id, jobs.c.create_time.desc(), jobs.c.job_id.desc())
@@ -134,7 +155,10 @@ Index(
     jobs.c.deadline,
     postgresql_where=text("deadline IS NOT NULL AND state IN ('PENDING','RUNNING')"),
 )
-Index("ix_jobs_expire_time", jobs.c.expire_time, postgresql_where=text("expire_time IS NOT NULL"))
+Index("ix_jobs_archive_due", jobs.c.archive_due, postgresql_where=text("archive_due IS NOT NULL"))
+Index("ix_jobs_archived", jobs.c.finish_time, postgresql_where=jobs.c.archived)
+# The jobs that still have batches, for whoever walks through all of them: history does not count.
+Index("ix_jobs_unarchived", jobs.c.job_id, postgresql_where=text("NOT archived"))
 
 sessions = Table(
     "sessions",
@@ -212,6 +236,23 @@ Index("ix_batches_queued", batches.c.queue_time, postgresql_where=batches.c.stat
 # Only a LEASED batch has a session; said this way, the index also serves the foreign key's own look-ups.
 Index("ix_batches_leased", batches.c.session_id, postgresql_where=text("session_id IS NOT NULL"))
 Index("ix_batches_failed", batches.c.finish_time.desc(), postgresql_where=batches.c.state == "FAILED")
+
+# What is kept of the batches of archived jobs: those that were given up, for operators. Cold: nothing that runs all the
+# time reads it. Written once, removed with the job.
+failed_batches = Table(
+    "failed_batches",
+    metadata,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_id", Uuid, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
+    Column("first_item", Integer, nullable=False),
+    Column("item_count", Integer, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("failure_reason", Text, nullable=False),
+    Column("failure_message", Text),
+    _time("finish_time", nullable=False),
+)
+Index("ix_failed_batches_job_id", failed_batches.c.job_id, failed_batches.c.first_item)
+Index("ix_failed_batches_finish_time", failed_batches.c.finish_time.desc(), failed_batches.c.batch_id.desc())
 
 # One row. The term grows with each new leader; the epoch names the life of the Redis that the ledger has filled.
 cluster = Table(
