@@ -17,6 +17,7 @@ from podium.common.v1 import item_pb2, job_pb2, result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_worker.adapters.hash_backend import hash_vectors
 from tests.support import fake_scheduler as fake
+from tests.support import processes
 
 TEXTS = [f"text {number}, Übergröße 漢字" for number in range(300)]
 
@@ -137,7 +138,7 @@ async def test_a_killed_executor_is_replaced_and_the_stream_stays(tmp_path: Path
         session = await scheduler.session()
         await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_IDLE)
         executor = process.executors()[0]
-        os.kill(executor, signal.SIGSTOP)
+        await processes.freeze(executor)
         assigned = [scheduler.assignment("wide", TEXTS) for _ in range(3)]
         for assign in assigned:
             session.say(assign=assign)
@@ -234,7 +235,7 @@ async def test_a_drain_that_takes_too_long_hands_back(tmp_path: Path) -> None:
         session.say(assign=finished)
         await session.result()
         executor = process.executors()[0]
-        os.kill(executor, signal.SIGSTOP)
+        await processes.freeze(executor)
         waiting = scheduler.assignment("hash-64", TEXTS)
         session.say(assign=waiting)
         await session.status(lambda s: len(s.in_hand) == 2)
@@ -287,3 +288,82 @@ async def test_minilm_is_loaded_when_desired_and_truncation_is_told(tmp_path: Pa
         assert done.token_count == 3 + 256
         assert chunk.provenance.pooling == workload_pb2.POOLING_MEAN
         assert chunk.provenance.precision == "float32"
+
+
+async def test_a_batch_in_the_executor_is_stopped_at_the_next_micro_batch(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path, fault_delay_s="0.2") as process:
+        session = await scheduler.session()
+        slow = scheduler.assignment("hash-64", TEXTS)
+        session.say(assign=slow)
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_BUSY)
+        session.say(cancel=worker_pb2.Cancel(lease=slow.lease))
+        await session.status(lambda s: not s.in_hand)
+        after = scheduler.assignment("hash-64", TEXTS[:3])
+        session.say(assign=after)
+        _, done = await session.result()
+        assert done.lease == after.lease
+        metrics = process.ready()["metrics"]
+        assert await processes.metric(metrics, "podium_worker_batches_total", outcome="dropped") == 1
+        # All of it would have been 300 items.
+        assert await processes.metric(metrics, "podium_worker_items_computed_total") < 150
+
+
+async def test_an_executor_that_stands_still_is_replaced_and_its_batch_told(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    settings = {"fault_hang": "never returns", "stillness_limit_s": "2"}
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path, **settings) as process:
+        session = await scheduler.session()
+        stuck = scheduler.assignment("hash-64", ["this one never returns"])
+        waiting = scheduler.assignment("hash-64", TEXTS)
+        session.say(assign=stuck)
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_BUSY)
+        session.say(assign=waiting)
+        told = {f.lease.batch_id: f for f in [await session.next("failed") for _ in range(2)]}
+        assert told[stuck.lease.batch_id].reason == job_pb2.BATCH_FAILURE_REASON_EXECUTOR_HUNG
+        assert not told[stuck.lease.batch_id].handed_back
+        assert told[waiting.lease.batch_id].handed_back
+        again = scheduler.assignment("hash-64", TEXTS)
+        session.statuses.clear()
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_IDLE)
+        session.say(assign=again)
+        chunks, _ = await session.result()
+        assert np.array_equal(_matrix(chunks), _expected(TEXTS))
+        assert len(process.executors()) == 2
+
+
+async def test_a_device_that_computes_nans_is_out_of_service_until_its_canary_passes(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path, fault_corrupt="nan") as process:
+        session = await scheduler.session()
+        small = scheduler.assignment("hash-64", TEXTS[:3])
+        session.say(assign=small)
+        await session.result()
+        session.acknowledge(small.lease)
+        large = scheduler.assignment("hash-64", TEXTS)
+        session.say(assign=large)
+        failed = await session.next("failed")
+        assert failed.lease == large.lease and failed.handed_back
+        status = await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_FAULTED)
+        assert (
+            status.devices[0].reason == "The canary of workload 'hash-64' failed: its vectors hold a NaN or an infinity"
+        )
+        assert all(w.credits == 0 for w in status.workloads)
+        session.statuses.clear()
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_READY)
+        assert len(process.executors()) == 2
+        session.say(assign=scheduler.assignment("hash-64", TEXTS[:3]))
+        chunks, _ = await session.result()
+        assert np.array_equal(_matrix(chunks), _expected(TEXTS[:3]))
+
+
+async def test_a_check_is_answered_in_the_status(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path) as process:
+        session = await scheduler.session()
+        session.say(desired=worker_pb2.Desired(resident_workloads=["hash-64"]))
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_READY)
+        session.say(desired=worker_pb2.Desired(resident_workloads=["hash-64"], check=7))
+        await session.status(lambda s: s.checked == 7)
+        metrics = process.ready()["metrics"]
+        assert await processes.metric(metrics, "podium_worker_canaries_total", outcome="passed") == 1

@@ -9,17 +9,24 @@ from podium_runtime.grpc_server import DEFAULT_MESSAGE_BYTES
 
 
 def open_channel(
-    address: str, *, tls: settings.TlsFiles | None = None, max_message_bytes: int = DEFAULT_MESSAGE_BYTES
+    address: str,
+    *,
+    tls: settings.TlsFiles | None = None,
+    max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
+    keepalive: tuple[float, float] = (20.0, 10.0),
 ) -> grpc.aio.Channel:
     """Opens a channel to `host:port` or to several of them (`h1:p1,h2:p2`: round robin over those that answer).
+
+    `keepalive`: after so many seconds without a byte from the other side a ping is sent, and so many more without an
+    answer end the connection.
 
     Send the token with each call (`metadata=auth.authorization(token) + tracing.outgoing()`).
     """
     options = (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", round(keepalive[0] * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive[1] * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.lb_policy_name", "round_robin"),

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import socket
 import sys
 import uuid
@@ -16,7 +17,7 @@ from podium_runtime import metrics as metrics_server
 from podium_worker.adapters import discovery, executor_process, metrics
 from podium_worker.adapters.session import connection, messages
 from podium_worker.adapters.session.outbox import SessionOutbox
-from podium_worker.app import drain
+from podium_worker.app import drain, watchdog
 from podium_worker.app.worker import Worker
 from podium_worker.domain import devices
 from podium_worker.settings import WorkerSettings
@@ -41,7 +42,14 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         raise SystemExit(2) from None
     backends = available_backends()
     outbox = SessionOutbox()
-    worker = Worker(outbox, metrics.PrometheusObserver(), time, limits=config.limits, backends=backends)
+    worker = Worker(
+        outbox,
+        metrics.PrometheusObserver(),
+        time,
+        limits=config.limits,
+        backends=backends,
+        stillness=config.stillness,
+    )
     executors = _executors(config, found, worker, time)
     worker.attach(executors)
     session = connection.Connection(
@@ -55,11 +63,12 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(executor.run()) for executor in executors]
+        background.append(group.create_task(watchdog.watch(worker, time)))
         background.append(group.create_task(session.fence()))
         background.append(group.create_task(_report_ready(config, session, metrics_address)))
         background.append(group.create_task(session.run()))
         reason = await _until_end(stop, session)
-        await drain.drain(worker, session, reason, config.shutdown_grace_s)
+        await drain.drain(worker, session, reason, config.shutdown_grace_s, _second_signal(stop))
         for task in background:
             task.cancel()
 
@@ -100,6 +109,19 @@ async def _report_ready(config: WorkerSettings, session: connection.Connection, 
     await session.welcomed.wait()
     ready = {"service": "worker", "pid": os.getpid(), "metrics": metrics_address}
     lifecycle.write_ready_file(config.ready_file, ready)
+
+
+def _second_signal(stop: asyncio.Event) -> asyncio.Event:
+    """Set by the next SIGTERM or SIGINT after the one that set `stop`, or by the first if the scheduler drains us."""
+    hurry = asyncio.Event()
+
+    def heard() -> None:
+        stop.set()
+        hurry.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, heard)
+    return hurry
 
 
 async def _until_end(stop: asyncio.Event, session: connection.Connection) -> str:

@@ -9,7 +9,7 @@ import pydantic
 from pydantic_settings import NoDecode
 
 from podium_runtime import settings
-from podium_worker.domain import credits
+from podium_worker.domain import credits, progress
 
 _MIB = 1024 * 1024
 
@@ -43,6 +43,10 @@ class WorkerSettings(settings.ServiceSettings):
     """Payloads and unacknowledged results together, in bytes, about."""
     max_payload_bytes: int = pydantic.Field(default=128 * _MIB, ge=1024)
     """Largest payload of one batch once decompressed, in bytes."""
+    stillness_limit_s: float = pydantic.Field(default=60.0, gt=0)
+    """How long an executor with work may finish no micro-batch and no other step before it is killed, in seconds."""
+    load_limit_s: float = pydantic.Field(default=600.0, gt=0)
+    """How long an executor may take to start, and to load a model that names no `load_timeout`, in seconds."""
     connect_timeout_s: float = pydantic.Field(default=10.0, gt=0)
     """How long the scheduler may take to say Welcome."""
 
@@ -80,6 +84,11 @@ class WorkerSettings(settings.ServiceSettings):
             maximum=max(self.min_batches_in_hand, self.max_batches_in_hand),
             max_bytes=self.max_bytes_in_hand,
         )
+
+    @property
+    def stillness(self) -> progress.Limits:
+        """When an executor is taken for hung."""
+        return progress.Limits(work_s=self.stillness_limit_s, load_s=self.load_limit_s)
 
     def threads(self, executors: int) -> int:
         """Threads of one executor's computation."""

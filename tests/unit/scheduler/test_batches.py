@@ -71,7 +71,8 @@ def test_a_batch_that_crashed_its_executor_is_halved_whatever_its_attempt(items:
 
 def test_a_single_item_gets_a_second_attempt_and_then_a_typed_failure() -> None:
     assert batches.after_crash(1, 1, POLICY) == batches.Retry(timedelta(seconds=1))
-    assert batches.after_crash(2, 1, POLICY) == batches.GiveUp(FailureReason.EXECUTOR_CRASHED, batches.POISON)
+    for reason, message in batches.POISON.items():
+        assert batches.after_crash(2, 1, POLICY, reason) == batches.GiveUp(reason, message)
 
 
 def test_a_crash_that_cannot_be_retried_or_was_handed_back_halves_nothing() -> None:

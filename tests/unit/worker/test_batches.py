@@ -35,7 +35,7 @@ def test_a_lost_executor_blames_only_what_it_worked_on(state: State, effect: Eff
     assert advance(state, Event.EXECUTOR_LOST) == Move(None, effect)
 
 
-@pytest.mark.parametrize("event", [Event.EXECUTOR_LOST, Event.DRAIN_EXPIRED, Event.FAILED, Event.RESULT_READY])
+@pytest.mark.parametrize("event", [Event.EXECUTOR_LOST, Event.HANDED_BACK, Event.FAILED, Event.RESULT_READY])
 def test_a_finished_batch_waits_for_its_ack(event: Event) -> None:
     assert advance(State.FINISHED, event) == Move(State.FINISHED, Effect.NONE)
 
@@ -48,7 +48,7 @@ def test_a_finished_batch_waits_for_its_ack(event: Event) -> None:
         (Event.FENCED, Effect.STOP_WORK),
         (Event.ACKED, Effect.STOP_WORK),
         (Event.FAILED, Effect.REPORT_FAILURE),
-        (Event.DRAIN_EXPIRED, Effect.HAND_BACK),
+        (Event.HANDED_BACK, Effect.HAND_BACK),
     ],
 )
 def test_what_ends_the_work(state: State, event: Event, effect: Effect) -> None:

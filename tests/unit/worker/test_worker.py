@@ -29,6 +29,13 @@ class FakeExecutor:
     def cancel(self, key: str) -> None:
         self.said.append(("cancel", key))
 
+    def check(self, workload: str) -> None:
+        self.said.append(("check", workload))
+
+    def kill(self) -> None:
+        self.up = False
+        self.said.append(("kill", ""))
+
 
 class FakeOutbox:
     """Keeps what would be sent."""
@@ -52,7 +59,10 @@ class Deaf:
     def batch_failed(self, workload: str, failure: ports.Failure) -> None: ...
     def model_loaded(self, workload: str, seconds: float) -> None: ...
     def model_unavailable(self, workload: str) -> None: ...
-    def executor_lost(self, device: int) -> None: ...
+    def items_computed(self, workload: str, items: int) -> None: ...
+    def batch_dropped(self, workload: str) -> None: ...
+    def executor_lost(self, device: int, *, hung: bool) -> None: ...
+    def canary(self, workload: str, *, passed: bool) -> None: ...
 
 
 WORKLOAD = ports.Workload("texts", devices.Needs("hash"), dimension=4, spec=b"spec")
@@ -79,7 +89,7 @@ class Rig:
 
     def finish(self, lease: leases.Lease, *, compute_s: float = 0.1) -> None:
         frames = [b"chunk", b"done"]
-        self.worker.finished(lease.key, ports.Result(frames, 0, 0, 50, 0.0, 0.0, compute_s, 0.0))
+        self.worker.finished(0, lease.key, ports.Result(frames, "texts", 10, 0, 0, 50, 0.0, 0.0, compute_s, 0.0))
 
     def credits(self) -> int:
         return self.worker.view().offers[0].credits
@@ -88,7 +98,7 @@ class Rig:
 def test_a_result_is_sent_kept_and_forgotten_after_its_ack() -> None:
     rig = Rig()
     lease = rig.assign(1)
-    rig.worker.computing(lease.key)
+    rig.worker.computing(0, lease.key)
     assert rig.worker.view().devices[0].state == "BUSY"
     rig.finish(lease)
     assert rig.outbox.sent == [b"chunk", b"done"]
@@ -101,7 +111,7 @@ def test_a_result_is_sent_kept_and_forgotten_after_its_ack() -> None:
 def test_a_crash_blames_what_was_computed_and_hands_back_the_rest() -> None:
     rig = Rig()
     computed, waiting, finished = rig.assign(1), rig.assign(2), rig.assign(3)
-    rig.worker.computing(computed.key)
+    rig.worker.computing(0, computed.key)
     rig.finish(finished)
     rig.executors[0].up = False
     rig.worker.executor_lost(0)
@@ -160,10 +170,10 @@ def test_a_missing_model_is_tried_again_later() -> None:
     assert rig.outbox.failures[0][0] == lease
     assert rig.outbox.failures[0][1].reason == "MODEL_UNAVAILABLE"
     rig.clock.advance(299)
-    rig.worker.tick()
+    rig.worker.tick(0.5)
     assert ("load", "texts") not in rig.executors[0].said
     rig.clock.advance(2)
-    rig.worker.tick()
+    rig.worker.tick(0.5)
     assert ("load", "texts") in rig.executors[0].said
     rig.worker.loaded(0, "texts", 1.5)
     assert rig.credits() == 2
@@ -196,8 +206,8 @@ def test_only_what_matters_wakes_the_heartbeat() -> None:
     rig = Rig()
     rig.worker.changed.clear()
     lease = rig.assign(1)
-    rig.worker.preparing(lease.key)
-    rig.worker.computing(lease.key)
+    rig.worker.preparing(0, lease.key)
+    rig.worker.computing(0, lease.key)
     assert not rig.worker.changed.is_set()
     rig.worker.begin_drain()
     assert rig.worker.changed.is_set()
@@ -217,7 +227,7 @@ def test_a_bisection_is_no_fault_but_what_never_ends_is() -> None:
     def die_of(number: int) -> int:
         rig.worker.executor_up(0)
         rig.worker.executor_ready(0)
-        rig.worker.computing(rig.assign(number).key)
+        rig.worker.computing(0, rig.assign(number).key)
         return rig.worker.executor_lost(0)
 
     assert [die_of(number) for number in range(12)] == [1] * 12
@@ -234,7 +244,7 @@ def test_a_bisection_is_no_fault_but_what_never_ends_is() -> None:
 def test_a_batch_that_waited_for_a_model_is_not_to_blame_for_its_load() -> None:
     rig = Rig()
     lease = rig.assign(1)
-    rig.worker.preparing(lease.key)
+    rig.worker.preparing(0, lease.key)
     rig.worker.loading(0, "texts")
     rig.worker.executor_lost(0)
     ((told, failure),) = rig.outbox.failures

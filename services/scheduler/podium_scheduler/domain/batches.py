@@ -8,7 +8,7 @@ stateDiagram-v2
     QUEUED --> PENDING: refeed (its entry is gone from Redis)
     LEASED --> COMPLETED: complete
     LEASED --> PENDING: retry, hand back, or lease lost
-    LEASED --> PENDING: split (its executor crashed; each half is a batch)
+    LEASED --> PENDING: split (its executor crashed or hung; each half is a batch)
     LEASED --> FAILED: give up
     PENDING --> FAILED: give up (nobody can serve it)
     QUEUED --> FAILED: give up (nobody can serve it)
@@ -109,6 +109,7 @@ class FailureReason(StrEnum):
 
     WORKER_LOST = "WORKER_LOST"
     EXECUTOR_CRASHED = "EXECUTOR_CRASHED"
+    EXECUTOR_HUNG = "EXECUTOR_HUNG"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     BAD_PAYLOAD = "BAD_PAYLOAD"
@@ -170,7 +171,11 @@ class Split:
 
 Outcome = Retry | GiveUp | Split
 
-POISON = "this item alone kills the process that computes it"
+POISON = {
+    FailureReason.EXECUTOR_CRASHED: "this item alone kills the process that computes it",
+    FailureReason.EXECUTOR_HUNG: "this item alone brings the process that computes it to a standstill",
+}
+"""What is said of an item that stands alone, by what it does to its executor."""
 
 
 def after_failure(
@@ -180,15 +185,17 @@ def after_failure(
     if handed_back:
         # Not at once: a worker that hands everything back must not spin with it.
         return Retry(policy.first_delay, counts=False)
-    if retryable and reason is FailureReason.EXECUTOR_CRASHED:
-        return after_crash(attempt, items, policy)
+    if retryable and reason in POISON:
+        return after_crash(attempt, items, policy, reason)
     if not retryable or attempt >= policy.max_attempts:
         return GiveUp(reason)
     return Retry(policy.delay(attempt))
 
 
-def after_crash(attempt: int, items: int, policy: RetryPolicy) -> Outcome:
-    """What becomes of a batch that was being worked on when its executor died.
+def after_crash(
+    attempt: int, items: int, policy: RetryPolicy, reason: FailureReason = FailureReason.EXECUTOR_CRASHED
+) -> Outcome:
+    """What becomes of a batch that was being worked on when its executor died, or was killed because it stood still.
 
     Any of its items may be the poison, and any neighbour in the executor: so it is halved until the poison stands
     alone, which one item in n does after at most log2(n) + 1 crashes, and is given up at the next one. An item that
@@ -197,5 +204,5 @@ def after_crash(attempt: int, items: int, policy: RetryPolicy) -> Outcome:
     if items > 1:
         return Split(items // 2, items - items // 2)
     if attempt > 1:
-        return GiveUp(FailureReason.EXECUTOR_CRASHED, POISON)
+        return GiveUp(reason, POISON[reason])
     return Retry(policy.delay(attempt))

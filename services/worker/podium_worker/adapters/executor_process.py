@@ -25,7 +25,7 @@ from podium_worker.domain import backoff, devices
 log = logs.get_logger(__name__)
 
 _READ_BUFFER_BYTES = 4 * 1024 * 1024
-_STOP_GRACE_S = 2.0
+_STOP_GRACE_S = 0.5
 # A process that lived this long did not die of its start; the pause begins small again.
 _HEALTHY_AFTER_S = 60.0
 
@@ -49,11 +49,14 @@ class Listener(Protocol):
     def loading(self, device: int, workload: str) -> None: ...
     def loaded(self, device: int, workload: str, seconds: float) -> None: ...
     def unavailable(self, device: int, workload: str, reason: str) -> None: ...
-    def preparing(self, key: str) -> None: ...
-    def computing(self, key: str) -> None: ...
-    def progressed(self, key: str, frame: bytes) -> None: ...
-    def finished(self, key: str, result: ports.Result) -> None: ...
-    def failed(self, key: str, failure: ports.Failure) -> None: ...
+    def checked(self, device: int, workload: str) -> None: ...
+    def faulty(self, device: int, workload: str, reason: str) -> None: ...
+    def preparing(self, device: int, key: str) -> None: ...
+    def computing(self, device: int, key: str) -> None: ...
+    def progressed(self, device: int, key: str, frame: bytes) -> None: ...
+    def dropped(self, device: int, key: str, workload: str, items: int) -> None: ...
+    def finished(self, device: int, key: str, result: ports.Result) -> None: ...
+    def failed(self, device: int, key: str, failure: ports.Failure) -> None: ...
 
 
 class ExecutorProcess:
@@ -65,6 +68,7 @@ class ExecutorProcess:
         self._listener = listener
         self._clock = time
         self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     @property
     def device(self) -> devices.Device:
@@ -83,6 +87,16 @@ class ExecutorProcess:
 
     def cancel(self, key: str) -> None:
         self._send(wire.Kind.CANCEL, {"key": key})
+
+    def check(self, workload: str) -> None:
+        self._send(wire.Kind.CHECK, {"workload": workload})
+
+    def kill(self) -> None:
+        # Nothing reaches it any more, even if a driver holds the process for a while.
+        self._writer = None
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def run(self) -> None:
         """Keeps one process alive until cancelled; then ends it."""
@@ -107,13 +121,13 @@ class ExecutorProcess:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=_READ_BUFFER_BYTES)
-        self._writer = writer
+        self._writer, self._process = writer, process
         log.info("executor_started", device=self._device.index, pid=process.pid)
         self._listener.executor_up(self._device.index)
         try:
             await self._listen(reader)
         finally:
-            self._writer = None
+            self._writer = self._process = None
             writer.close()
             await _end(process)
         log.error("executor_died", device=self._device.index, pid=process.pid, status=process.returncode)
@@ -157,15 +171,17 @@ class ExecutorProcess:
         index, header, listener = self._device.index, frame.header, self._listener
         match frame.kind:
             case wire.Kind.RESULT:
-                listener.finished(header["key"], _result(frame))
+                listener.finished(index, header["key"], _result(frame))
             case wire.Kind.PREPARING:
-                listener.preparing(header["key"])
+                listener.preparing(index, header["key"])
             case wire.Kind.COMPUTING:
-                listener.computing(header["key"])
+                listener.computing(index, header["key"])
             case wire.Kind.PROGRESS:
-                listener.progressed(header["key"], frame.body)
+                listener.progressed(index, header["key"], frame.body)
+            case wire.Kind.DROPPED:
+                listener.dropped(index, header["key"], header["workload"], header["items"])
             case wire.Kind.FAILED:
-                listener.failed(header["key"], _failure(frame))
+                listener.failed(index, header["key"], _failure(frame))
             case wire.Kind.READY:
                 listener.executor_ready(index)
             case wire.Kind.LOADING:
@@ -174,6 +190,10 @@ class ExecutorProcess:
                 listener.loaded(index, header["workload"], header["seconds"])
             case wire.Kind.UNAVAILABLE:
                 listener.unavailable(index, header["workload"], header["reason"])
+            case wire.Kind.CHECKED:
+                listener.checked(index, header["workload"])
+            case wire.Kind.FAULTY:
+                listener.faulty(index, header["workload"], header["reason"])
             case _:
                 raise wire.BrokenFrame(f"an executor does not say {frame.kind.name}")
 
@@ -193,6 +213,8 @@ def _result(frame: wire.Frame) -> ports.Result:
     header = frame.header
     return ports.Result(
         frames=frames,
+        workload=header["workload"],
+        items=header["items"],
         items_failed=header["items_failed"],
         items_truncated=header["items_truncated"],
         tokens=header["tokens"],

@@ -17,13 +17,12 @@ Integer operations and one exact scaling: bit-identical on every machine. The ve
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from podium_worker.adapters import faults as faults_of
 from podium_worker.app import backend
 
 _GOLDEN = np.uint32(0x9E3779B9)
@@ -32,6 +31,8 @@ _MULTIPLY_2 = np.uint32(0x846CA68B)
 _SCALE = np.float32(2.0**-23)
 # Elements mixed at a time: the two work arrays stay in the second-level cache.
 _BLOCK_ELEMENTS = 48 * 1024
+# Items between two looks at whether the batch is still wanted.
+_MICROBATCH = 512
 
 
 def hash_vectors(texts: Sequence[bytes], dimension: int) -> npt.NDArray[np.float32]:
@@ -79,17 +80,15 @@ def _fill(
 
 
 class HashBackend:
-    """Serves every workload whose backend is `hash`.
+    """Serves every workload whose backend is `hash`. `faults` are for tests of the system."""
 
-    `poison`, for tests of the system under faults: a text that contains it kills the process that computes it.
-    """
-
-    def __init__(self, model: backend.Model, poison: str = "") -> None:
+    def __init__(self, model: backend.Model, faults: faults_of.Faults = faults_of.NONE) -> None:
         if model.dimension < 1:
             raise backend.ModelUnavailable(f"The hash workload {model.workload!r} names no dimension.")
         self._dimension = model.dimension
-        self._poison = poison.encode()
+        self._faults = faults
         self._description = backend.Description(pooling="none", normalized=False, precision="float32")
+        faults.strike_load(model.workload)
 
     @property
     def description(self) -> backend.Description:
@@ -100,8 +99,12 @@ class HashBackend:
 
     def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
         texts: list[bytes] = prepared.work
-        if self._poison and any(self._poison in text for text in texts):
-            os.kill(os.getpid(), signal.SIGKILL)
-        vectors = hash_vectors(texts, self._dimension)
-        progress(len(texts))
-        return backend.Computed(vectors=vectors)
+        vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
+        rows = self._faults.microbatch or _MICROBATCH
+        for start in range(0, len(texts), rows):
+            some = texts[start : start + rows]
+            self._faults.strike(some)
+            vectors[start : start + rows] = hash_vectors(some, self._dimension)
+            if not progress(start + len(some)):
+                raise backend.Abandoned
+        return backend.Computed(vectors=self._faults.poisoned(vectors))

@@ -27,6 +27,15 @@ EXECUTOR_RESTARTS = Counter("podium_worker_executor_restarts", "Executor process
 FENCED = Counter("podium_worker_fenced", "Times that all leases were dropped for want of the scheduler's word.")
 
 
+HUNG = Counter("podium_worker_executors_hung", "Executor processes killed because they did not move.", ("device",))
+CANARIES = Counter(
+    "podium_worker_canaries", "Canaries of models that were in use, by outcome.", ("workload", "outcome")
+)
+COMPUTED = Counter(
+    "podium_worker_items_computed", "Items that went through a model, those of dropped batches too.", ("workload",)
+)
+
+
 class PrometheusObserver:
     """ports.Observer on the process's registry."""
 
@@ -55,5 +64,15 @@ class PrometheusObserver:
     def model_unavailable(self, workload: str) -> None:
         MODEL_LOADS.labels(workload, "unavailable").inc()
 
-    def executor_lost(self, device: int) -> None:
+    def executor_lost(self, device: int, *, hung: bool) -> None:
         EXECUTOR_RESTARTS.labels(str(device)).inc()
+        HUNG.labels(str(device)).inc(int(hung))
+
+    def items_computed(self, workload: str, items: int) -> None:
+        COMPUTED.labels(workload).inc(items)
+
+    def batch_dropped(self, workload: str) -> None:
+        BATCHES.labels(workload, "dropped").inc()
+
+    def canary(self, workload: str, *, passed: bool) -> None:
+        CANARIES.labels(workload, "passed" if passed else "failed").inc()

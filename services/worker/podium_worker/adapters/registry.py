@@ -30,6 +30,7 @@ def model(workload: workload_pb2.Workload) -> backend.Model:
         precision=spec.precision,
         token_budget=spec.token_budget,
         pretrained=spec.pretrained,
+        canaries=tuple(backend.Canary(one.text, tuple(one.elements)) for one in spec.canaries),
     )
 
 

@@ -52,6 +52,8 @@ class Packed:
 
     frames: list[bytes]
     failed_items: int
+    not_finite: bool = False
+    """Whether an item failed for a NaN or an infinity."""
 
 
 def provenance(model: backend.Model, description: backend.Description) -> result_pb2.Provenance:
@@ -96,7 +98,8 @@ def pack(
         token_count=token_count,
     )
     frames.append(worker_pb2.WorkerFrame(done=done).SerializeToString())
-    return Packed(frames, failed_items=len(reasons))
+    not_finite = result_pb2.ITEM_ERROR_REASON_NOT_FINITE in reasons.values()
+    return Packed(frames, failed_items=len(reasons), not_finite=not_finite)
 
 
 def _failed_items(

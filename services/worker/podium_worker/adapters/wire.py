@@ -28,6 +28,8 @@ class Kind(enum.IntEnum):
     """Down: header key, max_chunk_bytes; body = serialized Assign."""
     CANCEL = 3
     """Down: header key."""
+    CHECK = 4
+    """Down: header workload. Run the canary of its model, if it is loaded."""
     READY = 10
     """Up, once: the process listens."""
     LOADING = 11
@@ -41,11 +43,17 @@ class Kind(enum.IntEnum):
     COMPUTING = 15
     """Up: header key."""
     PROGRESS = 16
-    """Up: header key; body = serialized WorkerFrame."""
+    """Up: header key; a micro-batch is done. Body = serialized WorkerFrame, or empty."""
     RESULT = 17
     """Up: header key, sizes and statistics; body = serialized WorkerFrames, one after the other."""
     FAILED = 18
     """Up: header key, reason (number), message, retryable."""
+    DROPPED = 19
+    """Up: header key, workload, items computed; a batch that was cancelled has left the device."""
+    CHECKED = 20
+    """Up: header workload; the canary that was asked for has passed."""
+    FAULTY = 21
+    """Up: header workload, reason; a canary has failed."""
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

@@ -18,6 +18,14 @@ SourceKind = Literal["none", "local_path", "python_package", "hub_id"]
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A text and the first elements of its vector."""
+
+    text: str
+    elements: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What to load, as the registry says it."""
 
@@ -37,6 +45,7 @@ class Model:
     token_budget: int = 0
     """Tokens of one micro-batch, padding included; 0: the backend's choice."""
     pretrained: str = ""
+    canaries: Sequence[Canary] = ()
 
 
 @dataclass(frozen=True, slots=True)

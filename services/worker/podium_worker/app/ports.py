@@ -17,6 +17,8 @@ class Workload:
     needs: devices.Needs
     dimension: int
     spec: bytes
+    load_limit_s: float = 0.0
+    """How long a load of its model may take, in seconds; 0: the worker's own limit."""
     missing_files: str = ""
     """Why its model files cannot be found, as far as the front can see; empty when they are there or unknown."""
 
@@ -36,6 +38,8 @@ class Result:
     """A computed batch: serialized frames for the scheduler, and what it took."""
 
     frames: Sequence[bytes]
+    workload: str
+    items: int
     items_failed: int
     items_truncated: int
     tokens: int
@@ -76,6 +80,12 @@ class Executor(Protocol):
     def cancel(self, key: str) -> None:
         """Drops a batch wherever it is."""
 
+    def check(self, workload: str) -> None:
+        """Runs the canary of a loaded model, between two batches."""
+
+    def kill(self) -> None:
+        """Ends the process at once, even one that does not listen."""
+
 
 class Outbox(Protocol):
     """The way to the scheduler. While there is no session everything is dropped: what matters is kept in hand."""
@@ -96,6 +106,12 @@ class Observer(Protocol):
     def batch_acknowledged(self, workload: str, ack_s: float) -> None:
         """The scheduler has its result, `ack_s` seconds after it was ready."""
 
+    def items_computed(self, workload: str, items: int) -> None:
+        """Items went through the model, whether or not anybody wanted the batch in the end."""
+
+    def batch_dropped(self, workload: str) -> None:
+        """The executor has stopped a batch that was taken back."""
+
     def batch_failed(self, workload: str, failure: Failure) -> None:
         """A batch was given up."""
 
@@ -105,5 +121,8 @@ class Observer(Protocol):
     def model_unavailable(self, workload: str) -> None:
         """A model could not be loaded."""
 
-    def executor_lost(self, device: int) -> None:
-        """An executor process ended unasked."""
+    def executor_lost(self, device: int, *, hung: bool) -> None:
+        """An executor process ended unasked, or was killed because it was `hung`."""
+
+    def canary(self, workload: str, *, passed: bool) -> None:
+        """The canary of a loaded model was run."""

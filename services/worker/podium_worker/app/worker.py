@@ -1,7 +1,8 @@
 """The worker's one piece of state: the batches in its hand, and what its devices can do.
 
 Promises: every batch assigned is answered once a session: by its result, by a failure, or by being handed back; a
-finished result is kept until its Ack, over sessions and executor crashes. Everything runs on the front's event loop and
+finished result is kept until its Ack, over sessions and executor crashes; an executor that does not move while it has
+work is killed, and a device whose canary fails gets no more batches. Everything runs on the front's event loop and
 nothing here waits, so no lock is needed. Clock: monotonic, injected, for spans only. Failure: none of its own; a batch
 unknown here (late, cancelled, fenced) is ignored.
 """
@@ -13,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from podium_runtime import clock, logs
-from podium_worker.app import ports
-from podium_worker.domain import batches, credits, devices, leases
+from podium_worker.app import checks, ports, seats
+from podium_worker.domain import batches, credits, devices, leases, progress
 
 log = logs.get_logger(__name__)
 
@@ -46,27 +47,6 @@ class _Offer:
     load_s: float | None = None
 
 
-@dataclass(slots=True)
-class _Seat:
-    """What is known about one device."""
-
-    executor: ports.Executor
-    resident: dict[str, None] = field(default_factory=dict)
-    loading: set[str] = field(default_factory=set)
-    ready: bool = False
-    deaths: devices.Deaths = field(default_factory=devices.Deaths)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceView:
-    """State of one device for the scheduler. `state` is the name of a DeviceState without its prefix."""
-
-    index: int
-    state: str
-    reason: str
-    resident: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class OfferView:
     """What the worker offers for one workload."""
@@ -82,11 +62,13 @@ class OfferView:
 class View:
     """The whole current state."""
 
-    devices: tuple[DeviceView, ...]
+    devices: tuple[seats.DeviceView, ...]
     offers: tuple[OfferView, ...]
     total_credits: int
     in_hand: tuple[leases.Lease, ...]
     draining: bool
+    checked: int = 0
+    """The newest check for which all canaries have passed."""
 
 
 class Worker:
@@ -94,17 +76,19 @@ class Worker:
 
     def __init__(
         self, outbox: ports.Outbox, observer: ports.Observer, time: clock.Clock, *, limits: credits.Limits,
-        backends: Sequence[str],
+        backends: Sequence[str], stillness: progress.Limits | None = None,
     ) -> None:  # fmt: skip
         self._outbox = outbox
         self._observer = observer
         self._clock = time
         self._limits = limits
         self._backends = tuple(backends)
-        self._seats: dict[int, _Seat] = {}
+        self._stillness = stillness or progress.Limits()
+        self._seats: dict[int, seats.Seat] = {}
         self._hand: dict[str, _InHand] = {}
         self._offers: dict[str, _Offer] = {}
         self._resident_wanted: tuple[str, ...] = ()
+        self._checks = checks.Checks()
         self._max_chunk_bytes = 1 << 20
         self._draining = False
         self._told: object = None
@@ -116,7 +100,7 @@ class Worker:
 
     def attach(self, executors: Iterable[ports.Executor]) -> None:
         """Seats the executors, once, before anything else."""
-        self._seats = {executor.device.index: _Seat(executor) for executor in executors}
+        self._seats = {executor.device.index: seats.Seat(executor, self._stillness) for executor in executors}
 
     # --- what the scheduler says
 
@@ -159,13 +143,21 @@ class Worker:
             self._measure_ack(entry)
         self._apply(lease.key, batches.Event.ACKED)
 
-    def cancel(self, lease: leases.Lease) -> None:
-        """The batch is not wanted any more."""
+    def cancel(self, lease: leases.Lease, *, refused: bool = False) -> None:
+        """The batch is not wanted any more; `refused`: because its result did not pass the scheduler's checks."""
+        entry = self._hand.get(lease.key)
         self._apply(lease.key, batches.Event.CANCELLED)
+        if refused and entry is not None:
+            seat = self._seats[entry.device]
+            log.warning("result_refused", batch=lease.key, device=entry.device, workload=entry.assignment.workload)
+            if seat.serves and entry.assignment.workload in seat.resident:
+                seat.executor.check(entry.assignment.workload)
 
-    def desire(self, resident: Sequence[str]) -> None:
-        """Loads what should be resident and is not."""
+    def desire(self, resident: Sequence[str], check: int = 0) -> None:
+        """Loads what should be resident and is not; runs the canaries once for each new `check`."""
         self._resident_wanted = tuple(resident)
+        for seat, workload in self._checks.begin(check, self._seats.values()):
+            seat.executor.check(workload)
         for name in resident:
             offer = self._offers.get(name)
             if offer is not None and not offer.unavailable:
@@ -178,13 +170,14 @@ class Worker:
         seat = self._seats[device]
         for offer in self._offers.values():
             if devices.fits(offer.workload.needs, seat.executor.device):
-                wanted = offer.workload.name in self._resident_wanted and not offer.unavailable
+                wanted = offer.workload.name in self._resident_wanted and not offer.unavailable and not seat.fault
                 seat.executor.know(offer.workload, load_now=wanted)
         self._note()
 
     def executor_ready(self, device: int) -> None:
         """It listens."""
         self._seats[device].ready = True
+        self._seats[device].moved()
         self._note()
 
     def executor_lost(self, device: int) -> int:
@@ -193,32 +186,41 @@ class Worker:
         Returns how many deaths in a row the pause before the next process should reckon with, from 1.
         """
         seat = self._seats[device]
-        lost = {key: entry.state for key, entry in self._hand.items() if entry.device == device}
-        suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
-        seat.deaths = seat.deaths.another(suspect=suspect)
-        self._observer.executor_lost(device)
+        lost = self._on(seat)
+        if seat.hung is None and seat.fault is None:
+            suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
+            seat.deaths = seat.deaths.another(suspect=suspect)
+        self._observer.executor_lost(device, hung=seat.hung is not None)
         for key, state in lost.items():
             if seat.loading and state is batches.State.PREPARING:
                 # It waited for a model whose load killed the process; no half of it would fare better.
                 self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
             else:
                 self._apply(key, batches.Event.EXECUTOR_LOST)
-        seat.ready = False
-        seat.resident.clear()
-        seat.loading.clear()
+        if seat.fault is not None:
+            seat.postpone(seat.fault.workload, self._clock.monotonic())
+        seat.empty()
+        self._checks.drop(device)
         self._note()
         return max(1, seat.deaths.reckoned)
 
     def loading(self, device: int, workload: str) -> None:
         """A model load began."""
-        self._seats[device].loading.add(workload)
+        seat, offer = self._seats[device], self._offers.get(workload)
+        own = offer.workload.load_limit_s if offer is not None else 0.0
+        seat.moved()
+        seat.loading[workload] = own or self._stillness.load_s
         self._note()
 
     def loaded(self, device: int, workload: str, seconds: float) -> None:
-        """A model is resident."""
+        """A model is resident, and its canary has passed."""
         seat = self._seats[device]
-        seat.loading.discard(workload)
+        seat.moved()
+        seat.loading.pop(workload, None)
         seat.resident[workload] = None
+        if seat.fault is not None and seat.fault.workload == workload:
+            seat.fault = None
+            log.info("device_healthy", device=device, workload=workload)
         offer = self._offers.get(workload)
         if offer is not None:
             offer.unavailable, offer.retry_at, offer.load_s = "", None, seconds
@@ -228,7 +230,10 @@ class Worker:
 
     def unavailable(self, device: int, workload: str, reason: str) -> None:
         """A model cannot be loaded; it is tried again later."""
-        self._seats[device].loading.discard(workload)
+        seat = self._seats[device]
+        seat.moved()
+        seat.loading.pop(workload, None)
+        seat.postpone(workload, self._clock.monotonic())
         offer = self._offers.get(workload)
         if offer is not None:
             offer.unavailable, offer.retry_at = reason, self._clock.monotonic() + _MODEL_RETRY_S
@@ -236,21 +241,52 @@ class Worker:
         self._observer.model_unavailable(workload)
         self._note()
 
-    def preparing(self, key: str) -> None:
+    def checked(self, device: int, workload: str) -> None:
+        """A canary that was asked for has passed."""
+        self._seats[device].moved()
+        self._observer.canary(workload, passed=True)
+        self._checks.passed(device, workload)
+        self._note()
+
+    def faulty(self, device: int, workload: str, reason: str) -> None:
+        """A canary failed: the device is out of service until it passes in a fresh process."""
+        seat = self._seats[device]
+        seat.take_out(workload, reason, self._clock.monotonic())
+        log.error("device_faulted", device=device, workload=workload, reason=reason, faults=seat.faults)
+        self._observer.canary(workload, passed=False)
+        for key in self._on(seat):
+            self._apply(key, batches.Event.HANDED_BACK)
+        self._note()
+
+    def preparing(self, device: int, key: str) -> None:
         """The executor began with a batch."""
+        self._seats[device].moved(key)
         self._apply(key, batches.Event.PREPARE_STARTED)
 
-    def computing(self, key: str) -> None:
+    def computing(self, device: int, key: str) -> None:
         """The batch is on the device."""
+        seat = self._seats[device]
+        seat.computing = key
+        seat.moved(key)
         self._apply(key, batches.Event.COMPUTE_STARTED)
 
-    def progressed(self, key: str, frame: bytes) -> None:
-        """A slow batch is moving."""
-        if key in self._hand:
+    def progressed(self, device: int, key: str, frame: bytes) -> None:
+        """A micro-batch is done; `frame`, unless it is empty, tells the scheduler about a slow batch."""
+        self._seats[device].moved(key)
+        if frame and key in self._hand:
             self._outbox.frames([frame])
 
-    def finished(self, key: str, result: ports.Result) -> None:
+    def dropped(self, device: int, key: str, workload: str, items: int) -> None:
+        """A batch that was taken back is off the device, after `items` of its items."""
+        self._seats[device].off_device(key)
+        self._observer.items_computed(workload, items)
+        self._observer.batch_dropped(workload)
+
+    def finished(self, device: int, key: str, result: ports.Result) -> None:
         """A batch is computed."""
+        seat = self._seats[device]
+        seat.off_device(key)
+        self._observer.items_computed(result.workload, result.items)
         entry = self._hand.get(key)
         if entry is None or entry.state is batches.State.FINISHED:
             return
@@ -259,19 +295,29 @@ class Worker:
         self._measure(entry, result)
         # From here on only the frames are held.
         entry.nbytes = sum(len(frame) for frame in result.frames)
-        self._seats[entry.device].deaths = devices.Deaths()
+        seat.deaths, seat.faults = devices.Deaths(), 0
         self._observer.batch_done(entry.assignment.workload, entry.assignment.item_count, result)
         self._apply(key, batches.Event.RESULT_READY)
 
-    def failed(self, key: str, failure: ports.Failure) -> None:
+    def failed(self, device: int, key: str, failure: ports.Failure) -> None:
         """The executor gave a batch up."""
+        self._seats[device].off_device(key)
         self._apply(key, batches.Event.FAILED, failure)
 
     # --- what time says
 
-    def tick(self) -> None:
-        """Tries models again whose time has come. Called at each heartbeat."""
+    def tick(self, seconds: float) -> None:
+        """`seconds` more were watched: ends executors that stand still, tries again what failed and whose time has
+        come."""
         now = self._clock.monotonic()
+        busy = {entry.device for entry in self._hand.values() if entry.state is not batches.State.FINISHED}
+        for seat in self._seats.values():
+            limit_s = seat.watch(seconds, waiting=seat.index in busy)
+            if limit_s is not None:
+                self._kill_hung(seat, limit_s)
+            again = self._offers.get(seat.due(now))
+            if again is not None:
+                seat.executor.know(again.workload, load_now=True)
         for offer in self._offers.values():
             if offer.retry_at is not None and offer.retry_at <= now:
                 offer.retry_at = now + _MODEL_RETRY_S
@@ -292,7 +338,7 @@ class Worker:
     def end_drain(self) -> None:
         """The grace is over: hands back whatever is not finished."""
         for key in list(self._hand):
-            self._apply(key, batches.Event.DRAIN_EXPIRED)
+            self._apply(key, batches.Event.HANDED_BACK)
 
     # --- what it looks like
 
@@ -304,19 +350,57 @@ class Worker:
         """The whole current state, for a Status."""
         offers = tuple(self._view_offer(offer) for offer in self._offers.values())
         return View(
-            devices=tuple(self._view_device(seat) for seat in self._seats.values()),
+            devices=tuple(seat.view(self._on(seat).values()) for seat in self._seats.values()),
             offers=offers,
             # The sum, so that one workload in demand never takes the place that another has been promised.
             total_credits=sum(offer.credits for offer in offers),
             in_hand=self.in_hand(),
             draining=self._draining,
+            checked=self._checks.done(self._seats.values()),
         )
 
     # --- inside
 
+    def _kill_hung(self, seat: seats.Seat, limit_s: float) -> None:
+        """Says at once what becomes of its batches: a process that a driver holds may be long in dying."""
+        seat.kill_hung()
+        log.error("executor_hung", device=seat.index, work=seat.hung and seat.hung.value, limit_s=limit_s)
+        on_it = self._on(seat)
+        accused = [key for key, state in on_it.items() if seat.accused(key, state)]
+        seat.deaths = seat.deaths.another(suspect=bool(accused))
+        if seat.hung is progress.Work.LOADING:
+            self._give_up_loads(seat, limit_s)
+        message = f"The executor of device {seat.index} made no progress with this batch for {limit_s:g} s."
+        for key in on_it:
+            if key in accused:
+                self._apply(key, batches.Event.FAILED, ports.Failure("EXECUTOR_HUNG", message))
+            else:
+                self._apply(key, batches.Event.HANDED_BACK)
+        self._note()
+
+    def _give_up_loads(self, seat: seats.Seat, limit_s: float) -> None:
+        """Whoever waited for these models is told; they are tried again later, else they would hang it anew."""
+        for workload in list(seat.loading):
+            reason = f"The model of workload {workload!r} was not loaded within {limit_s:g} s."
+            for key in self._on(seat):
+                if self._hand[key].assignment.workload == workload:
+                    self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", reason))
+            self.unavailable(seat.index, workload, reason)
+
+    def _on(self, seat: seats.Seat) -> dict[str, batches.State]:
+        """Batches that a device has and has not finished, in the order in which they came."""
+        return {
+            key: entry.state
+            for key, entry in self._hand.items()
+            if entry.device == seat.index and entry.state is not batches.State.FINISHED
+        }
+
     def _learn(self, workloads: Sequence[ports.Workload]) -> None:
         old = self._offers
         self._offers = {}
+        for seat in self._seats.values():
+            if seat.fault is not None and seat.fault.workload not in {w.name for w in workloads}:
+                seat.fault = None
         for workload in workloads:
             known = old.get(workload.name)
             if known is not None and known.workload.spec == workload.spec:
@@ -343,7 +427,7 @@ class Worker:
             return "This worker is draining."
         return offer.unavailable
 
-    def _seat_for(self, offer: _Offer) -> _Seat | None:
+    def _seat_for(self, offer: _Offer) -> seats.Seat | None:
         """The fitting device with the fewest batches in hand."""
         load = dict.fromkeys(self._seats, 0)
         for entry in self._hand.values():
@@ -351,12 +435,12 @@ class Worker:
                 load[entry.device] += 1
         return min(self._seats_for(offer), key=lambda seat: load[seat.executor.device.index], default=None)
 
-    def _seats_for(self, offer: _Offer) -> list[_Seat]:
+    def _seats_for(self, offer: _Offer) -> list[seats.Seat]:
         """Devices whose process can take its batches, those that still boot included."""
         return [
             seat
             for seat in self._seats.values()
-            if seat.executor.up and devices.fits(offer.workload.needs, seat.executor.device)
+            if seat.serves and devices.fits(offer.workload.needs, seat.executor.device)
         ]
 
     def _refuse(self, assignment: ports.Assignment, message: str) -> None:
@@ -438,19 +522,6 @@ class Worker:
     def _view_offer(self, offer: _Offer) -> OfferView:
         return OfferView(offer.workload.name, self._credits(offer), offer.items_per_s, offer.load_s, offer.unavailable)
 
-    def _view_device(self, seat: _Seat) -> DeviceView:
-        index = seat.executor.device.index
-        state, reason = "IDLE", ""
-        if seat.deaths.faulted:
-            state, reason = "FAULTED", f"Its executor died {seat.deaths.count} times without finishing a batch."
-        elif not seat.ready or seat.loading:
-            state = "BOOTING"
-        elif any(e.device == index and e.state is batches.State.COMPUTING for e in self._hand.values()):
-            state = "BUSY"
-        elif seat.resident:
-            state = "READY"
-        return DeviceView(index, state, reason, tuple(seat.resident))
-
     def _note(self) -> None:
         """Wakes the heartbeat if the scheduler would decide differently with what is known now.
 
@@ -461,7 +532,9 @@ class Worker:
             "unavailable": {name: offer.unavailable for name, offer in self._offers.items()},
             "resident": {index: tuple(seat.resident) for index, seat in self._seats.items()},
             "ready": {index: seat.ready for index, seat in self._seats.items()},
+            "faults": {index: seat.fault and seat.fault.reason for index, seat in self._seats.items()},
             "draining": self._draining,
+            "checked": self._checks.done(self._seats.values()),
         }
         if digest != self._told:
             self._told = digest

@@ -7,9 +7,9 @@ stateDiagram-v2
     PREPARING --> COMPUTING: its first micro-batch went to the device
     COMPUTING --> FINISHED: every result frame is in the front's memory
     FINISHED --> [*]: Ack (the scheduler has it for good)
-    RECEIVED --> [*]: executor lost (handed back), Cancel, fenced
-    PREPARING --> [*]: failed, executor lost (crashed), Cancel, fenced
-    COMPUTING --> [*]: failed, executor lost (crashed), Cancel, fenced
+    RECEIVED --> [*]: executor lost (handed back), handed back, Cancel, fenced
+    PREPARING --> [*]: failed, executor lost (crashed), handed back, Cancel, fenced
+    COMPUTING --> [*]: failed, executor lost (crashed), handed back, Cancel, fenced
     FINISHED --> [*]: Cancel, fenced
 ```
 
@@ -51,7 +51,8 @@ class Event(enum.Enum):
     ACKED = "acked"
     CANCELLED = "cancelled"
     FENCED = "fenced"
-    DRAIN_EXPIRED = "drain_expired"
+    HANDED_BACK = "handed_back"
+    """The worker lets go of it: its drain is over, or its device is out of service for no fault of the batch."""
 
 
 class Effect(enum.Enum):
@@ -82,7 +83,7 @@ _LEAVES: dict[Event, Effect] = {
     Event.FAILED: Effect.REPORT_FAILURE,
     Event.CANCELLED: Effect.STOP_WORK,
     Event.FENCED: Effect.STOP_WORK,
-    Event.DRAIN_EXPIRED: Effect.HAND_BACK,
+    Event.HANDED_BACK: Effect.HAND_BACK,
 }
 
 

@@ -60,6 +60,15 @@ class Deaths:
         return self.reckoned >= _FAULTED_AFTER
 
 
+_FIRST_FAULT_PAUSE_S = 5.0
+_LAST_FAULT_PAUSE_S = 300.0
+
+
+def fault_pause_s(faults: int) -> float:
+    """How long a device rests after its canary has failed `faults` times (from 1) with no good batch in between."""
+    return min(_LAST_FAULT_PAUSE_S, _FIRST_FAULT_PAUSE_S * 2.0 ** min(faults - 1, 30))
+
+
 def unavailable_reason(needs: Needs, devices: Sequence[Device], backends: Sequence[str]) -> str:
     """One sentence on why no device here can serve the workload; empty when one can."""
     if needs.backend not in backends:

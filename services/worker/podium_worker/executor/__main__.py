@@ -8,7 +8,7 @@ import socket
 from typing import cast
 
 from podium_runtime import lifecycle, logs
-from podium_worker.adapters import hash_backend
+from podium_worker.adapters import faults, hash_backend
 from podium_worker.app import backend
 from podium_worker.executor import pipeline
 
@@ -19,10 +19,12 @@ def main() -> None:
     lifecycle.die_with_parent()
     logs.configure(options.log_level, cast(logs.LogFormat, options.log_format), f"executor-{options.index}")
     connection = socket.socket(fileno=options.fd)
+    injected = faults.from_environment(os.environ)
     pipeline.Pipeline(
         connection,
-        lambda model: _load(model, options.device, options.threads),
+        lambda model: _load(model, options.device, options.threads, injected),
         max_payload_bytes=options.max_payload_bytes,
+        spoil=injected.spoiled,
     ).run()
 
 
@@ -38,10 +40,10 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _load(model: backend.Model, device: str, threads: int) -> backend.Backend:
+def _load(model: backend.Model, device: str, threads: int, injected: faults.Faults) -> backend.Backend:
     """Raises backend.ModelUnavailable."""
     if model.backend == "hash":
-        return hash_backend.HashBackend(model, poison=os.environ.get("PODIUM_FAULT_POISON", ""))
+        return hash_backend.HashBackend(model, injected)
     if model.backend == "sentence_transformers":
         # Here and not above: an executor that only hashes never pays for torch.
         from podium_worker.adapters.torch import setup

@@ -3,7 +3,9 @@
 Promises: while the device computes a batch the next one is prepared and the results before it travel; batches leave in
 the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled; the front hears that a
 batch is begun before it is begun, so that it knows what to suspect when this process dies; a batch that is suspect
-already has no company. Clock: monotonic, this process's own; only spans are measured. Failure: a batch's own trouble is
+already has no company; the front hears of every micro-batch at least each half second, so that it can tell slow from
+stuck; a model is offered only once its canary has passed, and vectors in doubt are not sent before it has passed again.
+Clock: monotonic, this process's own; only spans are measured. Failure: a batch's own trouble is
 told and forgotten; whatever nobody foresaw in a thread ends the process, and the front reports the batches that were in
 it.
 """
@@ -15,7 +17,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
 from podium_worker.adapters import payloads, registry, results, wire
 from podium_worker.app import backend
+from podium_worker.executor import canary
 
 log = logs.get_logger(__name__)
 
@@ -31,8 +34,10 @@ log = logs.get_logger(__name__)
 _PREPARED_AHEAD = 2
 _RESULTS_AHEAD = 4
 _PROGRESS_EVERY_S = 2.0
+_MOVING_EVERY_S = 0.5
 
 LoadBackend = Callable[[backend.Model], backend.Backend]
+Spoil = Callable[[Sequence[bytes]], Sequence[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,13 @@ class _Received:
     assign: worker_pb2.Assign
     max_chunk_bytes: int
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A canary that was asked for, on its way to the thread that owns the model."""
+
+    loaded: _Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +85,20 @@ class _Failure(Exception):
 class Pipeline:
     """Serves one connection to the front until it closes."""
 
-    def __init__(self, connection: socket.socket, load: LoadBackend, *, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        load: LoadBackend,
+        *,
+        max_payload_bytes: int,
+        spoil: Spoil = lambda frames: frames,
+    ) -> None:
         self._connection = connection
         self._load_backend = load
+        self._spoil = spoil
         self._max_payload_bytes = max_payload_bytes
         self._inbox: queue.SimpleQueue[wire.Frame] = queue.SimpleQueue()
-        self._ready: queue.Queue[_Ready] = queue.Queue(_PREPARED_AHEAD)
+        self._ready: queue.Queue[_Ready | _Check] = queue.Queue(_PREPARED_AHEAD)
         self._outbox: queue.Queue[tuple[dict[str, Any], tuple[bytes, ...]]] = queue.Queue()
         self._sending = threading.Lock()
         self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
@@ -94,7 +114,10 @@ class Pipeline:
         while True:
             idle_since = time.monotonic()
             ready = self._ready.get()
-            self._compute(ready, time.monotonic() - idle_since)
+            if isinstance(ready, _Check):
+                self._check(ready.loaded)
+            else:
+                self._compute(ready, time.monotonic() - idle_since)
             self._ready.task_done()
 
     # --- read
@@ -123,6 +146,10 @@ class Pipeline:
                 self._known[workload.name] = workload
                 if frame.header["now"]:
                     self._try_load(workload.name)
+            elif frame.kind is wire.Kind.CHECK:
+                known = self._loaded.get(frame.header["workload"])
+                if known is not None:
+                    self._ready.put(_Check(known))
             elif frame.kind is wire.Kind.ASSIGN:
                 assign = worker_pb2.Assign.FromString(frame.body)
                 header = frame.header
@@ -178,8 +205,16 @@ class Pipeline:
         model = registry.model(workload)
         try:
             loaded = self._load_backend(model)
+            canary.examine(model, loaded)
+        except canary.Unsound as error:
+            self._tell(wire.Kind.FAULTY, {"workload": name, "reason": str(error)})
+            raise _Failure(unavailable, str(error), retryable=True) from error
         except Exception as error:
-            message = str(error) if isinstance(error, backend.ModelUnavailable) else _load_trouble(name, error)
+            message = (
+                str(error)
+                if isinstance(error, backend.ModelUnavailable | canary.NotAsRecorded)
+                else _load_trouble(name, error)
+            )
             self._tell(wire.Kind.UNAVAILABLE, {"workload": name, "reason": message})
             raise _Failure(unavailable, message, retryable=True) from error
         made_by = results.provenance(model, loaded.description)
@@ -194,13 +229,18 @@ class Pipeline:
         if self._drop_cancelled(received.key):
             return
         self._tell(wire.Kind.COMPUTING, {"key": received.key})
+        watch = _Watch(self, received)
         started = time.monotonic()
         try:
-            computed = ready.loaded.backend.compute(ready.prepared, self._watch(received, started))
+            computed = ready.loaded.backend.compute(ready.prepared, watch.progress)
             timing = results.Timing(wait_s=started - received.at, compute_s=time.monotonic() - started)
             packed = self._pack(ready, computed, timing)
+            if packed.not_finite:
+                _vouch(ready.loaded)
         except backend.Abandoned:
             self._cancelled.discard(received.key)
+            header = {"key": received.key, "workload": received.assign.workload, "items": watch.items_done}
+            self._tell(wire.Kind.DROPPED, header)
         except backend.ModelUnavailable as error:
             reason = job_pb2.BATCH_FAILURE_REASON_MODEL_UNAVAILABLE
             self._tell(wire.Kind.UNAVAILABLE, {"workload": received.assign.workload, "reason": str(error)})
@@ -208,26 +248,31 @@ class Pipeline:
         except results.BadVectors as error:
             reason = job_pb2.BATCH_FAILURE_REASON_BAD_RESULT
             self._fail(received, _Failure(reason, str(error), retryable=True))
+            self._check(ready.loaded)
+        except canary.Unsound as error:
+            # The front hands the batch back with everything else that this device has.
+            self._tell(wire.Kind.FAULTY, {"workload": received.assign.workload, "reason": str(error)})
         except Exception as error:
             self._fail(received, _internal(error))
         else:
             self._tell_result(ready, packed, timing, idle_s)
 
-    def _watch(self, received: _Received, started: float) -> Callable[[int], bool]:
-        """Progress of one batch: tells the scheduler about slow ones, and stops the cancelled."""
-        told_at = started
+    def _check(self, loaded: _Loaded) -> None:
+        """Runs a canary between two batches."""
+        name = loaded.workload.name
+        problem = _problem(loaded)
+        if problem:
+            self._tell(wire.Kind.FAULTY, {"workload": name, "reason": problem})
+        else:
+            self._tell(wire.Kind.CHECKED, {"workload": name})
 
-        def progress(items_done: int) -> bool:
-            nonlocal told_at
-            now = time.monotonic()
-            if now - told_at >= _PROGRESS_EVERY_S:
-                told_at = now
-                said = worker_pb2.Progress(lease=received.assign.lease, items_done=items_done)
-                body = worker_pb2.WorkerFrame(progress=said).SerializeToString()
-                self._tell(wire.Kind.PROGRESS, {"key": received.key}, body)
-            return received.key not in self._cancelled
+    def wanted(self, key: str) -> bool:
+        """Whether a batch has not been taken back."""
+        return key not in self._cancelled
 
-        return progress
+    def tell_progress(self, key: str, body: bytes) -> None:
+        """A micro-batch is done."""
+        self._tell(wire.Kind.PROGRESS, {"key": key}, body)
 
     def _pack(self, ready: _Ready, computed: backend.Computed, timing: results.Timing) -> results.Packed:
         outcome = results.Outcome(computed.vectors, ready.keys, ready.prepared.truncations, computed.out_of_memory)
@@ -242,9 +287,13 @@ class Pipeline:
 
     def _tell_result(self, ready: _Ready, packed: results.Packed, timing: results.Timing, idle_s: float) -> None:
         self._results.acquire()
+        self._cancelled.discard(ready.received.key)
+        frames = self._spoil(packed.frames)
         header = {
             "key": ready.received.key,
-            "sizes": [len(frame) for frame in packed.frames],
+            "workload": ready.received.assign.workload,
+            "items": ready.prepared.item_count,
+            "sizes": [len(frame) for frame in frames],
             "items_failed": packed.failed_items,
             "items_truncated": len(ready.prepared.truncations),
             "tokens": ready.prepared.token_count,
@@ -253,7 +302,7 @@ class Pipeline:
             "compute_s": timing.compute_s,
             "idle_s": idle_s,
         }
-        self._outbox.put((header, tuple(packed.frames)))
+        self._outbox.put((header, tuple(frames)))
 
     # --- send
 
@@ -289,6 +338,45 @@ class Pipeline:
             return False
         self._cancelled.discard(key)
         return True
+
+
+class _Watch:
+    """Progress of one batch: tells of each micro-batch, tells the scheduler about slow batches, stops the cancelled."""
+
+    def __init__(self, pipeline: Pipeline, received: _Received) -> None:
+        self._pipeline = pipeline
+        self._received = received
+        self._moved_at = self._told_at = time.monotonic()
+        self.items_done = 0
+
+    def progress(self, items_done: int) -> bool:
+        """What a backend calls; False when the batch is not wanted any more."""
+        self.items_done = items_done
+        now = time.monotonic()
+        if now - self._told_at >= _PROGRESS_EVERY_S:
+            self._told_at = self._moved_at = now
+            said = worker_pb2.Progress(lease=self._received.assign.lease, items_done=items_done)
+            self._pipeline.tell_progress(self._received.key, worker_pb2.WorkerFrame(progress=said).SerializeToString())
+        elif now - self._moved_at >= _MOVING_EVERY_S:
+            self._moved_at = now
+            self._pipeline.tell_progress(self._received.key, b"")
+        return self._pipeline.wanted(self._received.key)
+
+
+def _vouch(loaded: _Loaded) -> None:
+    """Items without a finite vector are data if the device is sound. Raises canary.Unsound if it is not."""
+    problem = _problem(loaded)
+    if problem:
+        raise canary.Unsound(problem)
+
+
+def _problem(loaded: _Loaded) -> str:
+    """What the canary of a model that has been used says; empty when it passes."""
+    try:
+        canary.examine(loaded.model, loaded.backend)
+    except (canary.Unsound, canary.NotAsRecorded, backend.ModelUnavailable) as error:
+        return str(error)
+    return ""
 
 
 def _suspect(assign: worker_pb2.Assign) -> bool:

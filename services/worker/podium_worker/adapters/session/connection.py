@@ -31,7 +31,9 @@ _METHOD = "/podium.worker.v1.WorkerService/Connect"
 # Changes that come in a burst are told in one Status.
 _STATUS_SPACING_S = 0.05
 _FENCE_STEP_S = 1.0
-_LEAVE_TIMEOUT_S = 3.0
+# Together less than the shortest sensible lease: a connection into nowhere is noticed while the leases are still good,
+# and the next replica resumes them. The transport answers pings, however busy a scheduler's event loop is.
+_KEEPALIVE_S = (3.0, 3.0)
 _DEFAULT_LEASE_TTL_S = 30.0
 _DEFAULT_CHUNK_BYTES = 1 << 20
 
@@ -139,19 +141,20 @@ class Connection:
                 await self._clock.sleep(min(left_s, _FENCE_STEP_S))
                 continue
             self._trust.heard.clear()
+            # The stream may be half open: even with nothing in hand, another replica is the better bet.
+            self._silent.set()
             if not self._worker.emptied.is_set():
                 metrics.FENCED.inc()
                 self._worker.fence()
-                self._silent.set()
             await self._trust.heard.wait()
 
-    async def leave(self, reason: str) -> None:
-        """Says Goodbye with whatever is still in hand and ends the loop; waits for the scheduler a moment."""
+    async def leave(self, reason: str, timeout_s: float) -> None:
+        """Says Goodbye with whatever is still in hand and ends the loop; waits for the scheduler at most this long."""
         self._outbox.say(messages.goodbye_message(reason, self._worker.in_hand()))
         self._leaving.set()
         self._outbox.finish()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await self._ended.wait()
 
     # --- one session
@@ -229,9 +232,10 @@ class Connection:
             case "ack":
                 self._worker.acknowledge(messages.lease_of(frame.ack.lease))
             case "cancel":
-                self._worker.cancel(messages.lease_of(frame.cancel.lease))
+                refused = frame.cancel.reason == worker_pb2.CANCEL_REASON_RESULT_REFUSED
+                self._worker.cancel(messages.lease_of(frame.cancel.lease), refused=refused)
             case "desired":
-                self._worker.desire(frame.desired.resident_workloads)
+                self._worker.desire(frame.desired.resident_workloads, frame.desired.check)
                 if frame.desired.drain:
                     self.drain_wanted.set()
             case _:
@@ -242,7 +246,6 @@ class Connection:
         """A Status at the scheduler's cadence, and at once on a change that matters. Never ends by itself."""
         while True:
             self._worker.changed.clear()
-            self._worker.tick()
             self._outbox.say(messages.status_message(self._worker.view()))
             await self._clock.sleep(_STATUS_SPACING_S)
             with contextlib.suppress(TimeoutError):
@@ -292,7 +295,7 @@ async def _raise_status(call: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _channel(address: str, target: Target) -> AsyncIterator[grpc.aio.Channel]:
-    channel = channels.open_channel(address, tls=target.tls)
+    channel = channels.open_channel(address, tls=target.tls, keepalive=_KEEPALIVE_S)
     try:
         yield channel
     finally:

@@ -9,7 +9,7 @@ from google.protobuf import duration_pb2
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_worker.adapters import model_files, registry
-from podium_worker.app import backend, ports
+from podium_worker.app import backend, ports, seats
 from podium_worker.app import worker as worker_app
 from podium_worker.domain import devices, leases
 
@@ -49,6 +49,7 @@ def workload_of(message: workload_pb2.Workload) -> ports.Workload:
         needs=registry.needs(message),
         dimension=message.dimension,
         spec=message.SerializeToString(),
+        load_limit_s=seconds_of(message.needs.load_timeout),
         missing_files=missing,
     )
 
@@ -90,6 +91,7 @@ def status_message(view: worker_app.View) -> worker_pb2.WorkerFrame:
             total_credits=view.total_credits,
             in_hand=lease_messages(view.in_hand),
             draining=view.draining,
+            checked=view.checked,
         )
     )
 
@@ -98,7 +100,7 @@ def seconds_of(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _device_status(device: worker_app.DeviceView) -> worker_pb2.DeviceStatus:
+def _device_status(device: seats.DeviceView) -> worker_pb2.DeviceStatus:
     return worker_pb2.DeviceStatus(
         index=device.index,
         state=f"DEVICE_STATE_{device.state}",

@@ -1,0 +1,103 @@
+"""Faults on purpose, for tests of the system around the `hash` backend. Off unless the environment names them.
+
+PODIUM_FAULT_POISON    a text that contains this kills the process that computes it
+PODIUM_FAULT_HANG      a text that contains this is never computed; a workload of this name is never loaded
+PODIUM_FAULT_DELAY_S   each micro-batch (16 items then) takes this many seconds longer
+PODIUM_FAULT_CORRUPT   `nan`: from the first batch of 8 items on, the process computes NaNs only;
+                       `flip`: a bit of each result flips after its checksum was made;
+                       `count`: each result lacks its last row
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from podium.worker.v1 import worker_pb2
+
+_DELAYED_MICROBATCH = 16
+_SICK_FROM_ITEMS = 8
+_FOR_EVER_S = 3_600.0
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong in this process."""
+
+    poison: bytes = b""
+    hang: bytes = b""
+    delay_s: float = 0.0
+    corrupt: str = ""
+    _sick: bool = field(default=False, init=False)
+
+    @property
+    def microbatch(self) -> int:
+        """Items of a micro-batch; 0: the backend's choice."""
+        return _DELAYED_MICROBATCH if self.delay_s else 0
+
+    def strike_load(self, workload: str) -> None:
+        """Before a model is loaded."""
+        if self.hang and workload.encode() == self.hang:
+            _hang()
+
+    def strike(self, texts: Sequence[bytes]) -> None:
+        """Before a micro-batch is computed."""
+        if self.poison and any(self.poison in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.hang and any(self.hang in text for text in texts):
+            _hang()
+        if self.delay_s:
+            time.sleep(self.delay_s)
+
+    def poisoned(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What the device makes of a batch."""
+        if self.corrupt == "nan":
+            self._sick = self._sick or len(vectors) >= _SICK_FROM_ITEMS
+            if self._sick:
+                vectors[:] = np.nan
+        return vectors
+
+    def spoiled(self, frames: Sequence[bytes]) -> Sequence[bytes]:
+        """What becomes of a batch's serialized frames on their way out."""
+        if self.corrupt not in ("flip", "count"):
+            return frames
+        return [_spoiled(frame, self.corrupt) for frame in frames]
+
+
+NONE = Faults()
+
+
+def from_environment(environment: Mapping[str, str]) -> Faults:
+    """The faults that the environment asks for."""
+    return Faults(
+        poison=environment.get("PODIUM_FAULT_POISON", "").encode(),
+        hang=environment.get("PODIUM_FAULT_HANG", "").encode(),
+        delay_s=float(environment.get("PODIUM_FAULT_DELAY_S", "0")),
+        corrupt=environment.get("PODIUM_FAULT_CORRUPT", ""),
+    )
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(_FOR_EVER_S)
+
+
+def _spoiled(frame: bytes, how: str) -> bytes:
+    message: Any = worker_pb2.WorkerFrame.FromString(frame)
+    if not message.HasField("chunk"):
+        return frame
+    chunk = message.chunk.chunk
+    if how == "flip":
+        chunk.vectors = bytes([chunk.vectors[0] ^ 1]) + chunk.vectors[1:]
+    else:
+        chunk.vectors = chunk.vectors[: -4 * chunk.dimension]
+        chunk.count -= 1
+    spoiled: bytes = message.SerializeToString()
+    return spoiled

@@ -1,0 +1,144 @@
+"""One device's place in the worker: its executor, what is loaded on it, and whether it is to be trusted with work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from podium_worker.app import ports
+from podium_worker.domain import batches, devices, progress
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """State of one device for the scheduler. `state` is the name of a DeviceState without its prefix."""
+
+    index: int
+    state: str
+    reason: str
+    resident: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Fault:
+    """A canary failed: the device is out of service until it passes in a fresh process."""
+
+    workload: str
+    reason: str
+    retry_at: float
+    """Monotonic; infinite while the outcome of a try is awaited."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """What is known about one device."""
+
+    executor: ports.Executor
+    limits: progress.Limits = field(default_factory=progress.Limits)
+    resident: dict[str, None] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
+    """Workloads whose models are being loaded, each with its limit in seconds."""
+    ready: bool = False
+    computing: str = ""
+    """Key of what is on the device by the executor's word, a cancelled batch too; empty for nothing."""
+    stillness: progress.Stillness = field(default_factory=progress.Stillness)
+    hung: progress.Work | None = None
+    """What did not move when the process was killed for it."""
+    deaths: devices.Deaths = field(default_factory=devices.Deaths)
+    fault: Fault | None = None
+    faults: int = 0
+    """Canaries failed since a batch was finished."""
+
+    @property
+    def index(self) -> int:
+        """The device's."""
+        return self.executor.device.index
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be given batches; a process that still boots can."""
+        return self.executor.up and self.fault is None
+
+    def moved(self, key: str = "") -> None:
+        """The executor said something about `key`. Only the batch on the device speaks for the device."""
+        if not self.computing or key == self.computing:
+            self.stillness = self.stillness.moved()
+
+    def off_device(self, key: str) -> None:
+        """A batch has left the device, or was never there."""
+        self.moved(key)
+        if key == self.computing:
+            self.computing = ""
+
+    def watch(self, seconds: float, *, waiting: bool) -> float | None:
+        """`seconds` more have passed. Returns the limit when the executor has stood still for longer."""
+        if not self.executor.up:
+            self.stillness = progress.Stillness()
+            return None
+        work = progress.work_of(
+            booting=not self.ready, computing=bool(self.computing), loading=bool(self.loading), waiting=waiting
+        )
+        self.stillness = self.stillness.watched(work, seconds)
+        limit = self.limits.work_s
+        if work is progress.Work.LOADING:
+            limit = max(self.loading.values())
+        elif work is progress.Work.BOOTING:
+            # Python and its libraries are loaded; on a busy machine that takes its time.
+            limit = self.limits.load_s
+        return limit if self.stillness.seconds >= limit else None
+
+    def kill_hung(self) -> None:
+        """Ends a process that does not move."""
+        self.hung = self.stillness.work
+        self.executor.kill()
+
+    def take_out(self, workload: str, reason: str, now: float) -> None:
+        """A canary failed."""
+        self.faults += 1
+        self.fault = Fault(workload, reason, now + devices.fault_pause_s(self.faults))
+        self.executor.kill()
+
+    def accused(self, key: str, state: batches.State) -> bool:
+        """Whether a batch may be why the process that was killed did not move."""
+        if self.hung is progress.Work.COMPUTING:
+            return key == self.computing
+        return self.hung is progress.Work.WAITING and state is batches.State.PREPARING
+
+    def empty(self) -> None:
+        """The process has gone, and all that it had."""
+        self.ready = False
+        self.resident.clear()
+        self.loading.clear()
+        self.computing = ""
+        self.stillness = progress.Stillness()
+        self.hung = None
+
+    def due(self, now: float) -> str:
+        """The workload whose canary is to be tried again now; empty for none."""
+        if self.fault is None or not self.ready or now < self.fault.retry_at:
+            return ""
+        self.fault.retry_at = math.inf
+        return self.fault.workload
+
+    def postpone(self, workload: str, now: float) -> None:
+        """The try of a faulted device's canary came to no outcome."""
+        if self.fault is not None and self.fault.workload == workload:
+            self.fault.retry_at = now + devices.fault_pause_s(self.faults)
+
+    def view(self, states: Collection[batches.State]) -> DeviceView:
+        """For the scheduler; `states` are those of the batches it has."""
+        state, reason = "IDLE", ""
+        if self.fault is not None:
+            state, reason = "FAULTED", f"The canary of workload {self.fault.workload!r} failed: {self.fault.reason}"
+        elif self.hung is not None:
+            state, reason = "FAULTED", "Its executor made no progress and was killed; it has not ended yet."
+        elif self.deaths.faulted:
+            state, reason = "FAULTED", f"Its executor died {self.deaths.count} times without finishing a batch."
+        elif not self.ready or self.loading:
+            state = "BOOTING"
+        elif batches.State.COMPUTING in states:
+            state = "BUSY"
+        elif self.resident:
+            state = "READY"
+        return DeviceView(self.index, state, reason, tuple(self.resident))
