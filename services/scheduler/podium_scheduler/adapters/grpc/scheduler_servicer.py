@@ -11,7 +11,7 @@ from podium.common.v1 import workload_pb2
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium_runtime import errors
 from podium_runtime.grpc_server import Context
-from podium_scheduler.adapters.grpc import convert
+from podium_scheduler.adapters.grpc import convert, scheduler_requests
 from podium_scheduler.app import admission, jobs_of_apps, records
 
 _AUTH_TTL = timedelta(seconds=30)
@@ -35,6 +35,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def AdmitJob(
         self, request: scheduler_pb2.AdmitJobRequest, context: Context
     ) -> scheduler_pb2.AdmitJobResponse:
+        scheduler_requests.admit_job(request)
         job, existed = await self._admission.admit(convert.new_job(request))
         return scheduler_pb2.AdmitJobResponse(job=convert.job(job), already_accepted=existed)
 
@@ -47,12 +48,14 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return scheduler_pb2.AuthenticateAppResponse(app_id=app_id, ttl=ttl)
 
     async def GetJob(self, request: scheduler_pb2.GetJobRequest, context: Context) -> scheduler_pb2.GetJobResponse:
+        scheduler_requests.job_of_app(request.app_id)
         job = await self._jobs.get(request.app_id, convert.uuid(request.job_id, "job_id"))
         return scheduler_pb2.GetJobResponse(job=convert.job(job))
 
     async def ListJobs(
         self, request: scheduler_pb2.ListJobsRequest, context: Context
     ) -> scheduler_pb2.ListJobsResponse:
+        scheduler_requests.list_jobs(request)
         chosen = records.JobFilter(
             tuple(convert.job_state(s) for s in request.states), dict(request.labels), request.workload
         )
@@ -63,12 +66,14 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def CancelJob(
         self, request: scheduler_pb2.CancelJobRequest, context: Context
     ) -> scheduler_pb2.CancelJobResponse:
+        scheduler_requests.job_of_app(request.app_id)
         job = await self._jobs.cancel(request.app_id, convert.uuid(request.job_id, "job_id"))
         return scheduler_pb2.CancelJobResponse(job=convert.job(job))
 
     async def ListBatches(
         self, request: scheduler_pb2.ListBatchesRequest, context: Context
     ) -> scheduler_pb2.ListBatchesResponse:
+        scheduler_requests.item(request.app_id, "from_item", request.from_item)
         job_id = convert.uuid(request.job_id, "job_id")
         limit = min(request.limit or _DEFAULT_PAGE, _MAX_PAGE)
         found = await self._jobs.batches(request.app_id, job_id, request.from_item, limit)
@@ -77,6 +82,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def ReleaseResults(
         self, request: scheduler_pb2.ReleaseResultsRequest, context: Context
     ) -> scheduler_pb2.ReleaseResultsResponse:
+        scheduler_requests.item(request.app_id, "before_item", request.before_item)
         job_id = convert.uuid(request.job_id, "job_id")
         job = await self._jobs.release(request.app_id, job_id, request.before_item)
         return scheduler_pb2.ReleaseResultsResponse(job=convert.job(job))

@@ -1,0 +1,64 @@
+"""Checks of what gateways send, so that nothing gets as far as the ledger that it cannot hold.
+
+The wire's unsigned numbers are wider than the ledger's, and its strings may contain NUL, which Postgres refuses. A
+gateway of ours sends neither; whoever does is told the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from podium.scheduler.v1 import scheduler_pb2
+from podium_runtime import errors
+
+MAX_ITEMS = 50_000
+MAX_WINDOW_S = 3_650 * 86_400
+PRIORITIES = range(1, 6)
+
+
+def admit_job(request: scheduler_pb2.AdmitJobRequest) -> None:
+    """Raises errors.InvalidArgument."""
+    bad = [
+        *_words("app_id", request.app_id),
+        *_words("workload", request.workload),
+        *_words("traceparent", request.traceparent),
+        *_labels(request.labels),
+    ]
+    if request.priority not in PRIORITIES:
+        bad.append(errors.Violation("priority", f"must be {PRIORITIES.start} to {PRIORITIES.stop - 1}"))
+    window = request.completion_window
+    if request.HasField("completion_window") and not 0 < window.seconds + window.nanos / 1e9 <= MAX_WINDOW_S:
+        bad.append(errors.Violation("completion_window", f"must be above 0 s and at most {MAX_WINDOW_S:,} s"))
+    if sum(batch.item_count for batch in request.batches) > MAX_ITEMS:
+        bad.append(errors.Violation("batches", f"must have at most {MAX_ITEMS:,} items together"))
+    _raise(bad)
+
+
+def list_jobs(request: scheduler_pb2.ListJobsRequest) -> None:
+    """Raises errors.InvalidArgument."""
+    words = [*_words("app_id", request.app_id), *_words("workload", request.workload)]
+    _raise([*words, *_labels(request.labels)])
+
+
+def job_of_app(app_id: str) -> None:
+    """Raises errors.InvalidArgument."""
+    _raise(_words("app_id", app_id))
+
+
+def item(app_id: str, field: str, value: int) -> None:
+    """A place among a job's items. Raises errors.InvalidArgument."""
+    too_far = errors.Violation(field, f"must be at most {MAX_ITEMS:,}: no job has more items")
+    _raise([*_words("app_id", app_id), *([too_far] if value > MAX_ITEMS else [])])
+
+
+def _words(field: str, value: str) -> list[errors.Violation]:
+    return [errors.Violation(field, "must not contain NUL")] if "\x00" in value else []
+
+
+def _labels(labels: Mapping[str, str]) -> list[errors.Violation]:
+    return [v for key in sorted(labels) for v in _words(f"labels[{key!r}]", key + labels[key])]
+
+
+def _raise(bad: list[errors.Violation]) -> None:
+    if bad:
+        raise errors.InvalidArgument(bad)
