@@ -44,16 +44,16 @@ class Target:
 
     async def call(self, method: MethodDescriptor, request: Message) -> Message:
         """The answer, or the first of them. Raises grpc.aio.AioRpcError."""
-        kind = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        kind: Any = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         call = kind(
             f"/{self.service.full_name}/{method.name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )(request, metadata=auth.authorization(self.token), timeout=20)
-        found: Any = await (call.read() if method.server_streaming else call)
+        found: Message = await (call.read() if method.server_streaming else call)
         if method.server_streaming:
             call.cancel()
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def extremes(message: Message, path: str = "") -> Iterator[tuple[str, object]]:
             yield from _scalars(message, field, name)
 
 
-def _scalars(message: Message, field: FieldDescriptor, name: str) -> Iterator[tuple[str, object]]:
+def _scalars(message: Message, field: Any, name: str) -> Iterator[tuple[str, object]]:
     values: list[Any] = [*(WORDS if field.type == FieldDescriptor.TYPE_STRING else EXTREMES.get(field.type, []))]
     before = type(message)()
     before.CopyFrom(message)

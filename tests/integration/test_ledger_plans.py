@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import TextClause, text
 
-from podium_scheduler.adapters.sql import batch_ledger, database, operator_ledger, session_ledger
+from podium_scheduler.adapters.sql import (
+    archive_ledger,
+    batch_ledger,
+    database,
+    job_ledger,
+    operator_ledger,
+    session_ledger,
+)
 from tests.support import stack
 
 STATEMENTS = {
@@ -27,14 +34,34 @@ _BACKLOG = text("""
            'PENDING', 1, 1, 1, true
     FROM generate_series(1, 2000) AS n
 """)
-PARAMETERS = {":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'"}
+_HISTORY = text("""
+    INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
+                      item_count, batch_count, batches_finished, items_succeeded, items_released, feedable, create_time,
+                      finish_time, expire_time, archived)
+    SELECT gen_random_uuid(), 'default', gen_random_uuid(), '', 'a', 1, 3, '', 'COMPLETED', 1, 1, 1, 1, 1, false,
+           now() - n * interval '1 s', now() - n * interval '1 s', now() + interval '7 days', true
+    FROM generate_series(1, 20000) AS n
+""")
+# What a loop or a call asks again and again, and how many rows of history it may touch: about a page.
+OVER_HISTORY = {
+    "job counts": batch_ledger._JOB_COUNTS,
+    "jobs with results": batch_ledger._JOBS_WITH_RESULTS,
+    "due for the archive": archive_ledger._DUE,
+    "over": archive_ledger._REMOVABLE,
+    "deadlines": job_ledger._DUE_DEADLINES,
+    "waiting items": job_ledger._WAITING_ITEMS,
+}
+PARAMETERS = {
+    ":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'", ":after": "'00000000-0000-0000-0000-000000000000'",
+    ":retention": "'30 days'", ":max_jobs": "10", ":app_id": "'default'", ":lock_key": "1",
+}  # fmt: skip
 
 
-def _explain(statement: TextClause) -> TextClause:
+def _explain(statement: TextClause, *options: str) -> TextClause:
     sql = statement.text
     for name, value in PARAMETERS.items():
         sql = sql.replace(name, value)
-    return text(f"EXPLAIN {sql}")
+    return text(f"EXPLAIN ({', '.join(['COSTS', *options])}) {sql}")
 
 
 async def test_no_statement_of_a_loop_reads_all_batches(tmp_path: Path) -> None:
@@ -49,6 +76,24 @@ async def test_no_statement_of_a_loop_reads_all_batches(tmp_path: Path) -> None:
                     for whole in ("Seq Scan on batches", "pk_batches", "uq_batches"):
                         if whole in plan:
                             pytest.fail(f"{name} reads all batches:\n{plan}")
+        finally:
+            await ledger.close()
+
+
+async def test_nothing_that_is_asked_again_and_again_reads_finished_jobs(tmp_path: Path) -> None:
+    async with stack.servers(tmp_path) as servers:
+        ledger = database.Database(servers.postgres.url, pool_size=1)
+        try:
+            async with ledger.transaction() as connection:
+                await connection.execute(text("INSERT INTO apps (app_id) VALUES ('default') ON CONFLICT DO NOTHING"))
+                for history in (_HISTORY, text("ANALYZE jobs")):
+                    await connection.execute(history)
+                for name, statement in OVER_HISTORY.items():
+                    explain = _explain(statement, "ANALYZE", "TIMING OFF")
+                    plan = "\n".join((await connection.scalars(explain)).all())
+                    touched = re.findall(r"(?:actual rows=|Rows Removed by Filter: )(\d+)", plan)
+                    if max(map(int, touched)) > 20:
+                        pytest.fail(f"{name} reads history:\n{plan}")
         finally:
             await ledger.close()
 
