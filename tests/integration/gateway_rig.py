@@ -76,6 +76,9 @@ class Ledger:
     released: list[tuple[str, int]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Jobs of which a result was reported missing."""
+    acknowledge_results: bool = False
     unavailable: bool = False
     stall: asyncio.Event | None = None
     """When set, GetJob waits for it; `stalled` tells that one does, `stall_cancelled` that it was
@@ -203,7 +206,17 @@ class FakeScheduler:
         self.ledger.job_of(request.app_id, request.job_id)
         batches = [b for b in self.ledger.batches[request.job_id] if b.first_item >= request.from_item]
         self.ledger.looked.set()
-        return scheduler_pb2.ListBatchesResponse(batches=batches[: request.limit or 100])
+        return scheduler_pb2.ListBatchesResponse(
+            batches=batches[: request.limit or 100], acknowledge_results=self.ledger.acknowledge_results
+        )
+
+    async def ReportMissingResult(
+        self, request: scheduler_pb2.ReportMissingResultRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> scheduler_pb2.ReportMissingResultResponse:
+        self._note("ReportMissingResult", context)
+        self.ledger.job_of(request.app_id, request.job_id)
+        self.ledger.missing.append(request.job_id)
+        return scheduler_pb2.ReportMissingResultResponse(batches_recomputed=1)
 
     async def ReleaseResults(
         self, request: scheduler_pb2.ReleaseResultsRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -33,7 +33,7 @@ async def test_a_replica_that_cannot_write_yet_is_waited_out(buffer: adapter.Buf
     calls = [
         buffer.push("hash-384", [1]),
         buffer.admit_results([(uuid.uuid4(), 0, 1, [b"chunk"])]),
-        buffer.epoch("life"),
+        buffer.life("epoch"),
         buffer.ensure_groups(["hash-384"]),
     ]
     for call in calls:

@@ -246,3 +246,47 @@ async def test_an_exception_of_the_input_comes_out(client: AsyncClient) -> None:
 
     with pytest.raises(OSError, match="the disk is gone"):
         await client.embed_texts(broken(), workload="fake")
+
+
+async def test_a_reader_that_is_asked_to_acknowledge_goes_on_at_its_cursor(
+    fake: FakeGateway, client: AsyncClient
+) -> None:
+    asked = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "acknowledge", "RESULTS_UNACKNOWLEDGED", 0.001)
+    fake.cuts.append(Cut(9, refusal=asked))
+    result = await client.embed_texts(TEXTS, workload="fake", items_per_job=len(TEXTS))
+    np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
+    assert fake.cursors[0] == ""
+    assert int(fake.cursors[1]) > 0, "what was received is released"
+    assert result.ok.all()
+
+
+async def test_a_full_service_gets_room_from_the_jobs_that_are_here_already(
+    fake: FakeGateway, client: AsyncClient
+) -> None:
+    full = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "BUFFER_FULL", 0.001)
+    refused: list[int] = []
+    released: list[int] = []
+
+    def progress(call: CallProgress) -> None:
+        if call.items_done == 10 and not refused:
+            refused.append(call.items_done)
+            fake.refusals["SubmitBatch"].append(full)
+        if call.items_done > 10 and not released:
+            released.append(sum(job.message.results_released for job in fake.jobs.values()))
+
+    result = await client.embed_texts(TEXTS, workload="fake", items_per_job=10, max_jobs_in_flight=1, progress=progress)
+    np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
+    assert released == [1], "before the call was done"
+
+
+async def test_without_release_a_full_service_keeps_everything(fake: FakeGateway, client: AsyncClient) -> None:
+    full = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "BUFFER_FULL", 0.001)
+
+    def progress(call: CallProgress) -> None:
+        if call.items_done == 10:
+            fake.refusals["SubmitBatch"].append(full)
+
+    await client.embed_texts(
+        TEXTS, workload="fake", items_per_job=10, max_jobs_in_flight=1, release=False, progress=progress
+    )
+    assert not any(job.message.results_released for job in fake.jobs.values())

@@ -61,10 +61,12 @@ _NOT_YET = Refusal(grpc.StatusCode.UNIMPLEMENTED, "not served", "NOT_YET_IMPLEME
 
 @dataclass
 class Cut:
-    """One StreamResults call: `messages` come, each `copies` times, then UNAVAILABLE without details."""
+    """One StreamResults call: `messages` come, each `copies` times, then the refusal; UNAVAILABLE without details
+    when there is none."""
 
     messages: int
     copies: int = 1
+    refusal: Refusal | None = None
 
 
 @dataclass
@@ -240,6 +242,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             cut = self.cuts.popleft() if self.cuts else None
             for sent, message in enumerate(self._messages(job, start)):
                 if cut is not None and sent == cut.messages:
+                    if cut.refusal is not None:
+                        await refuse(context, cut.refusal)
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "cut on purpose")
                 for _ in range(cut.copies if cut is not None else 1):
                     yield message

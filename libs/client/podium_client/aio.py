@@ -134,6 +134,7 @@ class AsyncClient:
             max_jobs_in_flight=max_jobs_in_flight,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
+            release=release,
             progress=progress,
         )
         summary = await call.run()
@@ -181,6 +182,7 @@ class AsyncClient:
             max_jobs_in_flight=max_jobs_in_flight,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
+            release=release,
             progress=progress,
         )
         summary = await call.run()
@@ -203,6 +205,7 @@ class AsyncClient:
         max_jobs_in_flight: int,
         items_per_job: int,
         bytes_per_job: int,
+        release: bool,
         progress: ProgressCallback | None,
     ) -> EmbedCall:
         if max_jobs_in_flight < 1:
@@ -216,6 +219,7 @@ class AsyncClient:
             sink,
             window=max_jobs_in_flight,
             total=_length(texts),
+            may_release=release,
             on_progress=progress,
         )
 

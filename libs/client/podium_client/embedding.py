@@ -3,14 +3,15 @@
 Promise: outcomes reach the sink in input order, each item exactly once; at most `window` parts are in
 memory. A part leaves the window when it is written, so a slow first part holds the others back rather than
 filling memory. On any error the call ends at once; its jobs go on at the service, and the same call made
-again finds them. Nothing is released before the sink's commit has returned.
+again finds them. Nothing is released before the sink's commit has returned, unless the service is full of results
+that are here already: then room for the rest of the call is worth more than a cheap second run after a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,6 +197,7 @@ class EmbedCall:
         *,
         window: int,
         total: int | None,
+        may_release: bool,
         on_progress: ProgressCallback | None,
     ) -> None:
         self._gateway = gateway
@@ -207,6 +209,10 @@ class EmbedCall:
         self._progress = CallProgress(items_total=total)
         # Shared by all calls of this activity: while any part gets on, the others may wait for room.
         self._patience: Patience = gateway.patience()
+        if may_release:
+            self._patience.on_full = self._make_room
+        self._held_there: list[StreamEnd] = []
+        """Of jobs whose outcomes are all here, and still at the service."""
         dimensions = spec.options.dimensions if spec.options.HasField("dimensions") else None
         self._model = Model(gateway, spec.workload, dimensions)
         self._errors: list[ItemError] = []
@@ -238,13 +244,20 @@ class EmbedCall:
     async def release(self, *, only_failed: bool = False) -> None:
         """Let the service drop the results; `only_failed`: just of the jobs that a later run should do
         again."""
+        await self._release([end for end, failed in self._ends if failed or not only_failed])
+
+    async def _make_room(self) -> None:
+        held, self._held_there = self._held_there, []
+        await self._release(held)
+
+    async def _release(self, ends: Sequence[StreamEnd]) -> None:
         gate = asyncio.Semaphore(_RELEASES_AT_ONCE)
 
         async def one(end: StreamEnd) -> None:
             async with gate:
                 await release(self._gateway, end.job.job_id, end.cursor)
 
-        await asyncio.gather(*(one(end) for end, failed in self._ends if failed or not only_failed))
+        await asyncio.gather(*(one(end) for end in ends))
 
     async def _pump(self) -> None:
         running: deque[asyncio.Task[Finished]] = deque()
@@ -301,6 +314,7 @@ class EmbedCall:
             try:
                 finished = await collector.collect(ResultStream(self._gateway, job.job_id, patience=self._patience))
                 check_ended_well(finished.end.job)
+                self._held_there.append(finished.end)
                 return finished
             except ResultsReleased:
                 # Another run of the same input has taken the results in the meantime.

@@ -37,6 +37,7 @@ class RetryPolicy:
     dice: Callable[[], float] = random.random
 
 
+_FULL = "BUFFER_FULL"
 # A stream that a proxy or a dying server cuts ends with one of these texts and no better code.
 _CUT_STREAM = ("RST_STREAM", "Stream removed", "GOAWAY")
 
@@ -61,6 +62,8 @@ class Patience:
 
     policy: RetryPolicy
     contacted: bool = False
+    on_full: Callable[[], Awaitable[None]] | None = None
+    """Called when the service refuses work because unread results fill it up; may make room."""
     _since: float = field(init=False)
     _pause: float = field(init=False)
 
@@ -87,6 +90,8 @@ class Patience:
         if self.policy.now() + pause - self._since > allowed:
             raise from_rpc_error(error) from error
         self._pause = min(self._pause * self.policy.growth, self.policy.longest_pause_s)
+        if details.reason == _FULL and self.on_full is not None:
+            await self.on_full()
         await self.policy.sleep(pause)
 
 

@@ -7,8 +7,8 @@ ProtocolError.
 A cursor given to the service acknowledges all before it, and acknowledged results are deleted. So a cut
 stream is first taken up where the *caller* began, and what was seen is dropped here; nothing is released
 that the caller has not called durable. Only when a connection brought nothing new (a proxy that cuts every
-stream at the same size) does the next one begin at the last cursor received, since otherwise the stream
-would never end.
+stream at the same size), or when the service asks for it because unacknowledged results hold back new
+ones, does the next one begin at the last cursor received, since otherwise the stream would never end.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from dataclasses import dataclass
 import grpc
 
 from podium.gateway.v1 import gateway_pb2
-from podium_client.errors import JobNotFound, PodiumError, ProtocolError, ResultsReleased
+from podium_client.errors import JobNotFound, PodiumError, ProtocolError, ResultsReleased, decode_details
 from podium_client.jobs import Job, job_from_proto
 from podium_client.results import ResultChunk, chunk_from_proto, failure_from_proto
 from podium_client.retry import Patience
 from podium_client.rpc import Gateway, with_origin
+
+_ACKNOWLEDGE = "RESULTS_UNACKNOWLEDGED"
 
 _log = logging.getLogger("podium_client")
 
@@ -64,7 +66,7 @@ class ResultStream:
                 if self.end is None:
                     raise ProtocolError(f"job {self._job_id}: the result stream ended without its last message")
             except grpc.RpcError as error:
-                if self._next == before:
+                if self._next == before or decode_details(error).reason == _ACKNOWLEDGE:
                     self._after = self._last_cursor
                 await self._wait(error)
             finally:

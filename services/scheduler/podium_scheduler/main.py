@@ -14,7 +14,7 @@ from podium.common.v1 import workload_pb2
 from podium.operator.v1 import operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2_grpc
-from podium_runtime import auth, clock, grpc_server, ids, lifecycle, logs, metrics, supervision
+from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import readiness
 from podium_scheduler.adapters import registry_file
@@ -25,6 +25,7 @@ from podium_scheduler.adapters.sql import (
     batch_ledger,
     cluster_ledger,
     database,
+    holdings_ledger,
     job_ledger,
     leadership,
     migrate,
@@ -39,6 +40,7 @@ from podium_scheduler.app import (
     janitor,
     jobs_of_apps,
     leader,
+    lost_results,
     pressure,
     queue_metrics,
     reconciler,
@@ -46,12 +48,13 @@ from podium_scheduler.app import (
     revocation,
     session_keeper,
     session_lives,
+    shedder,
     unservable,
     wakers,
     worker_frames,
     worker_sessions,
 )
-from podium_scheduler.domain import batches
+from podium_scheduler.domain import batches, room
 from podium_scheduler.settings import SchedulerSettings
 
 log = logs.get_logger(__name__)
@@ -88,6 +91,7 @@ class _Stores:
     jobs: job_ledger.JobLedger
     archive: archive_ledger.ArchiveLedger
     batches: batch_ledger.BatchLedger
+    holdings: holdings_ledger.HoldingsLedger
     sessions: session_ledger.SessionLedger
     cluster: cluster_ledger.ClusterLedger
 
@@ -109,6 +113,7 @@ def _stores(settings: SchedulerSettings) -> _Stores:
         jobs=job_ledger.JobLedger(pool),
         archive=archive_ledger.ArchiveLedger(pool),
         batches=batch_ledger.BatchLedger(pool, settings.retention),
+        holdings=holdings_ledger.HoldingsLedger(pool),
         sessions=session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
         cluster=cluster_ledger.ClusterLedger(pool),
     )
@@ -125,6 +130,8 @@ class Scheduler:
         policy = batches.RetryPolicy(max_attempts=settings.max_attempts)
         self._wakers = wakers.Wakers(stores.wakeups, stores.leadership)
         self._registry = worker_sessions.SessionRegistry()
+        self._sizes = {name: room.sizes(w.dimension, w.batch.max_items) for name, w in workloads.items()}
+        self._lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
         self._gauge = pressure.PressureGauge(stores.buffer)
         self._revocation = revocation.Revocation(self._registry, stores.wakeups)
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
@@ -179,11 +186,11 @@ class Scheduler:
             max_message_bytes=128 << 20,
         )
         admit = admission.Admission(stores.jobs, frozenset(self._workloads), self._gauge, self._wakers, self._ids)
-        jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._revocation, settings.retention)
+        jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._lost, self._revocation, settings.retention)
         workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence())
         server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
-            scheduler_servicer.SchedulerServicer(admit, jobs, self._workloads),
+            scheduler_servicer.SchedulerServicer(admit, jobs, self._gauge, self._workloads),
             "podium.scheduler.v1.SchedulerService",
         )
         server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
@@ -226,7 +233,11 @@ class Scheduler:
                 admission.token_hash(settings.bootstrap_app_token),
                 "PODIUM_BOOTSTRAP_APP_TOKEN",
             )
-        await self._stores.buffer.ensure_groups(sorted(self._workloads))
+        try:
+            await self._stores.buffer.ensure_groups(sorted(self._workloads))
+        except errors.ResourceExhausted:
+            # Full, but others may be reading it empty; whoever reads a stream makes its group.
+            log.warning("buffer_is_full_at_start")
 
     async def _heard(self, message: Mapping[str, object]) -> None:
         kind = message.get("kind")
@@ -260,14 +271,16 @@ class Scheduler:
         return [
             feeder.Feeder(
                 stores.batches,
+                stores.holdings,
                 stores.sessions,
                 stores.buffer,
-                self._gauge,
                 self._wakers,
                 timedelta(seconds=settings.aging_s),
+                self._sizes,
             ),
             rescuer.Rescuer(stores.sessions, self._recovery),
-            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, stores.buffer, names, self._ids),
+            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, self._lost, names, self._ids),
+            shedder.Shedder(stores.batches, stores.holdings, stores.buffer, stores.buffer, self._wakers, self._sizes),
             unservable.Unservable(
                 stores.batches,
                 stores.sessions,

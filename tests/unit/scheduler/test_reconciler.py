@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from podium_runtime import ids
-from podium_scheduler.app import reconciler, records
+from podium_scheduler.app import lost_results, reconciler, records
 
 JOB = uuid.UUID(int=7)
 
@@ -28,7 +28,7 @@ class World:
     async def set_redis_epoch(self, epoch: str) -> None:
         self.epoch_in_ledger = epoch
 
-    async def epoch(self, proposed: str) -> str:
+    async def life(self, proposed: str) -> str:
         return "new"
 
     async def ensure_groups(self, workloads: Sequence[str]) -> None: ...
@@ -52,13 +52,16 @@ class World:
         self.then()
         return found
 
-    async def recompute(self, job_id: uuid.UUID, batch_ids: Sequence[int]) -> int:
+    async def recompute(self, job_id: uuid.UUID, batch_ids: Sequence[int], *, shed: bool = False) -> int:
         self.recomputed += batch_ids
         self.completed = {item: b for item, b in self.completed.items() if b not in batch_ids}
         return len(batch_ids)
 
+    async def feed(self) -> None: ...
+
     def reconciler(self) -> reconciler.Reconciler:
-        return reconciler.Reconciler(self, self, self, self, ["hash-384"], ids.SequentialIds())  # type: ignore[arg-type]
+        lost = lost_results.LostResults(self, self, self)  # type: ignore[arg-type]
+        return reconciler.Reconciler(self, self, self, lost, ["hash-384"], ids.SequentialIds())  # type: ignore[arg-type]
 
 
 async def test_what_completes_meanwhile_is_not_taken_for_lost() -> None:

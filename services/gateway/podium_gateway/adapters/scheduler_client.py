@@ -62,11 +62,15 @@ class SchedulerClient:
 
     async def list_batches(
         self, caller: callers.Caller, job_id: str, from_item: int, limit: int
-    ) -> Sequence[scheduler_pb2.Batch]:
+    ) -> scheduler_pb2.ListBatchesResponse:
         request = scheduler_pb2.ListBatchesRequest(
             app_id=caller.app_id, job_id=job_id, from_item=from_item, limit=limit
         )
-        return (await self._call(self._stub.ListBatches, request, caller.remaining_s())).batches
+        return await self._call(self._stub.ListBatches, request, caller.remaining_s())
+
+    async def report_missing_result(self, caller: callers.Caller, job_id: str) -> None:
+        request = scheduler_pb2.ReportMissingResultRequest(app_id=caller.app_id, job_id=job_id)
+        await self._call(self._stub.ReportMissingResult, request, caller.remaining_s())
 
     async def release_results(self, caller: callers.Caller, job_id: str, before_item: int) -> job_pb2.Job:
         request = scheduler_pb2.ReleaseResultsRequest(app_id=caller.app_id, job_id=job_id, before_item=before_item)

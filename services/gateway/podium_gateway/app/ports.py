@@ -35,8 +35,11 @@ class Ledger(Protocol):
 
     async def list_batches(
         self, caller: callers.Caller, job_id: str, from_item: int, limit: int
-    ) -> Sequence[scheduler_pb2.Batch]:
-        """Batches whose first item is `from_item` or later."""
+    ) -> scheduler_pb2.ListBatchesResponse:
+        """Batches whose first item is `from_item` or later, and whether readers should acknowledge."""
+
+    async def report_missing_result(self, caller: callers.Caller, job_id: str) -> None:
+        """A COMPLETED batch has no result in the store: the scheduler looks, and has it computed again."""
 
     async def release_results(self, caller: callers.Caller, job_id: str, before_item: int) -> job_pb2.Job:
         """Acknowledges results."""

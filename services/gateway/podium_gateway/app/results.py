@@ -3,7 +3,10 @@
 Promises: every item of the job is covered exactly once, in order, by a chunk or a failure, and a StreamEnd
 follows; what a client has after the last cursor it made durable is what it would have had without the break.
 Results come from the store; what the store does not have is asked of the ledger: failed batches become
-BatchFailure at their place, released and expired ones end the stream with OUT_OF_RANGE, unfinished ones are waited for.
+BatchFailure at their place, released and expired ones end the stream with OUT_OF_RANGE, unfinished ones are waited for,
+and finished ones without a result (the store has lost it) are reported, so that they are computed again.
+A stream that waits while results nobody has acknowledged hold back work ends with RESOURCE_EXHAUSTED, reason
+RESULTS_UNACKNOWLEDGED: what it has sent may be what it waits for the room of. Its client goes on with its cursor.
 Wake-ups may be lost, so every wait also ends by itself after a second.
 
 At most two reads of about READ_BYTES are held for a stream: the one being written and the one after it.
@@ -28,6 +31,7 @@ POLL_S = 1.0
 MIN_ASK_INTERVAL_S = 0.2
 LIST_LIMIT = 100
 _FIRST_END_POLL_S = 0.02
+_ACKNOWLEDGE_AFTER_S = 0.1
 _LOST = frozenset({job_pb2.BATCH_STATE_FAILED, job_pb2.BATCH_STATE_CANCELLED, job_pb2.BATCH_STATE_EXPIRED})
 
 
@@ -123,6 +127,9 @@ class _Relay:
         self._codec = cursors.CursorCodec(job.job_id)
         self._woken = woken
         self._place = place
+        self._released = place.batch
+        self._missing: int | None = None
+        """The batch last seen COMPLETED without a result."""
         self._asked_at = -math.inf
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
@@ -183,8 +190,11 @@ class _Relay:
             return []
         self._woken.clear(wakes.STATE)
         self._asked_at = self._clock.monotonic()
-        batches = await self._ledger.list_batches(self._caller, self._job_id, self._place.batch, LIST_LIMIT)
-        return await self._failures(batches)
+        found = await self._ledger.list_batches(self._caller, self._job_id, self._place.batch, LIST_LIMIT)
+        messages = await self._failures(found.batches)
+        if not messages and not await self._report_missing(found.batches[0]):
+            self._ask_to_acknowledge(found)
+        return messages
 
     async def _failures(self, batches: Sequence[scheduler_pb2.Batch]) -> list[bytes]:
         """The messages for batches that will never have results, as far as they follow each other."""
@@ -200,6 +210,27 @@ class _Relay:
             # What comes next may be lost too, and a cancelled job has thousands of such batches: no pause.
             self._asked_at = -math.inf
         return messages
+
+    async def _report_missing(self, batch: scheduler_pb2.Batch) -> bool:
+        """Whether the batch is finished, so that its result is there, or lost: then the scheduler is told.
+
+        Only at the second sight: at the first, it may have been finished between the read and the question.
+        """
+        if batch.state != job_pb2.BATCH_STATE_COMPLETED:
+            self._missing = None
+            return False
+        if self._missing == batch.first_item:
+            await self._ledger.report_missing_result(self._caller, self._job_id)
+        self._missing = batch.first_item
+        return True
+
+    def _ask_to_acknowledge(self, found: scheduler_pb2.ListBatchesResponse) -> None:
+        if found.acknowledge_results and self._place.batch > self._released:
+            raise errors.ResourceExhausted(
+                "results that were sent and not acknowledged hold back new ones; go on with the last cursor",
+                reason="RESULTS_UNACKNOWLEDGED",
+                retry_after_s=_ACKNOWLEDGE_AFTER_S,
+            )
 
     def _failure(self, batch: scheduler_pb2.Batch) -> Iterator[bytes]:
         """Moves over a batch without results, with its message unless the client has all of it."""
@@ -238,6 +269,9 @@ class _Relay:
                 cursor = self._codec.encode(cursors.Place(self._total, self._total)).decode()
                 return gateway_pb2.StreamResultsResponse(end=gateway_pb2.StreamEnd(job=job), cursor=cursor)
             await self._woken.wait(poll_s, wakes.STATE, wakes.RESULTS)
+            if poll_s == POLL_S:
+                # Results that were read are computed again; they may need the room of what was sent.
+                self._ask_to_acknowledge(await self._ledger.list_batches(self._caller, self._job_id, self._total, 1))
             poll_s = min(poll_s * 2, POLL_S)
 
 

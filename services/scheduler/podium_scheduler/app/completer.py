@@ -8,6 +8,7 @@ leases through their Status frames, and their unacknowledged batches hold back n
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,12 +105,21 @@ class Completer:
             self._report(done, settled)
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
+            await self._forget_wholes(failed)
             settled = await self._patiently(lambda: self._ledger.fail(failures))
             self._report(failed, settled)
         self._wake_dispatcher.set()
         changed: dict[UUID, str] = {o.held.job_id: "results" for o in done}
         changed.update({o.held.job_id: "state" for o in failed})
         await self._wakeups.job_changed(list(changed.items()))
+
+    async def _forget_wholes(self, failed: Sequence[_Outcome]) -> None:
+        """Of batches that are halved: an attempt whose lease was lost may have left its result, and readers must not
+        find the whole where the ledger has halves, which may fail."""
+        for outcome in failed:
+            if outcome.failure is not None and isinstance(outcome.failure.outcome, batches.Split):
+                whole = outcome.held
+                await self._patiently(functools.partial(self._results.drop_batches, whole.job_id, [whole.first_item]))
 
     async def _patiently(self, step: object) -> set[int]:
         """Repeats a step until neither Postgres nor Redis is away. Both writes are idempotent."""

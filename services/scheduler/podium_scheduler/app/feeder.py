@@ -1,18 +1,21 @@
 """The feeder: keeps each work stream at its target depth. Runs on the leader only.
 
-The backlog waits in the ledger, so Redis stays small however long the queue, and fairness has one home. A crash between
+The backlog waits in the ledger, so Redis stays small however long the queue, and fairness has one home. Nothing is fed
+whose result might find no room (see domain.room). A crash between
 the commit and the push leaves QUEUED batches without an entry: the reconciler finds them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from podium_runtime import logs
-from podium_scheduler.app import loops, ports, pressure, wakers
-from podium_scheduler.domain import fairness
+from podium_scheduler.app import loops, ports, wakers
+from podium_scheduler.domain import fairness, room
 
 log = logs.get_logger(__name__)
 
@@ -29,43 +32,59 @@ class Feeder(loops.PatientLoop):
     def __init__(
         self,
         batches: ports.BatchLedger,
+        holdings: ports.HoldingsLedger,
         sessions: ports.SessionLedger,
         buffer: ports.WorkBuffer,
-        gauge: pressure.PressureGauge,
         wake: wakers.Wakers,
         aging: timedelta,
+        sizes: Mapping[str, room.Sizes],
     ) -> None:
         super().__init__(wake.feeder)
         self._batches = batches
+        self._holdings = holdings
         self._sessions = sessions
         self._buffer = buffer
-        self._gauge = gauge
         self._wakers = wake
         self._aging = aging
+        self._sizes = sizes
         self._shares: dict[str, fairness.Shares] = {}
 
     async def round(self) -> float:
         """Feeds every workload that has a backlog and room."""
-        if not self._gauge.may_feed:
-            return _POLL_S
         waiting = await self._batches.waiting_workloads()
         if not waiting:
             return _POLL_S * 4
+        # In this order: what completes in between is counted twice rather than not at all.
+        in_flight = await self._holdings.in_flight()
+        left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))
         depths = await self._buffer.depths(waiting)
         credits = await self._sessions.credits()
         fed = 0
         for workload in waiting:
-            room = fairness.target_depth(credits.get(workload, 0)) - depths[workload]
-            if room > 0:
-                fed += await self._feed(workload, min(room, _MAX_ROUND))
+            wanted = fairness.target_depth(credits.get(workload, 0)) - depths[workload]
+            if wanted > 0:
+                fed += await self._feed_within(left, workload, min(wanted, _MAX_ROUND))
         if fed:
             await self._wakers.work()
         return _POLL_S
 
-    async def _feed(self, workload: str, room: int) -> int:
-        candidates, weights = await self._batches.candidates(workload, _PER_LEVEL)
+    async def _feed_within(self, left: room.Room, workload: str, wanted: int) -> int:
+        # A workload that the registry has lost: nobody can compute it, so it takes no room.
+        size = self._sizes[workload].batch if workload in self._sizes else 1
+        fit, reserve = left.batches(size)
+        wanted = wanted if fit is None else min(wanted, fit)
+        fed = await self._feed(workload, wanted, reserve=reserve) if wanted else 0
+        left.take(fed * size)
+        return fed
+
+    async def _feed(self, workload: str, wanted: int, *, reserve: bool) -> int:
+        candidates, weights = await self._batches.candidates(workload, _PER_LEVEL, small=reserve)
+        if reserve:
+            candidates = [
+                replace(c, batches=min(c.batches, room.allowance(c.held_batches, gap=c.gap))) for c in candidates
+            ]
         shares = self._shares.setdefault(workload, fairness.Shares())
-        order = fairness.plan(candidates, weights, shares, room, self._aging)
+        order = fairness.plan(candidates, weights, shares, wanted, self._aging)
         if not order:
             return 0
         turns = {UUID(job_id): count for job_id, count in Counter(order).items()}

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from podium_runtime import errors
-from podium_scheduler.app import ports, records, revocation
+from podium_scheduler.app import lost_results, ports, records, revocation
 from podium_scheduler.domain import jobs
 
 
@@ -20,11 +20,13 @@ class JobsOfApps:
         self,
         ledger: ports.JobLedger,
         results: ports.ResultBuffer,
+        lost: lost_results.LostResults,
         revoke: revocation.Revocation,
         retention: timedelta,
     ) -> None:
         self._ledger = ledger
         self._results = results
+        self._lost = lost
         self._revoke = revoke
         self._retention = retention
 
@@ -59,6 +61,11 @@ class JobsOfApps:
         """Batches from an item on. Raises errors.NotFound."""
         await self.get(app_id, job_id)
         return await self._ledger.list_batches(job_id, from_item, limit)
+
+    async def recompute_lost(self, app_id: str, job_id: UUID) -> int:
+        """A reader misses the result of a batch that the ledger calls COMPLETED. Raises errors.NotFound."""
+        await self.get(app_id, job_id)
+        return await self._lost.recompute(job_id)
 
     async def release(self, app_id: str, job_id: UUID, before_item: int) -> records.Job:
         """The client has made all results before an item durable. The ledger first, then the buffer."""

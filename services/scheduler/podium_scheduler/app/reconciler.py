@@ -2,8 +2,8 @@
 
 Three kinds of difference. A work entry whose batch waits no more (its job was cancelled): the entry goes. A batch that
 has been QUEUED for a while without an entry (a crash between commit and push, or a loss): it is fed again. And Redis
-as a whole: it bears another epoch than the one that the ledger has filled; then results may be gone too, and those
-batches are computed again.
+as a whole: it lives another life than the one that the ledger has filled (it is empty, or was restarted, or a replica
+took over); then results may be gone too, perhaps only the last second's, and those batches are computed again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from podium_runtime import ids, logs
-from podium_scheduler.app import loops, ports
+from podium_scheduler.app import loops, lost_results, ports
 
 log = logs.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Reconciler(loops.PatientLoop):
         batches: ports.BatchLedger,
         cluster: ports.ClusterLedger,
         buffer: ports.WorkBuffer,
-        results: ports.ResultBuffer,
+        lost: lost_results.LostResults,
         workloads: list[str],
         make: ids.Ids,
     ) -> None:
@@ -39,25 +39,25 @@ class Reconciler(loops.PatientLoop):
         self._batches = batches
         self._cluster = cluster
         self._buffer = buffer
-        self._results = results
+        self._lost = lost
         self._workloads = workloads
         self._ids = make
         self._gone_through = ""
-        """The epoch for which all results have been looked for once."""
+        """The life for which all results have been looked for once."""
 
     async def round(self) -> float:
         """Looks for all three."""
         known = await self._cluster.redis_epoch()
-        epoch = await self._buffer.epoch(str(self._ids.uuid4()))
+        life = await self._buffer.life(str(self._ids.uuid4()))
         await self._buffer.ensure_groups(self._workloads)
-        if epoch != known:
-            log.warning("buffer_is_another", known=known, epoch=epoch)
+        if life != known:
+            log.warning("buffer_is_another", known=known, found=life)
             await self._requeue(timedelta(0))
             await self._recompute_lost()
             # Twice: a batch whose result was written into the life before may have been completed since.
-            if self._gone_through == epoch:
-                await self._cluster.set_redis_epoch(epoch)
-            self._gone_through = epoch
+            if self._gone_through == life:
+                await self._cluster.set_redis_epoch(life)
+            self._gone_through = life
         else:
             await self._requeue(_QUEUED_AGE)
         await self._prune()
@@ -87,10 +87,4 @@ class Reconciler(loops.PatientLoop):
         while page := await self._batches.jobs_with_results(after, _PAGE):
             after = page[-1]
             for job_id in page:
-                # In this order: results come before the ledger, so what completes meanwhile is not taken for lost.
-                completed = await self._batches.completed_of(job_id)
-                there = await self._results.result_items(job_id)
-                lost = [batch_id for first_item, batch_id in completed.items() if first_item not in there]
-                if lost:
-                    count = await self._batches.recompute(job_id, lost)
-                    log.warning("lost_results_recomputed", job_id=str(job_id), batches=count)
+                await self._lost.recompute(job_id)

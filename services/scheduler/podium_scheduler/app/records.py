@@ -236,3 +236,20 @@ class Entry:
     workload: str
     entry_id: str
     batch_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A job with results that wait to be acknowledged."""
+
+    job_id: UUID
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A COMPLETED batch, whose result is in the buffer."""
+
+    batch_id: int
+    first_item: int
+    item_count: int

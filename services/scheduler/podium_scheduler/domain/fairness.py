@@ -26,6 +26,10 @@ class Candidate:
     """Batches that wait."""
     batch_items: int
     """Items in a typical batch of it: what one turn costs its app."""
+    held_batches: int = 0
+    """In flight, or finished and not acknowledged: about what it takes of the buffer, now or soon."""
+    gap: bool = False
+    """Its next batch was fed before: later ones may be finished already and wait for it."""
 
 
 @dataclass(slots=True)

@@ -152,10 +152,26 @@ class ListBatchesRequest(_message.Message):
     def __init__(self, app_id: _Optional[str] = ..., job_id: _Optional[str] = ..., from_item: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ListBatchesResponse(_message.Message):
-    __slots__ = ("batches",)
+    __slots__ = ("batches", "acknowledge_results")
     BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGE_RESULTS_FIELD_NUMBER: _ClassVar[int]
     batches: _containers.RepeatedCompositeFieldContainer[Batch]
-    def __init__(self, batches: _Optional[_Iterable[_Union[Batch, _Mapping]]] = ...) -> None: ...
+    acknowledge_results: bool
+    def __init__(self, batches: _Optional[_Iterable[_Union[Batch, _Mapping]]] = ..., acknowledge_results: _Optional[bool] = ...) -> None: ...
+
+class ReportMissingResultRequest(_message.Message):
+    __slots__ = ("app_id", "job_id")
+    APP_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    app_id: str
+    job_id: str
+    def __init__(self, app_id: _Optional[str] = ..., job_id: _Optional[str] = ...) -> None: ...
+
+class ReportMissingResultResponse(_message.Message):
+    __slots__ = ("batches_recomputed",)
+    BATCHES_RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
+    batches_recomputed: int
+    def __init__(self, batches_recomputed: _Optional[int] = ...) -> None: ...
 
 class Batch(_message.Message):
     __slots__ = ("first_item", "item_count", "state", "failure_reason", "failure_message", "attempt")

@@ -66,6 +66,11 @@ class SchedulerServiceStub:
                 request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesRequest.SerializeToString,
                 response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesResponse.FromString,
                 _registered_method=True)
+        self.ReportMissingResult = channel.unary_unary(
+                '/podium.scheduler.v1.SchedulerService/ReportMissingResult',
+                request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultRequest.SerializeToString,
+                response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultResponse.FromString,
+                _registered_method=True)
         self.ReleaseResults = channel.unary_unary(
                 '/podium.scheduler.v1.SchedulerService/ReleaseResults',
                 request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsRequest.SerializeToString,
@@ -131,6 +136,14 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportMissingResult(self, request, context):
+        """A reader finds no result where ListBatches says COMPLETED. The scheduler looks for itself: what is gone from the
+        whole job is computed again, what is there stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseResults(self, request, context):
         """Marks the results before an item as acknowledged, drops their payloads and trims the result stream.
         """
@@ -184,6 +197,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListBatches,
                     request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesRequest.FromString,
                     response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesResponse.SerializeToString,
+            ),
+            'ReportMissingResult': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMissingResult,
+                    request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultRequest.FromString,
+                    response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultResponse.SerializeToString,
             ),
             'ReleaseResults': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseResults,
@@ -365,6 +383,33 @@ class SchedulerService:
             '/podium.scheduler.v1.SchedulerService/ListBatches',
             podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesRequest.SerializeToString,
             podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListBatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMissingResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.scheduler.v1.SchedulerService/ReportMissingResult',
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultRequest.SerializeToString,
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportMissingResultResponse.FromString,
             options,
             channel_credentials,
             insecure,

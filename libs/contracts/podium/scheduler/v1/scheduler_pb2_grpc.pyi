@@ -32,6 +32,10 @@ class SchedulerServiceStub:
     """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream.
     Of a job whose results are all released or expired, only the FAILED ones are kept.
     """
+    ReportMissingResult: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReportMissingResultRequest, _scheduler_pb2.ReportMissingResultResponse]
+    """A reader finds no result where ListBatches says COMPLETED. The scheduler looks for itself: what is gone from the
+    whole job is computed again, what is there stays.
+    """
     ReleaseResults: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReleaseResultsRequest, _scheduler_pb2.ReleaseResultsResponse]
     """Marks the results before an item as acknowledged, drops their payloads and trims the result stream."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListWorkloadsRequest, _scheduler_pb2.ListWorkloadsResponse]
@@ -92,6 +96,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_scheduler_pb2.ListBatchesResponse]:
         """Lists the batches of a job by first_item: what the ledger knows of those that have no result to stream.
         Of a job whose results are all released or expired, only the FAILED ones are kept.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportMissingResult(
+        self,
+        request: _scheduler_pb2.ReportMissingResultRequest,
+        context: _aio.ServicerContext[_scheduler_pb2.ReportMissingResultRequest, _abc.Awaitable[_scheduler_pb2.ReportMissingResultResponse]],
+    ) -> _abc.Awaitable[_scheduler_pb2.ReportMissingResultResponse]:
+        """A reader finds no result where ListBatches says COMPLETED. The scheduler looks for itself: what is gone from the
+        whole job is computed again, what is there stays.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,7 @@ from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium_runtime import errors
 from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert, scheduler_requests
-from podium_scheduler.app import admission, jobs_of_apps, records
+from podium_scheduler.app import admission, jobs_of_apps, pressure, records
 
 _AUTH_TTL = timedelta(seconds=30)
 _MAX_PAGE = 1_000
@@ -26,10 +26,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self,
         admit: admission.Admission,
         jobs: jobs_of_apps.JobsOfApps,
+        gauge: pressure.PressureGauge,
         workloads: Mapping[str, workload_pb2.Workload],
     ) -> None:
         self._admission = admit
         self._jobs = jobs
+        self._gauge = gauge
         self._workloads = [workloads[name] for name in sorted(workloads)]
 
     async def AdmitJob(
@@ -77,7 +79,16 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         job_id = convert.uuid(request.job_id, "job_id")
         limit = min(request.limit or _DEFAULT_PAGE, _MAX_PAGE)
         found = await self._jobs.batches(request.app_id, job_id, request.from_item, limit)
-        return scheduler_pb2.ListBatchesResponse(batches=[convert.batch(b) for b in found])
+        return scheduler_pb2.ListBatchesResponse(
+            batches=[convert.batch(b) for b in found], acknowledge_results=self._gauge.asks_for_acknowledgement
+        )
+
+    async def ReportMissingResult(
+        self, request: scheduler_pb2.ReportMissingResultRequest, context: Context
+    ) -> scheduler_pb2.ReportMissingResultResponse:
+        scheduler_requests.job_of_app(request.app_id)
+        count = await self._jobs.recompute_lost(request.app_id, convert.uuid(request.job_id, "job_id"))
+        return scheduler_pb2.ReportMissingResultResponse(batches_recomputed=count)
 
     async def ReleaseResults(
         self, request: scheduler_pb2.ReleaseResultsRequest, context: Context

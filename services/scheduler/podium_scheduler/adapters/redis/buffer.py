@@ -14,9 +14,11 @@ from uuid import UUID
 
 import redis.asyncio as redis
 from redis import exceptions
+from redis.commands.core import AsyncScript
 
 from podium_runtime import errors
 from podium_scheduler.app import records
+from podium_scheduler.domain import room
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,8 +74,13 @@ class Buffer:
         self._prefix = prefix
         self._consumer = consumer
         self._ttl = result_ttl_s
-        self._admit = self.client.register_script((_HERE / "admit_result.lua").read_text(encoding="utf-8"))
-        self._release = self.client.register_script((_HERE / "release_results.lua").read_text(encoding="utf-8"))
+        self._admit = self._script("admit_result")
+        self._release = self._script("release_results")
+        self._drop = self._script("drop_batches")
+        self._present = self._script("present_results")
+
+    def _script(self, name: str) -> AsyncScript:
+        return self.client.register_script((_HERE / f"{name}.lua").read_text(encoding="utf-8"))
 
     def work_key(self, workload: str) -> str:
         """The work stream of a workload."""
@@ -87,6 +94,10 @@ class Buffer:
         """Hash of first_item to the batch's entries in the result stream."""
         return f"{self._prefix}:index:{{{job_id}}}"
 
+    def _keys(self, job_id: UUID) -> list[str]:
+        """What the scripts about a job's results work on."""
+        return [self.index_key(job_id), self.results_key(job_id)]
+
     @buffer_call
     async def ping(self) -> None:
         """Raises errors.Unavailable when Redis does not answer."""
@@ -96,19 +107,39 @@ class Buffer:
     async def ensure_groups(self, workloads: Sequence[str]) -> None:
         """Creates the work streams and their consumer group where they are missing."""
         for workload in workloads:
+            if await self._has_group(workload):
+                continue
             try:
                 await self.client.xgroup_create(self.work_key(workload), _GROUP, id="0", mkstream=True)
             except exceptions.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
 
+    async def _has_group(self, workload: str) -> bool:
+        """Asked first, because a full Redis refuses to create even what is there."""
+        try:
+            return bool(await self.client.xinfo_groups(self.work_key(workload)))
+        except exceptions.ResponseError as error:
+            if "no such key" in str(error):
+                return False
+            raise
+
     @buffer_call
-    async def epoch(self, proposed: str) -> str:
-        """The name of this Redis' life: the one it bears, or `proposed` when it has none."""
+    async def life(self, proposed: str) -> str:
+        """The name of this Redis' life: `epoch/run`.
+
+        The epoch is a key (`proposed` where there is none), gone when everything is. The run is the server process'
+        own: a restart that lost the last second, or a replica that took over and lags, has the key but another run.
+        """
         key = f"{self._prefix}:epoch"
-        await self.client.set(key, proposed, nx=True)
+        # Asked first, because a full Redis refuses to set even what is there.
         found = await self.client.get(key)
-        return found.decode() if isinstance(found, bytes) else proposed
+        if found is None:
+            await self.client.set(key, proposed, nx=True)
+            found = await self.client.get(key)
+        server: Mapping[str, Any] = await self.client.info("server")
+        epoch = found.decode() if isinstance(found, bytes) else proposed
+        return f"{epoch}/{server.get('run_id', '')}"
 
     @buffer_call
     async def depths(self, workloads: Sequence[str]) -> dict[str, int]:
@@ -182,32 +213,36 @@ class Buffer:
         """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once."""
         async with self.client.pipeline(transaction=False) as pipe:
             for job_id, first_item, item_count, chunks in results:
-                keys = [self.index_key(job_id), self.results_key(job_id)]
-                await self._admit(keys, [first_item, item_count, self._ttl, *chunks], client=pipe)
+                await self._admit(self._keys(job_id), [first_item, item_count, self._ttl, *chunks], client=pipe)
             await pipe.execute()
 
     @buffer_call
     async def result_items(self, job_id: UUID) -> set[int]:
         """The first items of the batches whose results are there."""
-        return {int(field) for field in await self.client.hkeys(self.index_key(job_id))}
+        return {int(field) for field in await self._present(self._keys(job_id))}
+
+    @buffer_call
+    async def drop_batches(self, job_id: UUID, first_items: Sequence[int]) -> None:
+        """Drops the results of some batches of a job."""
+        await self._drop(self._keys(job_id), list(first_items))
 
     @buffer_call
     async def release_results(self, job_id: UUID, before_item: int) -> None:
         """Drops the results of the batches that begin before an item."""
-        await self._release([self.index_key(job_id), self.results_key(job_id)], [before_item])
+        await self._release(self._keys(job_id), [before_item])
 
     @buffer_call
     async def drop_results(self, job_ids: Sequence[UUID]) -> None:
         """Drops all results of jobs."""
-        keys = [key for job_id in job_ids for key in (self.index_key(job_id), self.results_key(job_id))]
+        keys = [key for job_id in job_ids for key in self._keys(job_id)]
         await self.client.unlink(*keys)
 
     @buffer_call
-    async def memory_share(self) -> float:
-        """Used share of Redis' maxmemory, 0 to 1; 0 when it has no limit."""
+    async def memory(self) -> room.Memory:
+        """What Redis says of its memory."""
         info: Mapping[str, Any] = await self.client.info("memory")
-        limit = int(info.get("maxmemory", 0))
-        return int(info["used_memory"]) / limit if limit else 0.0
+        used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
+        return room.Memory(used, limit, evicts=str(info.get("maxmemory_policy", "noeviction")) != "noeviction")
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -18,23 +18,38 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
-from podium_scheduler.domain import batches, fairness
+from podium_scheduler.domain import batches, fairness, room
 
 _LOCK_JOBS = text("""
     SELECT job_id FROM jobs WHERE job_id = ANY(CAST(:job_ids AS uuid[])) ORDER BY job_id FOR NO KEY UPDATE
 """)
 
-# A few jobs of each (app, priority), oldest first, by one index descent each: the cost does not grow with the backlog.
+# A few jobs of each (app, priority), oldest first, by two index descents each: the cost does not grow with the backlog.
+# Those that can be given nothing now are passed over: all that waits is in backoff, or they hold too much already.
 _CANDIDATES = text("""
-    SELECT j.job_id, j.app_id, j.priority, now() - j.create_time AS age, j.batches_pending,
-           greatest(1, j.item_count / j.batch_count) AS batch_items, a.weight
+    SELECT j.job_id, j.app_id, j.priority, now() - j.create_time AS age, j.batches_pending, j.batch_items, a.weight,
+           CAST(ceil(j.held_items / CAST(j.batch_items AS float8)) AS int) AS held_batches, j.gap
     FROM apps a
     CROSS JOIN generate_series(1, 5) AS level(priority)
     CROSS JOIN LATERAL (
-        SELECT * FROM jobs
-        WHERE feedable AND workload = :workload AND app_id = a.app_id AND jobs.priority = level.priority
-        ORDER BY create_time LIMIT :per_level) AS j
+        SELECT oldest.*, head.queue_time IS NOT NULL AS gap FROM (
+            SELECT job_id, app_id, jobs.priority, create_time, batches_pending,
+                   greatest(1, item_count / batch_count) AS batch_items,
+                   items_succeeded + items_failed - items_released
+                   + (batch_count - batches_finished - batches_pending) * greatest(1, item_count / batch_count)
+                   AS held_items
+            FROM jobs
+            WHERE feedable AND workload = :workload AND app_id = a.app_id AND jobs.priority = level.priority
+            ORDER BY create_time LIMIT :looked_at) AS oldest
+        CROSS JOIN LATERAL (
+            SELECT queue_time FROM batches
+            WHERE job_id = oldest.job_id AND state = 'PENDING' AND not_before <= now()
+            ORDER BY first_item LIMIT 1) AS head
+        WHERE NOT :small OR head.queue_time IS NOT NULL
+              OR oldest.held_items <= (:small_batches - 1) * oldest.batch_items
+        ORDER BY oldest.create_time LIMIT :per_level) AS j
 """)
+_LOOKED_AT = 64
 
 _FEED = text("""
     WITH turns(job_id, batches) AS (
@@ -223,7 +238,7 @@ _RECOMPUTE = text("""
     )
     UPDATE batches b
     SET state = 'PENDING', finish_time = NULL, not_before = now(), attempt = 0, items_succeeded = 0, items_failed = 0,
-        items_truncated = 0
+        items_truncated = 0, queue_time = CASE WHEN NOT :shed THEN b.queue_time END
     FROM lost, jobs j
     WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('PENDING', 'RUNNING', 'COMPLETED')
       AND NOT j.results_expired
@@ -318,12 +333,26 @@ class BatchLedger:
         return {"PENDING": jobs.pending, "RUNNING": jobs.running}, {r.state: int(r.n) for r in open_batches}
 
     @ledger_call
-    async def candidates(self, workload: str, per_level: int) -> tuple[list[fairness.Candidate], dict[str, int]]:
-        """The oldest jobs of each app and priority with waiting batches, and the apps' weights."""
+    async def candidates(
+        self, workload: str, per_level: int, *, small: bool = False
+    ) -> tuple[list[fairness.Candidate], dict[str, int]]:
+        """The oldest jobs of each app and priority that something can be fed of, and the apps' weights.
+
+        `small`: only those that may use the reserve (see domain.room).
+        """
+        values = {
+            "workload": workload,
+            "per_level": per_level,
+            "looked_at": _LOOKED_AT,
+            "small": small,
+            "small_batches": room.SMALL_BATCHES,
+        }
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(_CANDIDATES, {"workload": workload, "per_level": per_level})).all()
+            rows = (await connection.execute(_CANDIDATES, values)).all()
         found = [
-            fairness.Candidate(str(r.job_id), r.app_id, r.priority, r.age, r.batches_pending, r.batch_items)
+            fairness.Candidate(
+                str(r.job_id), r.app_id, r.priority, r.age, r.batches_pending, r.batch_items, r.held_batches, r.gap
+            )
             for r in rows
         ]
         return found, {r.app_id: r.weight for r in rows}
@@ -487,14 +516,15 @@ class BatchLedger:
         return {row.first_item: row.batch_id for row in rows}
 
     @ledger_call
-    async def recompute(self, job_id: UUID, batch_ids: Sequence[int]) -> int:
+    async def recompute(self, job_id: UUID, batch_ids: Sequence[int], *, shed: bool = False) -> int:
         """Moves COMPLETED batches whose result is gone back to PENDING; those of an ended job end like it.
 
-        Returns how many were moved.
+        `shed`: they count as never fed, so that they wait for room like the rest of their job. Returns how many were
+        moved.
         """
         async with self._database.transaction() as connection:
             await _lock(connection, [job_id])
-            rows = (await connection.execute(_RECOMPUTE, {"batch_ids": list(batch_ids)})).all()
+            rows = (await connection.execute(_RECOMPUTE, {"batch_ids": list(batch_ids), "shed": shed})).all()
             deltas: dict[UUID, _Delta] = defaultdict(_Delta)
             for row in rows:
                 delta = deltas[row.job_id]
