@@ -36,6 +36,7 @@ class Service:
     process: asyncio.subprocess.Process
     ready: Mapping[str, str]
     log: Path
+    ready_file: Path
 
     @property
     def address(self) -> str:
@@ -46,6 +47,15 @@ class Service:
     def metrics(self) -> str:
         """Where its Prometheus endpoint listens."""
         return self.ready["metrics"]
+
+    async def become_ready(self) -> None:
+        """Waits for its ready file. AssertionError, with the end of its log, when it ends before."""
+        async with asyncio.timeout(START_S):
+            while not self.ready_file.exists():
+                if self.process.returncode is not None:
+                    raise AssertionError(f"{self.name} ended at start:\n{self.log.read_text()[-4000:]}")
+                await asyncio.sleep(0.02)
+        self.ready = json.loads(self.ready_file.read_text())
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end; returns the exit status."""
@@ -84,6 +94,12 @@ class Stack:
 
     async def start(self, name: str, **settings: str) -> Service:
         """Starts `python -m podium_<name>` with PODIUM_ settings and waits until it is ready."""
+        service = await self.spawn(name, **settings)
+        await service.become_ready()
+        return service
+
+    async def spawn(self, name: str, **settings: str) -> Service:
+        """Starts it without waiting for anything."""
         number = next(self.numbers)
         ready_file, log = self.directory / f"{name}-{number}.json", self.directory / f"{name}-{number}.log"
         environment = self.environment | {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
@@ -94,9 +110,8 @@ class Stack:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"podium_{name}", env=environment, stdout=output, stderr=output
             )
-        service = Service(name, process, {}, log)
+        service = Service(name, process, {}, log, ready_file)
         self.services.append(service)
-        service.ready = await _ready(service, ready_file)
         return service
 
     async def close(self) -> None:
@@ -104,16 +119,6 @@ class Stack:
         for service in reversed(self.services):
             with contextlib.suppress(ProcessLookupError):
                 await service.stop()
-
-
-async def _ready(service: Service, ready_file: Path) -> Mapping[str, str]:
-    async with asyncio.timeout(START_S):
-        while not ready_file.exists():
-            if service.process.returncode is not None:
-                raise AssertionError(f"{service.name} ended at start:\n{service.log.read_text()[-4000:]}")
-            await asyncio.sleep(0.02)
-    found: Mapping[str, str] = json.loads(ready_file.read_text())
-    return found
 
 
 @contextlib.asynccontextmanager
