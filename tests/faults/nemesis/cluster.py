@@ -21,6 +21,14 @@ from tests.support.tcp_proxy import TcpProxy, free_port
 
 WORKLOADS = {"hash-384": 384, "hash-1024": 1024}
 _START_S = 120.0
+_WORKER = {
+    "devices": "cpu",
+    "torch_threads": "1",
+    # A hash costs nothing: without a little patience no fault would ever meet a batch in hand.
+    "fault_delay_s": "0.01",
+    # Shorter than a paused executor may stay so.
+    "stillness_limit_s": "5",
+}
 
 
 @dataclass(slots=True)
@@ -103,9 +111,7 @@ def _settings(name: str, servers: stack.Stack, edges: dict[str, TcpProxy], liste
     """What a member is told: its own address, and the proxies of its edges as everybody else's."""
     schedulers = _addresses(edges[f"{name}>{s}"] for s in plan.SCHEDULERS if f"{name}>{s}" in edges)
     if name in plan.WORKERS:
-        return {
-            "scheduler_address": schedulers, "workloads": ",".join(WORKLOADS), "devices": "cpu", "torch_threads": "1",
-        }  # fmt: skip
+        return {"scheduler_address": schedulers, "workloads": ",".join(WORKLOADS), **_WORKER}
     settings = {"redis_url": _through(servers.redis.url, edges[f"{name}>{plan.REDIS}"])}
     if name in plan.GATEWAYS:
         return settings | {"gateway_listen": f"127.0.0.1:{listens[name]}", "scheduler_address": schedulers}

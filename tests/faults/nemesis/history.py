@@ -121,6 +121,8 @@ class JobRow:
     items_failed: int
     items_released: int
     batches: tuple[BatchRow, ...]
+    archived: bool = False
+    """Its batches are gone, but for those that were given up."""
 
     def batch_of(self, item: int) -> BatchRow | None:
         """The batch that the item belongs to."""

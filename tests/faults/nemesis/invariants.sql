@@ -1,6 +1,7 @@
 -- What the ledger must satisfy. Each query returns the rows that violate it; none is right.
 -- Before the semicolon of each: one statement, so that it sees one snapshot.
 -- "always": at any moment, also in the middle of faults. "quiet": once all work is done and all is healed.
+-- The batches of a job that is over (`archive_due` has come) leave in steps: what counts them looks at the others.
 
 -- always: counters_equal_the_batches
 SELECT j.job_id, j.state, j.batch_count, j.batches_pending, j.batches_finished, j.items_succeeded, j.items_failed
@@ -13,20 +14,32 @@ FROM jobs j CROSS JOIN LATERAL (
                AS failed,
            coalesce(sum(items_truncated), 0) AS truncated
     FROM batches WHERE job_id = j.job_id) AS b
-WHERE (j.batch_count, j.batches_pending, j.batches_finished, j.items_succeeded, j.items_failed, j.items_truncated)
+WHERE NOT j.archived AND coalesce(j.archive_due > now(), true)
+  AND (j.batch_count, j.batches_pending, j.batches_finished, j.items_succeeded, j.items_failed, j.items_truncated)
    <> (b.batches, b.pending, b.finished, b.succeeded, b.failed, b.truncated);
 
+-- always: an_archived_job_has_no_batches_and_is_over
+SELECT j.job_id, j.state, j.items_released, j.item_count, count(b.batch_id) AS batches
+FROM jobs j LEFT JOIN batches b ON b.job_id = j.job_id
+WHERE j.archived
+GROUP BY j.job_id
+HAVING count(b.batch_id) > 0 OR j.state IN ('PENDING', 'RUNNING')
+    OR (j.items_released < j.item_count AND NOT j.results_expired);
+
 -- always: batches_tile_the_job
+WITH kept AS (
+    SELECT job_id, item_count FROM jobs WHERE NOT archived AND coalesce(archive_due > now(), true)
+)
 SELECT job_id, first_item, expected, item_count
 FROM (
-    SELECT job_id, first_item, item_count,
-           coalesce(lag(first_item + item_count) OVER (PARTITION BY job_id ORDER BY first_item), 0) AS expected
-    FROM batches) AS b
+    SELECT b.job_id, first_item, b.item_count,
+           coalesce(lag(first_item + b.item_count) OVER (PARTITION BY b.job_id ORDER BY first_item), 0) AS expected
+    FROM batches b JOIN kept ON kept.job_id = b.job_id) AS b
 WHERE first_item <> expected
 UNION ALL
 SELECT j.job_id, NULL, j.item_count, sum(b.item_count)
-FROM jobs j LEFT JOIN batches b ON b.job_id = j.job_id
-GROUP BY j.job_id HAVING coalesce(sum(b.item_count), 0) <> j.item_count;
+FROM kept j LEFT JOIN batches b ON b.job_id = j.job_id
+GROUP BY j.item_count, j.job_id HAVING coalesce(sum(b.item_count), 0) <> j.item_count;
 
 -- always: one_job_a_request
 SELECT app_id, request_id, count(*) FROM jobs GROUP BY app_id, request_id HAVING count(*) > 1;

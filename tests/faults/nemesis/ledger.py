@@ -70,14 +70,17 @@ class Watchman:
 
 
 async def jobs(connection: asyncpg.Connection[asyncpg.Record]) -> list[JobRow]:
-    """Every job with its batches in order."""
+    """Every job with its batches in order; of an archived one only those that failed are left."""
     batches: dict[str, list[BatchRow]] = {}
     for row in await connection.fetch(
-        "SELECT job_id, first_item, item_count, state, attempt, failure_reason FROM batches ORDER BY job_id, first_item"
+        "SELECT job_id, first_item, item_count, state, attempt, failure_reason FROM batches UNION ALL"
+        " SELECT job_id, first_item, item_count, 'FAILED', attempt, failure_reason FROM failed_batches"
+        " ORDER BY job_id, first_item"
     ):
         batches.setdefault(str(row["job_id"]), []).append(BatchRow(*tuple(row)[1:]))
     rows = await connection.fetch(
-        "SELECT job_id, request_id, state, item_count, items_succeeded, items_failed, items_released FROM jobs"
+        "SELECT job_id, request_id, state, item_count, items_succeeded, items_failed, items_released, archived"
+        " FROM jobs"
     )
     return [
         JobRow(
@@ -88,6 +91,7 @@ async def jobs(connection: asyncpg.Connection[asyncpg.Record]) -> list[JobRow]:
             items_succeeded=row["items_succeeded"],
             items_failed=row["items_failed"],
             items_released=row["items_released"],
+            archived=row["archived"],
             batches=tuple(batches.get(str(row["job_id"]), ())),
         )
         for row in rows

@@ -13,6 +13,7 @@ from tests.faults.nemesis.history import History, JobRow, Piece, Reading, Submis
 
 FINAL = frozenset({"COMPLETED", "CANCELLED", "EXPIRED"})
 MAX_ATTEMPTS = 5
+_ENDED_LIKE_THEIR_JOB = {"CANCELLED": "CANCELLED", "DEADLINE_EXCEEDED": "EXPIRED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +132,18 @@ def _piece(
 def _just(submission: Submission, row: JobRow, item: int, reason: str, evidence: Evidence) -> bool:
     """Whether the error may be: somebody wanted it, or the batch's budget is really spent."""
     batch = row.batch_of(item)
-    if batch is None or batch.reason != reason:
+    if batch is not None and batch.reason != reason:
         return False
-    if reason == "CANCELLED":
-        return submission.cancel_tried and batch.state == "CANCELLED"
-    if reason == "DEADLINE_EXCEEDED":
-        return submission.window_s is not None and batch.state == "EXPIRED"
+    if reason in _ENDED_LIKE_THEIR_JOB:
+        state = _ENDED_LIKE_THEIR_JOB[reason]
+        wanted = submission.cancel_tried if reason == "CANCELLED" else submission.window_s is not None
+        # Once its batches are archived, only the job itself tells.
+        return wanted and row.state == state and (row.archived if batch is None else batch.state == state)
+    if batch is None or batch.state != "FAILED":
+        return False
     if reason == "WORKER_LOST":
-        return batch.state == "FAILED" and batch.attempt >= MAX_ATTEMPTS
-    if reason == "EXECUTOR_CRASHED":
-        # Only an item that stood alone when its executor died, twice.
-        return batch.state == "FAILED" and batch.item_count == 1 and evidence.executor_kills >= 2
+        return batch.attempt >= MAX_ATTEMPTS
+    if reason in ("EXECUTOR_CRASHED", "EXECUTOR_HUNG"):
+        # Only an item that stood alone when its executor died or stood still, twice.
+        return batch.item_count == 1 and evidence.executor_kills >= 2
     return False

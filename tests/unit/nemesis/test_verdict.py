@@ -159,6 +159,15 @@ def test_an_error_needs_its_justification(
     assert (found == []) is just, found
 
 
+@pytest.mark.parametrize(("cancel_tried", "state"), [(True, "CANCELLED"), (False, "CANCELLED"), (True, "COMPLETED")])
+def test_an_archived_job_tells_by_itself_that_it_was_cancelled(cancel_tried: bool, state: str) -> None:
+    one = failing("CANCELLED")
+    one.cancel_tried = cancel_tried
+    found = judge(one, row(state=state, batches=(), archived=True))
+    assert (found == []) is (cancel_tried and state == "CANCELLED"), found
+    assert judge(one, row(state=state, batches=(), archived=False)) != []
+
+
 def test_a_crash_may_be_told_of_one_item_only_and_only_after_two_kills() -> None:
     one = submission()
     rows = one.readings[0].pieces[1].rows
