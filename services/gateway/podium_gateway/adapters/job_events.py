@@ -58,8 +58,10 @@ class JobEvents:
             log.warning("job_events_lost", error=str(error))
         finally:
             self._pubsub = None
-            with suppress(*_BROKEN):
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
+            # Not while somebody subscribes on it: that call would find its connection pulled from under it.
+            async with self._lock:
+                with suppress(*_BROKEN):
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]
         return _RECONNECT_S
 
     @asynccontextmanager
