@@ -85,6 +85,12 @@ class Ledger:
     cancelled."""
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
     stall_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    offers: list[scheduler_pb2.Delivery] = field(default_factory=list)
+    """What consumers are to be given next."""
+    advances: list[scheduler_pb2.AdvanceConsumerRequest] = field(default_factory=list)
+    closed: asyncio.Queue[scheduler_pb2.CloseConsumerRequest] = field(default_factory=asyncio.Queue)
+    opened: list[scheduler_pb2.OpenConsumerRequest] = field(default_factory=list)
+    consumer_lost: bool = False
     looked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each GetJob and ListBatches."""
 
@@ -226,6 +232,32 @@ class FakeScheduler:
         self.ledger.released.append((request.job_id, request.before_item))
         job.progress.items_released = max(job.progress.items_released, request.before_item)
         return scheduler_pb2.ReleaseResultsResponse(job=job)
+
+    async def OpenConsumer(
+        self, request: scheduler_pb2.OpenConsumerRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> scheduler_pb2.OpenConsumerResponse:
+        self._note("OpenConsumer", context)
+        self.ledger.opened.append(request)
+        answer = scheduler_pb2.OpenConsumerResponse(consumer_id=str(uuid.uuid4()), group_id=7)
+        answer.lease_ttl.FromSeconds(2)
+        return answer
+
+    async def AdvanceConsumer(
+        self, request: scheduler_pb2.AdvanceConsumerRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> scheduler_pb2.AdvanceConsumerResponse:
+        self._note("AdvanceConsumer", context)
+        if self.ledger.consumer_lost:
+            raise errors.NotFound("this consumer's lease has ended", reason="CONSUMER_LOST")
+        self.ledger.advances.append(request)
+        given, self.ledger.offers = self.ledger.offers[: request.limit], self.ledger.offers[request.limit :]
+        return scheduler_pb2.AdvanceConsumerResponse(deliveries=given)
+
+    async def CloseConsumer(
+        self, request: scheduler_pb2.CloseConsumerRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> scheduler_pb2.CloseConsumerResponse:
+        self._note("CloseConsumer", context)
+        self.ledger.closed.put_nowait(request)
+        return scheduler_pb2.CloseConsumerResponse()
 
     async def Embed(
         self, request: scheduler_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]

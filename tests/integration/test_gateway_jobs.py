@@ -218,10 +218,6 @@ async def test_calls_of_later_work_say_so(rig: gateway_rig.Rig) -> None:
         await rig.stub.Embed(gateway_pb2.EmbedRequest(), metadata=rig.metadata)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert gateway_rig.reason(caught.value) == "NOT_YET_IMPLEMENTED"
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rig.stub.ConsumeResults(iter([]), metadata=rig.metadata).read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert gateway_rig.reason(caught.value) == "NOT_YET_IMPLEMENTED"
 
 
 async def test_the_trace_and_the_internal_token_go_on_to_the_scheduler(rig: gateway_rig.Rig) -> None:

@@ -8,6 +8,7 @@ with Client() as podium:
 
 from podium_client.aio import AsyncClient
 from podium_client.config import Endpoint, Tls, data_dir, resolve_endpoint
+from podium_client.consuming import Delivery, JobDelivery, ResultDelivery
 from podium_client.embedding import CallProgress
 from podium_client.errors import (
     ConfigurationError,
@@ -43,6 +44,7 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "DeadlineExceeded",
+    "Delivery",
     "Embeddings",
     "Endpoint",
     "FailedPrecondition",
@@ -51,6 +53,7 @@ __all__ = [
     "ItemsFailed",
     "Job",
     "JobCancelled",
+    "JobDelivery",
     "JobExpired",
     "JobNotFound",
     "JobState",
@@ -69,6 +72,7 @@ __all__ = [
     "Provenance",
     "RequestIdConflict",
     "ResultChunk",
+    "ResultDelivery",
     "ResultsReleased",
     "RetryPolicy",
     "ServiceError",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Literal, Self
 
 from podium.gateway.v1 import gateway_pb2
 from podium_client.config import Endpoint, Tls, resolve_endpoint
+from podium_client.consuming import DEFAULT_WINDOW, Consumer, Delivery
 from podium_client.embedding import EmbedCall, ProgressCallback
 from podium_client.errors import ItemsFailed
 from podium_client.feed import PartFeed
@@ -333,6 +335,24 @@ class AsyncClient:
     ) -> Summary:
         """All results of one job into a file or sink."""
         return await fetch(self._gateway, job_id, _sink(target), release_after=release, on_progress=progress)
+
+    async def consume(
+        self, *, group: str, window: int = DEFAULT_WINDOW, workload: str | None = None
+    ) -> AsyncGenerator[Delivery, None]:
+        """Everything of this app that finishes, shared with the other consumers of `group`, until you stop.
+
+        Each delivery comes until you `await delivery.ack()` it: at least once (see podium_client.consuming
+        for how to be exact). `window`: deliveries, 1 to 1,000, that you hold without acknowledging; when as
+        many are out, nothing more comes. `workload`: only its jobs; the same for all consumers of a group.
+        Leaving the loop gives back what you have not acknowledged: use contextlib.aclosing to leave at once.
+
+        Results that all groups have acknowledged are released, and `results`, `fetch` and embed_texts cannot
+        read them any more: give consumers an app of their own, or read results in one way only.
+        """
+        consumer = Consumer(self._gateway, group, window=window, workload=workload or "")
+        async with aclosing(consumer.deliveries()) as deliveries:
+            async for delivery in deliveries:
+                yield delivery
 
     async def workloads(self) -> list[Workload]:
         """What jobs may name, by name."""

@@ -163,6 +163,12 @@ class Gateway:
         request = gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after)
         return self._stub.StreamResults(request, metadata=self._metadata)
 
+    def open_consumer(
+        self,
+    ) -> grpc.aio.StreamStreamCall[gateway_pb2.ConsumeResultsRequest, gateway_pb2.ConsumeResultsResponse]:
+        """One attempt at ConsumeResults; the caller writes the hello and retries (podium_client.consuming)."""
+        return self._stub.ConsumeResults(metadata=self._metadata)
+
     def open_watch(
         self, job_id: str
     ) -> grpc.aio.UnaryStreamCall[gateway_pb2.WatchJobRequest, gateway_pb2.WatchJobResponse]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from podium_client.aio import AsyncClient, InputType, Target
 from podium_client.config import Endpoint, Tls
+from podium_client.consuming import DEFAULT_WINDOW, Delivery
 from podium_client.embedding import ProgressCallback
 from podium_client.jobs import Job, JobState, Workload
 from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
@@ -303,6 +304,14 @@ class Client:
     ) -> Summary:
         """All results of one job into a file or sink."""
         return self._loop.run(self._client.fetch_to(target, job_id, release=release, progress=progress))
+
+    def consume(self, *, group: str, window: int = DEFAULT_WINDOW, workload: str | None = None) -> Iterator[Delivery]:
+        """Everything of this app that finishes, until you stop; `ack` each. See AsyncClient.consume."""
+        return self._iterate(self._client.consume(group=group, window=window, workload=workload))
+
+    def ack(self, delivery: Delivery) -> None:
+        """Say that a delivery is durable on your side and need not come again."""
+        self._loop.run(delivery.ack())
 
     def workloads(self) -> list[Workload]:
         """What jobs may name, by name."""

@@ -18,7 +18,7 @@ from podium_gateway.adapters import (
     scheduler_client,
     servicer,
 )
-from podium_gateway.app import authentication, jobs, readiness, results, submit, watch, workloads
+from podium_gateway.app import authentication, consume, jobs, readiness, results, submit, watch, workloads
 from podium_gateway.settings import GatewaySettings
 from podium_runtime import auth, channels, clock, grpc_server, lifecycle, logs, metrics, settings, supervision
 
@@ -85,6 +85,7 @@ async def _serve(
         workload_list=jobs.Workloads(registry),
         watch_job=watch.WatchJob(ledger, events, time),
         stream_results=results.StreamResults(ledger, store, events, time, meter),
+        consume_results=consume.ConsumeResults(ledger, registry, store, events, time, meter),
     )
     service = servicer.GatewayServicer(use_cases)
     server.add(registration.add_to_server, service, registration.SERVICE_NAME)

@@ -24,6 +24,7 @@ from podium_scheduler.adapters.sql import (
     archive_ledger,
     batch_ledger,
     cluster_ledger,
+    consumer_ledger,
     database,
     holdings_ledger,
     job_ledger,
@@ -35,6 +36,9 @@ from podium_scheduler.adapters.sql import (
 from podium_scheduler.app import (
     admission,
     completer,
+    consumer_keeper,
+    consumption,
+    delivery_news,
     dispatcher,
     feeder,
     janitor,
@@ -94,6 +98,8 @@ class _Stores:
     holdings: holdings_ledger.HoldingsLedger
     sessions: session_ledger.SessionLedger
     cluster: cluster_ledger.ClusterLedger
+    consumers: consumer_ledger.ConsumerLedger
+    news: delivery_news.DeliveryNews
 
 
 def _stores(settings: SchedulerSettings) -> _Stores:
@@ -105,17 +111,21 @@ def _stores(settings: SchedulerSettings) -> _Stores:
         # Keys outlive every retention, so that only those that were forgotten go by themselves.
         result_ttl_s=round(settings.result_retention_s * 2) + 86_400,
     )
+    waker = wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id)
+    news = delivery_news.DeliveryNews(redis, waker)
     return _Stores(
         database=pool,
         buffer=redis,
-        wakeups=wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id),
+        wakeups=waker,
         leadership=leadership.Leadership(settings.postgres_url, settings.replica_id),
-        jobs=job_ledger.JobLedger(pool),
+        jobs=job_ledger.JobLedger(pool, news.note),
         archive=archive_ledger.ArchiveLedger(pool),
-        batches=batch_ledger.BatchLedger(pool, settings.retention),
+        batches=batch_ledger.BatchLedger(pool, settings.retention, news.note),
         holdings=holdings_ledger.HoldingsLedger(pool),
         sessions=session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
         cluster=cluster_ledger.ClusterLedger(pool),
+        consumers=consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
+        news=news,
     )
 
 
@@ -187,10 +197,11 @@ class Scheduler:
         )
         admit = admission.Admission(stores.jobs, frozenset(self._workloads), self._gauge, self._wakers, self._ids)
         jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._lost, self._revocation, settings.retention)
+        consumers = consumption.Consumption(stores.consumers, stores.news, self._ids)
         workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence())
         server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
-            scheduler_servicer.SchedulerServicer(admit, jobs, self._gauge, self._workloads),
+            scheduler_servicer.SchedulerServicer(admit, jobs, consumers, self._gauge, self._workloads),
             "podium.scheduler.v1.SchedulerService",
         )
         server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
@@ -263,6 +274,7 @@ class Scheduler:
                 self._ids,
             ),
             session_keeper.SessionKeeper(self._registry, stores.sessions, stores.batches, self._settings.heartbeat_s),
+            stores.news,
             self._leader,
         ]
 
@@ -295,6 +307,9 @@ class Scheduler:
                 stores.buffer,
                 self._revocation,
                 janitor.Retention(settings.retention, timedelta(seconds=settings.job_retention_s)),
+            ),
+            consumer_keeper.ConsumerKeeper(
+                stores.consumers, stores.news, timedelta(seconds=settings.consumer_group_retention_s)
             ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
         ]

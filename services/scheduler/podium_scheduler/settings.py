@@ -48,6 +48,10 @@ class SchedulerSettings(ServiceSettings):
     """How long batches wait when no worker can load their model before they fail, in seconds."""
     aging_s: float = pydantic.Field(default=600.0, gt=0)
     """Waiting time that lifts a job by one priority, in seconds."""
+    consumer_lease_s: float = pydantic.Field(default=10.0, gt=0)
+    """How long a consumer keeps its deliveries when its gateway is not heard from, in seconds."""
+    consumer_group_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)
+    """How long a consumer group that nobody uses is kept, and holds results back, in seconds."""
     result_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)
     """How long the unread results of a finished job are kept, in seconds."""
     job_retention_s: float = pydantic.Field(default=30 * 86_400.0, gt=0)

@@ -36,6 +36,8 @@ class Meter:
 
     def relayed(self, size: int) -> None: ...
 
+    def ack_ignored(self) -> None: ...
+
     def authenticated(self, outcome: str) -> None:
         self.outcomes.append(outcome)
 

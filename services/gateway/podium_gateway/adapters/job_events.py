@@ -1,5 +1,5 @@
-"""Wake-ups over Redis pub/sub: one connection for the whole gateway, one channel for each job that somebody
-watches.
+"""Wake-ups over Redis pub/sub: one connection for the whole gateway, one channel for each job and each
+consumer group that somebody watches.
 
 Promises only to be quick when it works. Nobody is told when the connection is down; it comes back by itself,
 with all channels, and wakes everybody once, as messages may have been missed. The same happens to one channel
@@ -67,7 +67,17 @@ class JobEvents:
     @asynccontextmanager
     async def subscribe(self, job_id: str) -> AsyncIterator[wakes.Wakes]:
         """Wakes for one job."""
-        channel = f"{self._prefix}:job:{job_id}"
+        async with self._watching(f"{self._prefix}:job:{job_id}") as woken:
+            yield woken
+
+    @asynccontextmanager
+    async def subscribe_group(self, group_id: int) -> AsyncIterator[wakes.Wakes]:
+        """Wakes for one consumer group."""
+        async with self._watching(f"{self._prefix}:group:{group_id}") as woken:
+            yield woken
+
+    @asynccontextmanager
+    async def _watching(self, channel: str) -> AsyncIterator[wakes.Wakes]:
         woken = wakes.Wakes()
         self._watchers.setdefault(channel, set()).add(woken)
         try:
@@ -101,7 +111,7 @@ class JobEvents:
 
     def _hand_out(self, message: dict[str, Any]) -> None:
         channel = message["channel"].decode()
-        kinds = (wakes.RESULTS, wakes.STATE)
+        kinds = (wakes.RESULTS, wakes.STATE, wakes.DELIVERIES)
         if message["type"] == "message":
             kinds = (message["data"].decode(),)  # type: ignore[assignment]
         elif message["type"] != "subscribe":

@@ -11,6 +11,10 @@ _JOBS = Counter("podium_gateway_jobs_submitted_total", "Accepted jobs, without t
 _RESULT_BYTES = Counter("podium_gateway_result_bytes_total", "Bytes of result messages sent to clients.")
 _RESULT_MESSAGES = Counter("podium_gateway_result_messages_total", "Result messages sent to clients.")
 _TOKENS = Counter("podium_gateway_token_lookups_total", "Lookups of app tokens in the cache.", ["outcome"])
+_ACKS_IGNORED = Counter(
+    "podium_gateway_acks_ignored_total",
+    "Acknowledgements of deliveries that were settled already or of another stream.",
+)
 _STREAMS = Gauge("podium_gateway_open_streams", "Streams to clients now open.", ["method"])
 
 
@@ -25,6 +29,9 @@ class PrometheusMeter:
     def relayed(self, size: int) -> None:
         _RESULT_MESSAGES.inc()
         _RESULT_BYTES.inc(size)
+
+    def ack_ignored(self) -> None:
+        _ACKS_IGNORED.inc()
 
     def authenticated(self, outcome: str) -> None:
         _TOKENS.labels(outcome).inc()

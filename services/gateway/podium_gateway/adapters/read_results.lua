@@ -5,6 +5,7 @@
 -- ARGV[1]  first item of the batch to begin with
 -- ARGV[2]  id of the entry to go on after, or "" for the batch's first
 -- ARGV[3]  bytes after which no further entries are read
+-- ARGV[4]  batches after which no further ones are read, or 0
 --
 -- Returns a list of { first item, item count, 1 if the batch's last entry is included, id of the last entry, { chunk, ... } }.
 -- A batch whose entries are gone ends the list, like one that is not in the index.
@@ -32,8 +33,8 @@ local function read_batch(first, last, after, budget)
 end
 
 local item, after, budget = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local batches = {}
-while budget > 0 do
+local batches, most = {}, tonumber(ARGV[4])
+while budget > 0 and (most == 0 or #batches < most) do
   local known = redis.call('HGET', KEYS[1], string.format('%d', item))
   if not known then
     break

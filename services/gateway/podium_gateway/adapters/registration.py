@@ -1,13 +1,13 @@
 """Puts the servicer on a server, with two serializers of our own.
 
-StreamResults writes bytes that are serialized already. And a request that does not parse, a text that is
-not UTF-8 for one, reaches the handler, so that it is refused like any other bad request and after the token
-was looked at.
+StreamResults and ConsumeResults write bytes that are serialized already. And a request that does not parse, a
+text that is not UTF-8 for one, reaches the handler, so that it is refused like any other bad request and
+after the token was looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -19,7 +19,7 @@ from podium_gateway.adapters import servicer
 from podium_runtime import errors
 
 SERVICE_NAME = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
-RELAYED = "StreamResults"
+RELAYED = frozenset({"StreamResults", "ConsumeResults"})
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour = Callable[..., Any]
 
@@ -40,11 +40,12 @@ def add_to_server(service: servicer.GatewayServicer, server: grpc.aio.Server) ->
 
 
 def _with_serializers(name: str, handler: Handler) -> Handler:
-    if handler.request_streaming:
-        return handler
     parse = _lenient(cast(Behaviour, handler.request_deserializer))
+    serialize = _as_it_is if name in RELAYED else handler.response_serializer
+    if handler.request_streaming:
+        frames = _strict_stream(cast(Behaviour, handler.stream_stream))
+        return grpc.stream_stream_rpc_method_handler(frames, parse, serialize)
     if handler.response_streaming:
-        serialize = _as_it_is if name == RELAYED else handler.response_serializer
         stream = _strict(cast(Behaviour, handler.unary_stream))
         return grpc.unary_stream_rpc_method_handler(stream, parse, serialize)
     unary = _strict(cast(Behaviour, handler.unary_unary))
@@ -66,6 +67,19 @@ def _strict(inner: Behaviour) -> Behaviour:
         if isinstance(request, Malformed):
             raise errors.InvalidArgument([errors.Violation("", request.why)], reason="MALFORMED_REQUEST")
         return await inner(request, context)
+
+    return behaviour
+
+
+def _strict_stream(inner: Behaviour) -> Behaviour:
+    async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, Malformed):
+                raise errors.InvalidArgument([errors.Violation("", request.why)], reason="MALFORMED_REQUEST")
+            yield request
+
+    async def behaviour(requests: AsyncIterator[Any], context: servicer.Context) -> Any:
+        return await inner(checked(requests), context)
 
     return behaviour
 

@@ -24,11 +24,13 @@ class RedisResultStore:
         self._prefix = prefix
         self._read = client.register_script(_SCRIPT)
 
-    async def read(self, job_id: str, start: ports.ReadFrom, max_bytes: int) -> Sequence[ports.StoredBatch]:
+    async def read(
+        self, job_id: str, start: ports.ReadFrom, max_bytes: int, max_batches: int = 0
+    ) -> Sequence[ports.StoredBatch]:
         # The braces make one slot of a job's keys in a Redis cluster.
         keys = [f"{self._prefix}:index:{{{job_id}}}", f"{self._prefix}:results:{{{job_id}}}"]
         async with _translated():
-            found = await self._read(keys=keys, args=[start.batch, start.after, max_bytes])
+            found = await self._read(keys=keys, args=[start.batch, start.after, max_bytes, max_batches])
         return [_stored(batch) for batch in found]
 
     async def ping(self) -> None:

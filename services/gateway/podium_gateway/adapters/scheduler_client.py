@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from podium.common.v1 import job_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
-from podium_gateway.app import callers
+from podium_gateway.app import callers, ports
 from podium_runtime import auth, errors, statuses, tracing
 
 CALL_S = 60.0
@@ -28,7 +28,7 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 
 class SchedulerClient:
-    """Implements ports.Ledger and ports.Apps."""
+    """Implements ports.Ledger, ports.Consumers and ports.Apps."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
         self._stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
@@ -75,6 +75,20 @@ class SchedulerClient:
     async def release_results(self, caller: callers.Caller, job_id: str, before_item: int) -> job_pb2.Job:
         request = scheduler_pb2.ReleaseResultsRequest(app_id=caller.app_id, job_id=job_id, before_item=before_item)
         return (await self._call(self._stub.ReleaseResults, request, caller.remaining_s())).job
+
+    async def open_consumer(self, caller: callers.Caller, group: str, workload: str) -> ports.OpenedConsumer:
+        request = scheduler_pb2.OpenConsumerRequest(app_id=caller.app_id, group=group, workload=workload)
+        opened = await self._call(self._stub.OpenConsumer, request, caller.remaining_s())
+        return ports.OpenedConsumer(opened.consumer_id, opened.group_id, opened.lease_ttl.ToMilliseconds() / 1000)
+
+    async def advance_consumer(
+        self, request: scheduler_pb2.AdvanceConsumerRequest, limit_s: float
+    ) -> scheduler_pb2.AdvanceConsumerResponse:
+        return await self._call(self._stub.AdvanceConsumer, request, None, limit_s)
+
+    async def close_consumer(self, consumer_id: str, acknowledged: Sequence[int]) -> None:
+        request = scheduler_pb2.CloseConsumerRequest(consumer_id=consumer_id, acknowledged=acknowledged)
+        await self._call(self._stub.CloseConsumer, request, None, PROBE_S)
 
     async def list_workloads(self) -> Sequence[workload_pb2.Workload]:
         request = scheduler_pb2.ListWorkloadsRequest()

@@ -12,7 +12,7 @@ import grpc
 
 from podium.gateway.v1 import gateway_pb2
 from podium_gateway.adapters import metering
-from podium_gateway.app import callers, jobs, results, submit, watch
+from podium_gateway.app import callers, consume, jobs, results, submit, watch
 from podium_runtime import auth, errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,6 +27,7 @@ class UseCases:
     workload_list: jobs.Workloads
     watch_job: watch.WatchJob
     stream_results: results.StreamResults
+    consume_results: consume.ConsumeResults
 
 
 class GatewayServicer:
@@ -65,7 +66,7 @@ class GatewayServicer:
     async def ConsumeResults(
         self, requests: AsyncIterator[gateway_pb2.ConsumeResultsRequest], context: Context
     ) -> None:
-        raise errors.Unimplemented("ConsumeResults is not served yet; use StreamResults", reason="NOT_YET_IMPLEMENTED")
+        await self._stream("ConsumeResults", self._do.consume_results(_caller(context), requests), context)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
         raise errors.Unimplemented("Embed is not served yet; use SubmitBatch", reason="NOT_YET_IMPLEMENTED")

@@ -48,6 +48,33 @@ class Ledger(Protocol):
         """The registry."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedConsumer:
+    """A consumer at the ledger."""
+
+    consumer_id: str
+    group_id: int
+    lease_ttl_s: float
+
+
+class Consumers(Protocol):
+    """The ledger's view of consumers. Raises errors.Unavailable when it cannot be reached."""
+
+    async def open_consumer(self, caller: callers.Caller, group: str, workload: str) -> OpenedConsumer:
+        """Raises errors.FailedPrecondition."""
+
+    async def advance_consumer(
+        self, request: scheduler_pb2.AdvanceConsumerRequest, limit_s: float
+    ) -> scheduler_pb2.AdvanceConsumerResponse:
+        """Raises errors.NotFound when the consumer's lease has ended."""
+
+    async def close_consumer(self, consumer_id: str, acknowledged: Sequence[int]) -> None:
+        """Settles, and gives the rest back."""
+
+    async def report_missing_result(self, caller: callers.Caller, job_id: str) -> None:
+        """A COMPLETED batch has no result in the store: the scheduler looks, and has it computed again."""
+
+
 class Apps(Protocol):
     """Who the apps are."""
 
@@ -78,9 +105,9 @@ class StoredBatch:
 class ResultStore(Protocol):
     """Results of completed batches. Raises errors.Unavailable when it cannot be reached."""
 
-    async def read(self, job_id: str, start: ReadFrom, max_bytes: int) -> Sequence[StoredBatch]:
-        """Batches that follow each other without a gap, about `max_bytes` of them; empty when `start` has
-        none."""
+    async def read(self, job_id: str, start: ReadFrom, max_bytes: int, max_batches: int = 0) -> Sequence[StoredBatch]:
+        """Batches that follow each other without a gap, about `max_bytes` of them and, unless that is 0, at
+        most `max_batches`; empty when `start` has none."""
 
     async def ping(self) -> None:
         """Returns when the store answers."""
@@ -91,6 +118,9 @@ class JobEvents(Protocol):
 
     def subscribe(self, job_id: str) -> AbstractAsyncContextManager[wakes.Wakes]:
         """Wakes for one job, for as long as the context is open."""
+
+    def subscribe_group(self, group_id: int) -> AbstractAsyncContextManager[wakes.Wakes]:
+        """Wakes for one consumer group."""
 
 
 class Compressor(Protocol):
@@ -108,6 +138,9 @@ class Meter(Protocol):
 
     def relayed(self, size: int) -> None:
         """A message of results went out, of so many bytes."""
+
+    def ack_ignored(self) -> None:
+        """A consumer acknowledged what it does not hold."""
 
     def authenticated(self, outcome: str) -> None:
         """A token was looked up: `hit`, `negative_hit` or `miss`."""

@@ -3,8 +3,9 @@
 Promises: every item of the job is covered exactly once, in order, by a chunk or a failure, and a StreamEnd
 follows; what a client has after the last cursor it made durable is what it would have had without the break.
 Results come from the store; what the store does not have is asked of the ledger: failed batches become
-BatchFailure at their place, released and expired ones end the stream with OUT_OF_RANGE, unfinished ones are waited for,
-and finished ones without a result (the store has lost it) are reported, so that they are computed again.
+BatchFailure at their place, expired and released ones (by a cursor, or by the app's consumer groups, which
+acknowledge in any order) end the stream with OUT_OF_RANGE, unfinished ones are waited for, and finished ones without a
+result (the store has lost it) are reported, so that they are computed again.
 A stream that waits while results nobody has acknowledged hold back work ends with RESOURCE_EXHAUSTED, reason
 RESULTS_UNACKNOWLEDGED: what it has sent may be what it waits for the room of. Its client goes on with its cursor.
 Wake-ups may be lost, so every wait also ends by itself after a second.
@@ -105,6 +106,15 @@ def expired(job: job_pb2.Job) -> errors.OutOfRange:
     )
 
 
+def released_from(item: int) -> errors.OutOfRange:
+    """The error for a read that has come to results which the app's consumer groups have acknowledged."""
+    return errors.OutOfRange(
+        f"results from item {item} on were released and cannot be read again",
+        reason="RESULTS_RELEASED",
+        metadata={"first_item": str(item)},
+    )
+
+
 class _Relay:
     """One stream, from a place to the end."""
 
@@ -199,8 +209,10 @@ class _Relay:
     async def _failures(self, batches: Sequence[scheduler_pb2.Batch]) -> list[bytes]:
         """The messages for batches that will never have results, as far as they follow each other."""
         at = self._place.batch
-        if not batches or batches[0].first_item != at or batches[0].state == job_pb2.BATCH_STATE_DELIVERED:
+        if not batches or batches[0].first_item != at:
             raise await self._refusal()
+        if batches[0].state == job_pb2.BATCH_STATE_DELIVERED:
+            raise released_from(at)
         messages: list[bytes] = []
         for batch in batches:
             if batch.first_item != self._place.batch or batch.state not in _LOST:

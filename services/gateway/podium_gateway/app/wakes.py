@@ -7,6 +7,7 @@ import asyncio
 
 RESULTS = "results"
 STATE = "state"
+DELIVERIES = "deliveries"
 
 
 class Wakes:

@@ -8,10 +8,12 @@ https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# Field numbers in ResultChunk and StreamResultsResponse; a test holds them against the generated classes.
+# Field numbers in ResultChunk and the two responses; a test holds them against the generated classes.
 _FIRST_ITEM, _ITEM_COUNT = 2, 3
 _TAG_CHUNK = b"\x0a"
 _TAG_CURSOR = b"\x22"
+_TAG_DELIVERY_ID = b"\x0a"
+_TAG_DELIVERED = b"\x12"
 
 
 class BadFrame(ValueError):
@@ -36,6 +38,13 @@ def record_overhead(size: int) -> int:
 def chunk_message(chunk: bytes, cursor: bytes) -> bytes:
     """A serialized StreamResultsResponse with this serialized ResultChunk and this cursor."""
     return b"".join((_TAG_CHUNK, varint(len(chunk)), chunk, _TAG_CURSOR, varint(len(cursor)), cursor))
+
+
+def delivery_message(delivery_id: bytes, chunk: bytes) -> bytes:
+    """A serialized ConsumeResultsResponse with this id and this serialized ResultChunk."""
+    return b"".join(
+        (_TAG_DELIVERY_ID, varint(len(delivery_id)), delivery_id, _TAG_DELIVERED, varint(len(chunk)), chunk)
+    )
 
 
 def span(chunk: bytes) -> tuple[int, int]:

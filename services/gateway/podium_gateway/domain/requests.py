@@ -17,6 +17,7 @@ MIN_WINDOW_S = 1.0
 MAX_WINDOW_S = 3650 * 86_400.0
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+MAX_WINDOW = 1000
 
 # Numbers of podium.common.v1 enums; a test holds them against the generated ones.
 INPUT_TYPES = frozenset({1, 2})
@@ -24,6 +25,7 @@ DTYPE_FLOAT32 = 1
 DTYPES = frozenset({1, 2, 3, 4})
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LABEL_KEY = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
 
 
@@ -94,6 +96,16 @@ def check_options(options: Options, rules: workloads.WorkloadRules, bad: violati
     if options.dtype is not None and options.dtype != DTYPE_FLOAT32:
         why = "is not a known Dtype" if options.dtype not in DTYPES else "is not supported yet"
         bad.add("options.dtype", f"{why}; leave it unset for FLOAT32")
+
+
+def check_hello(group: str, window: int, bad: violations.Violations) -> None:
+    """Checks a consumer's first frame, apart from its workload."""
+    if not group:
+        bad.add("hello.group", "is required")
+    elif not _GROUP.fullmatch(group):
+        bad.add("hello.group", "must match ^[a-z0-9][a-z0-9._-]{0,62}$")
+    if not 1 <= window <= MAX_WINDOW:
+        bad.add("hello.window", f"must be 1 to {MAX_WINDOW:,}, not {window:,}")
 
 
 def check_page_size(size: int, bad: violations.Violations) -> int:

@@ -253,3 +253,41 @@ class StoredResult:
     batch_id: int
     first_item: int
     item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Batches of a job, by first item, that every consumer group has acknowledged; `whole`: nothing of it is left."""
+
+    job_id: UUID
+    first_items: tuple[int, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer that was opened."""
+
+    consumer_id: UUID
+    group_id: int
+    workload: str
+    """The group's, which may be another than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a consumer holds: a finished batch, or the job at its end."""
+
+    delivery_id: int
+    job_id: UUID
+    batch: Batch | None
+    job: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a consumer was given. Not `filled`: its group is still being offered what had finished before."""
+
+    group_id: int
+    deliveries: tuple[Delivery, ...]
+    filled: bool

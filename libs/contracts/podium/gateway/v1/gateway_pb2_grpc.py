@@ -138,7 +138,14 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConsumeResults(self, request_iterator, context):
-        """One consumer of all of the app's finished results; each chunk is redelivered until acknowledged.
+        """One consumer of all of the app's finished results, in the order in which batches finish. The consumers of a group
+        share them; each group gets all. A batch whose deliveries were not all acknowledged when the stream ends is
+        delivered again, whole, to a consumer of the group: at least once, never lost. What every group has acknowledged
+        is released. The app's first use of a group name begins with all finished results that are not released yet.
+
+        The consumer ends the stream by closing its side: what it has acknowledged is settled before the OK.
+        INVALID_ARGUMENT: a frame is bad. FAILED_PRECONDITION: the group was opened for another workload (reason
+        GROUP_HAS_ANOTHER_WORKLOAD). UNAVAILABLE: open it again, at any gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

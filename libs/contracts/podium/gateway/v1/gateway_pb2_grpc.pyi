@@ -38,7 +38,15 @@ class GatewayServiceStub:
     Resumable: pass the last cursor received. OUT_OF_RANGE: results before the cursor's place were released.
     """
     ConsumeResults: _aio.StreamStreamMultiCallable[_gateway_pb2.ConsumeResultsRequest, _gateway_pb2.ConsumeResultsResponse]
-    """One consumer of all of the app's finished results; each chunk is redelivered until acknowledged."""
+    """One consumer of all of the app's finished results, in the order in which batches finish. The consumers of a group
+    share them; each group gets all. A batch whose deliveries were not all acknowledged when the stream ends is
+    delivered again, whole, to a consumer of the group: at least once, never lost. What every group has acknowledged
+    is released. The app's first use of a group name begins with all finished results that are not released yet.
+
+    The consumer ends the stream by closing its side: what it has acknowledged is settled before the OK.
+    INVALID_ARGUMENT: a frame is bad. FAILED_PRECONDITION: the group was opened for another workload (reason
+    GROUP_HAS_ANOTHER_WORKLOAD). UNAVAILABLE: open it again, at any gateway.
+    """
     Embed: _aio.UnaryUnaryMultiCallable[_gateway_pb2.EmbedRequest, _gateway_pb2.EmbedResponse]
     """Interactive lane: a few items, answered at once or refused, never stored."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListWorkloadsRequest, _gateway_pb2.ListWorkloadsResponse]
@@ -110,7 +118,15 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_gateway_pb2.ConsumeResultsRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_gateway_pb2.ConsumeResultsRequest], _abc.AsyncIterator[_gateway_pb2.ConsumeResultsResponse]],
     ) -> _abc.AsyncIterator[_gateway_pb2.ConsumeResultsResponse]:
-        """One consumer of all of the app's finished results; each chunk is redelivered until acknowledged."""
+        """One consumer of all of the app's finished results, in the order in which batches finish. The consumers of a group
+        share them; each group gets all. A batch whose deliveries were not all acknowledged when the stream ends is
+        delivered again, whole, to a consumer of the group: at least once, never lost. What every group has acknowledged
+        is released. The app's first use of a group name begins with all finished results that are not released yet.
+
+        The consumer ends the stream by closing its side: what it has acknowledged is settled before the OK.
+        INVALID_ARGUMENT: a frame is bad. FAILED_PRECONDITION: the group was opened for another workload (reason
+        GROUP_HAS_ANOTHER_WORKLOAD). UNAVAILABLE: open it again, at any gateway.
+        """
 
     @_abc_1.abstractmethod
     def Embed(

@@ -205,6 +205,72 @@ class ReleaseResultsResponse(_message.Message):
     job: _job_pb2.Job
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
+class OpenConsumerRequest(_message.Message):
+    __slots__ = ("app_id", "group", "workload")
+    APP_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    app_id: str
+    group: str
+    workload: str
+    def __init__(self, app_id: _Optional[str] = ..., group: _Optional[str] = ..., workload: _Optional[str] = ...) -> None: ...
+
+class OpenConsumerResponse(_message.Message):
+    __slots__ = ("consumer_id", "group_id", "lease_ttl")
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
+    consumer_id: str
+    group_id: int
+    lease_ttl: _duration_pb2.Duration
+    def __init__(self, consumer_id: _Optional[str] = ..., group_id: _Optional[int] = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class AdvanceConsumerRequest(_message.Message):
+    __slots__ = ("consumer_id", "acknowledged", "returned", "held", "limit")
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    consumer_id: str
+    acknowledged: _containers.RepeatedScalarFieldContainer[int]
+    returned: _containers.RepeatedScalarFieldContainer[int]
+    held: _containers.RepeatedScalarFieldContainer[int]
+    limit: int
+    def __init__(self, consumer_id: _Optional[str] = ..., acknowledged: _Optional[_Iterable[int]] = ..., returned: _Optional[_Iterable[int]] = ..., held: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class AdvanceConsumerResponse(_message.Message):
+    __slots__ = ("deliveries", "filling")
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    FILLING_FIELD_NUMBER: _ClassVar[int]
+    deliveries: _containers.RepeatedCompositeFieldContainer[Delivery]
+    filling: bool
+    def __init__(self, deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., filling: _Optional[bool] = ...) -> None: ...
+
+class Delivery(_message.Message):
+    __slots__ = ("delivery", "job_id", "batch", "job")
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    delivery: int
+    job_id: str
+    batch: Batch
+    job: _job_pb2.Job
+    def __init__(self, delivery: _Optional[int] = ..., job_id: _Optional[str] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class CloseConsumerRequest(_message.Message):
+    __slots__ = ("consumer_id", "acknowledged")
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
+    consumer_id: str
+    acknowledged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, consumer_id: _Optional[str] = ..., acknowledged: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CloseConsumerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ListWorkloadsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

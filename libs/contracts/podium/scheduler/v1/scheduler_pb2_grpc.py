@@ -76,6 +76,21 @@ class SchedulerServiceStub:
                 request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsRequest.SerializeToString,
                 response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsResponse.FromString,
                 _registered_method=True)
+        self.OpenConsumer = channel.unary_unary(
+                '/podium.scheduler.v1.SchedulerService/OpenConsumer',
+                request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerRequest.SerializeToString,
+                response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerResponse.FromString,
+                _registered_method=True)
+        self.AdvanceConsumer = channel.unary_unary(
+                '/podium.scheduler.v1.SchedulerService/AdvanceConsumer',
+                request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerRequest.SerializeToString,
+                response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerResponse.FromString,
+                _registered_method=True)
+        self.CloseConsumer = channel.unary_unary(
+                '/podium.scheduler.v1.SchedulerService/CloseConsumer',
+                request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerRequest.SerializeToString,
+                response_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerResponse.FromString,
+                _registered_method=True)
         self.ListWorkloads = channel.unary_unary(
                 '/podium.scheduler.v1.SchedulerService/ListWorkloads',
                 request_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ListWorkloadsRequest.SerializeToString,
@@ -151,6 +166,29 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenConsumer(self, request, context):
+        """Opens a consumer of a group of the app's, and the group when the app has none of this name.
+        FAILED_PRECONDITION: the group was opened for another workload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdvanceConsumer(self, request, context):
+        """Renews a consumer's lease, settles what it has acknowledged, takes back what it returns, and leases it more.
+        NOT_FOUND: its lease has ended, and its deliveries may be at others by now. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseConsumer(self, request, context):
+        """Settles what a consumer has acknowledged and gives the rest of its deliveries to others at once. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWorkloads(self, request, context):
         """The registry.
         """
@@ -207,6 +245,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ReleaseResults,
                     request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsRequest.FromString,
                     response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsResponse.SerializeToString,
+            ),
+            'OpenConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenConsumer,
+                    request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerRequest.FromString,
+                    response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerResponse.SerializeToString,
+            ),
+            'AdvanceConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceConsumer,
+                    request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerRequest.FromString,
+                    response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerResponse.SerializeToString,
+            ),
+            'CloseConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseConsumer,
+                    request_deserializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerRequest.FromString,
+                    response_serializer=podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerResponse.SerializeToString,
             ),
             'ListWorkloads': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWorkloads,
@@ -437,6 +490,87 @@ class SchedulerService:
             '/podium.scheduler.v1.SchedulerService/ReleaseResults',
             podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsRequest.SerializeToString,
             podium_dot_scheduler_dot_v1_dot_scheduler__pb2.ReleaseResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.scheduler.v1.SchedulerService/OpenConsumer',
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerRequest.SerializeToString,
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.OpenConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.scheduler.v1.SchedulerService/AdvanceConsumer',
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerRequest.SerializeToString,
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.AdvanceConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.scheduler.v1.SchedulerService/CloseConsumer',
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerRequest.SerializeToString,
+            podium_dot_scheduler_dot_v1_dot_scheduler__pb2.CloseConsumerResponse.FromString,
             options,
             channel_credentials,
             insecure,

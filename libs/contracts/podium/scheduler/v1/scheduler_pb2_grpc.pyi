@@ -38,6 +38,16 @@ class SchedulerServiceStub:
     """
     ReleaseResults: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReleaseResultsRequest, _scheduler_pb2.ReleaseResultsResponse]
     """Marks the results before an item as acknowledged, drops their payloads and trims the result stream."""
+    OpenConsumer: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.OpenConsumerRequest, _scheduler_pb2.OpenConsumerResponse]
+    """Opens a consumer of a group of the app's, and the group when the app has none of this name.
+    FAILED_PRECONDITION: the group was opened for another workload.
+    """
+    AdvanceConsumer: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.AdvanceConsumerRequest, _scheduler_pb2.AdvanceConsumerResponse]
+    """Renews a consumer's lease, settles what it has acknowledged, takes back what it returns, and leases it more.
+    NOT_FOUND: its lease has ended, and its deliveries may be at others by now. Safe to repeat.
+    """
+    CloseConsumer: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CloseConsumerRequest, _scheduler_pb2.CloseConsumerResponse]
+    """Settles what a consumer has acknowledged and gives the rest of its deliveries to others at once. Idempotent."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListWorkloadsRequest, _scheduler_pb2.ListWorkloadsResponse]
     """The registry."""
     Embed: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.EmbedRequest, _scheduler_pb2.EmbedResponse]
@@ -115,6 +125,34 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_pb2.ReleaseResultsRequest, _abc.Awaitable[_scheduler_pb2.ReleaseResultsResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.ReleaseResultsResponse]:
         """Marks the results before an item as acknowledged, drops their payloads and trims the result stream."""
+
+    @_abc_1.abstractmethod
+    def OpenConsumer(
+        self,
+        request: _scheduler_pb2.OpenConsumerRequest,
+        context: _aio.ServicerContext[_scheduler_pb2.OpenConsumerRequest, _abc.Awaitable[_scheduler_pb2.OpenConsumerResponse]],
+    ) -> _abc.Awaitable[_scheduler_pb2.OpenConsumerResponse]:
+        """Opens a consumer of a group of the app's, and the group when the app has none of this name.
+        FAILED_PRECONDITION: the group was opened for another workload.
+        """
+
+    @_abc_1.abstractmethod
+    def AdvanceConsumer(
+        self,
+        request: _scheduler_pb2.AdvanceConsumerRequest,
+        context: _aio.ServicerContext[_scheduler_pb2.AdvanceConsumerRequest, _abc.Awaitable[_scheduler_pb2.AdvanceConsumerResponse]],
+    ) -> _abc.Awaitable[_scheduler_pb2.AdvanceConsumerResponse]:
+        """Renews a consumer's lease, settles what it has acknowledged, takes back what it returns, and leases it more.
+        NOT_FOUND: its lease has ended, and its deliveries may be at others by now. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseConsumer(
+        self,
+        request: _scheduler_pb2.CloseConsumerRequest,
+        context: _aio.ServicerContext[_scheduler_pb2.CloseConsumerRequest, _abc.Awaitable[_scheduler_pb2.CloseConsumerResponse]],
+    ) -> _abc.Awaitable[_scheduler_pb2.CloseConsumerResponse]:
+        """Settles what a consumer has acknowledged and gives the rest of its deliveries to others at once. Idempotent."""
 
     @_abc_1.abstractmethod
     def ListWorkloads(

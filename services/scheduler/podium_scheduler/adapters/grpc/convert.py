@@ -58,6 +58,16 @@ def batch(record: records.Batch) -> scheduler_pb2.Batch:
     )
 
 
+def delivery(record: records.Delivery) -> scheduler_pb2.Delivery:
+    """A delivery as gateways see it."""
+    return scheduler_pb2.Delivery(
+        delivery=record.delivery_id,
+        job_id=str(record.job_id),
+        batch=batch(record.batch) if record.batch else None,
+        job=job(record.job) if record.job else None,
+    )
+
+
 def new_job(request: scheduler_pb2.AdmitJobRequest) -> records.NewJob:
     """A job to admit. Raises errors.InvalidArgument."""
     return records.NewJob(

@@ -45,6 +45,12 @@ def job_of_app(app_id: str) -> None:
     _raise(_words("app_id", app_id))
 
 
+def open_consumer(request: scheduler_pb2.OpenConsumerRequest) -> None:
+    """Raises errors.InvalidArgument."""
+    named = (("app_id", request.app_id), ("group", request.group), ("workload", request.workload))
+    _raise([violation for field, value in named for violation in _words(field, value)])
+
+
 def item(app_id: str, field: str, value: int) -> None:
     """A place among a job's items. Raises errors.InvalidArgument."""
     too_far = errors.Violation(field, f"must be at most {MAX_ITEMS:,}: no job has more items")

@@ -12,7 +12,7 @@ from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium_runtime import errors
 from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert, scheduler_requests
-from podium_scheduler.app import admission, jobs_of_apps, pressure, records
+from podium_scheduler.app import admission, consumption, jobs_of_apps, pressure, records
 
 _AUTH_TTL = timedelta(seconds=30)
 _MAX_PAGE = 1_000
@@ -26,11 +26,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self,
         admit: admission.Admission,
         jobs: jobs_of_apps.JobsOfApps,
+        consumers: consumption.Consumption,
         gauge: pressure.PressureGauge,
         workloads: Mapping[str, workload_pb2.Workload],
     ) -> None:
         self._admission = admit
         self._jobs = jobs
+        self._consumers = consumers
         self._gauge = gauge
         self._workloads = [workloads[name] for name in sorted(workloads)]
 
@@ -97,6 +99,37 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         job_id = convert.uuid(request.job_id, "job_id")
         job = await self._jobs.release(request.app_id, job_id, request.before_item)
         return scheduler_pb2.ReleaseResultsResponse(job=convert.job(job))
+
+    async def OpenConsumer(
+        self, request: scheduler_pb2.OpenConsumerRequest, context: Context
+    ) -> scheduler_pb2.OpenConsumerResponse:
+        scheduler_requests.open_consumer(request)
+        opened = await self._consumers.open(request.app_id, request.group, request.workload)
+        ttl = duration_pb2.Duration()
+        ttl.FromTimedelta(self._consumers.lease_ttl)
+        return scheduler_pb2.OpenConsumerResponse(
+            consumer_id=str(opened.consumer_id), group_id=opened.group_id, lease_ttl=ttl
+        )
+
+    async def AdvanceConsumer(
+        self, request: scheduler_pb2.AdvanceConsumerRequest, context: Context
+    ) -> scheduler_pb2.AdvanceConsumerResponse:
+        advance = await self._consumers.advance(
+            convert.uuid(request.consumer_id, "consumer_id"),
+            request.acknowledged,
+            request.returned,
+            request.held,
+            min(request.limit, _MAX_PAGE),
+        )
+        return scheduler_pb2.AdvanceConsumerResponse(
+            deliveries=[convert.delivery(d) for d in advance.deliveries], filling=not advance.filled
+        )
+
+    async def CloseConsumer(
+        self, request: scheduler_pb2.CloseConsumerRequest, context: Context
+    ) -> scheduler_pb2.CloseConsumerResponse:
+        await self._consumers.close(convert.uuid(request.consumer_id, "consumer_id"), request.acknowledged)
+        return scheduler_pb2.CloseConsumerResponse()
 
     async def ListWorkloads(
         self, request: scheduler_pb2.ListWorkloadsRequest, context: Context

@@ -33,6 +33,10 @@ class Wakeups:
         """Tells the gateways that jobs have new "results" or a new "state"."""
         await self._publish([(f"{self._prefix}:job:{job_id}", kind) for job_id, kind in changes])
 
+    async def deliveries(self, group_ids: Sequence[int]) -> None:
+        """Tells the gateways that consumer groups have new deliveries."""
+        await self._publish([(f"{self._prefix}:group:{group_id}", "deliveries") for group_id in group_ids])
+
     async def _publish(self, messages: Sequence[tuple[str, str]]) -> None:
         try:
             async with self._client.pipeline(transaction=False) as pipe:

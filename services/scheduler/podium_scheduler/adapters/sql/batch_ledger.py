@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from podium_scheduler.adapters.sql import offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, fairness, room
@@ -96,7 +97,7 @@ _COMPLETE = text("""
         items_truncated = d.items_truncated
     FROM done d
     WHERE b.batch_id = d.batch_id AND b.state = 'LEASED' AND b.lease_token = d.lease_token
-    RETURNING b.batch_id, b.job_id, b.items_succeeded, b.items_failed, b.items_truncated
+    RETURNING b.batch_id, b.job_id, b.items_succeeded, b.items_failed, b.items_truncated, b.offered
 """)
 
 _RETRY = text("""
@@ -124,13 +125,15 @@ _SPLIT = text("""
         FROM splits s
         WHERE b.batch_id = s.batch_id AND b.state = 'LEASED' AND b.lease_token = s.lease_token
           AND b.item_count = s.first + s.second
-        RETURNING b.batch_id, b.job_id, b.first_item, b.payload, b.payload_encoding, b.payload_offset, s.first,
-            s.second
+        RETURNING b.batch_id, b.job_id, b.first_item, b.payload, b.payload_encoding, b.payload_offset, b.offered,
+            s.first, s.second
     ), added AS (
-        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, payload_offset)
-        SELECT job_id, first_item + first, second, payload, payload_encoding, payload_offset + first FROM kept
+        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, payload_offset, offered)
+        SELECT job_id, first_item + first, second, payload, payload_encoding, payload_offset + first, offered FROM kept
+        RETURNING batch_id, job_id, first_item
     )
-    SELECT batch_id, job_id FROM kept
+    SELECT k.batch_id, k.job_id, k.offered, a.batch_id AS second_id
+    FROM kept k JOIN added a ON a.job_id = k.job_id AND a.first_item = k.first_item + k.first
 """)
 
 _GIVE_UP = text("""
@@ -161,7 +164,7 @@ _GIVE_UP_WAITING = text("""
     UPDATE batches b
     SET state = 'FAILED', failure_reason = 'MODEL_UNAVAILABLE', failure_message = :message, finish_time = now()
     FROM waiting w WHERE b.batch_id = w.batch_id
-    RETURNING b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
+    RETURNING b.batch_id, b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
 """)
 
 _APPLY_DELTAS = text("""
@@ -185,6 +188,7 @@ _APPLY_DELTAS = text("""
         items_failed = j.items_failed + d.failed,
         items_truncated = j.items_truncated + d.truncated,
         state = after.state,
+        offered = j.offered OR (j.state = 'COMPLETED' AND after.state = 'RUNNING'),
         feedable = after.pending > 0 AND after.state IN ('PENDING', 'RUNNING'),
         finish_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL ELSE coalesce(j.finish_time, now()) END,
         expire_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL
@@ -238,7 +242,8 @@ _RECOMPUTE = text("""
     )
     UPDATE batches b
     SET state = 'PENDING', finish_time = NULL, not_before = now(), attempt = 0, items_succeeded = 0, items_failed = 0,
-        items_truncated = 0, queue_time = CASE WHEN NOT :shed THEN b.queue_time END
+        items_truncated = 0, queue_time = CASE WHEN NOT :shed THEN b.queue_time END,
+        offered = true
     FROM lost, jobs j
     WHERE b.batch_id = lost.batch_id AND j.job_id = b.job_id AND j.state IN ('PENDING', 'RUNNING', 'COMPLETED')
       AND NOT j.results_expired
@@ -307,9 +312,10 @@ class _Delta:
 class BatchLedger:
     """Batches in Postgres. Every method is one transaction; all raise errors.Unavailable while it is away."""
 
-    def __init__(self, database: Database, retention: timedelta) -> None:
+    def __init__(self, database: Database, retention: timedelta, news: offers.News = offers.untold) -> None:
         self._database = database
         self._retention = retention
+        self._news = news
 
     @ledger_call
     async def depths(self) -> list[records.WorkloadDepth]:
@@ -414,6 +420,10 @@ class BatchLedger:
                 delta.failed += row.items_failed
                 delta.truncated += row.items_truncated
             await self._apply(connection, deltas)
+            groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
+            # Some were computed again although the last group that wanted them has acknowledged them meanwhile.
+            released = await offers.release(connection, [row.batch_id for row in rows if row.offered])
+        self._news(groups, released)
         return {row.batch_id for row in rows}
 
     @ledger_call
@@ -431,11 +441,13 @@ class BatchLedger:
             split = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.Split)]
             if split:
                 halved = (await connection.execute(_SPLIT, _split_values(split))).all()
+                await offers.offer_halves(connection, [(r.batch_id, r.second_id) for r in halved if r.offered])
                 for row in halved:
                     deltas[row.job_id].added += 1
                     deltas[row.job_id].pending += 2
                 rows += halved
             given_up = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.GiveUp)]
+            ended: Sequence[Any] = ()
             if given_up:
                 ended = (await connection.execute(_GIVE_UP, _give_up_values(given_up))).all()
                 for row in ended:
@@ -443,6 +455,8 @@ class BatchLedger:
                     deltas[row.job_id].failed += row.item_count
                 rows += ended
             await self._apply(connection, deltas)
+            groups = await offers.offer(connection, {r.job_id for r in ended}, [r.batch_id for r in ended])
+        self._news(groups, ())
         return {row.batch_id for row in rows}
 
     @ledger_call
@@ -461,6 +475,8 @@ class BatchLedger:
                 delta.finished += 1
                 delta.failed += row.item_count
             await self._apply(connection, deltas)
+            groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
+        self._news(groups, ())
         return job_ids
 
     @ledger_call

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, and_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_scheduler.adapters.sql import schema
+from podium_scheduler.adapters.sql import offers, schema
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, jobs
@@ -59,19 +59,12 @@ _END_JOB = text("""
     WHERE job_id = :job_id
 """)
 
+# What a consumer group waits for stays until the group has acknowledged it too.
 _RELEASE_BATCHES = text("""
     UPDATE batches SET state = CASE state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE state END, payload = NULL
     WHERE job_id = :job_id AND first_item >= :from_item AND first_item + item_count <= :before_item
       AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
-""")
-
-# Released is what lies before the first batch that still waits for its outcome or its acknowledgement.
-_RELEASE_JOB = text("""
-    UPDATE jobs SET items_released = coalesce(
-        (SELECT min(b.first_item) FROM batches b WHERE b.job_id = :job_id
-           AND (b.first_item + b.item_count > :before_item OR b.state IN ('PENDING', 'QUEUED', 'LEASED'))),
-        jobs.item_count)
-    WHERE job_id = :job_id
+      AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = batches.batch_id)
 """)
 
 _LIST_BATCHES = text("""
@@ -105,13 +98,16 @@ class Ended:
 
     job: records.Job
     revoked: tuple[records.HeldLease, ...]
+    groups: frozenset[int] = frozenset()
+    """Consumer groups that are told of it."""
 
 
 class JobLedger:
     """Jobs in Postgres. Every method is one transaction; all raise errors.Unavailable while the database is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, news: offers.News = offers.untold) -> None:
         self._database = database
+        self._news = news
 
     @ledger_call
     async def app(self, app_id: str) -> records.App | None:
@@ -162,8 +158,8 @@ class JobLedger:
             if created is not None:
                 await connection.execute(_INSERT_BATCHES, _batch_rows(job_id, new.batches))
             where = and_(schema.jobs.c.app_id == new.app_id, schema.jobs.c.request_id == new.request_id)
-            row = (await connection.execute(select(*_JOB_COLUMNS).where(where))).mappings().one()
-        return _job(row), created is None
+            row = (await connection.execute(select(*JOB_COLUMNS).where(where))).mappings().one()
+        return job_of(row), created is None
 
     @ledger_call
     async def job(self, app_id: str, job_id: UUID) -> records.Job | None:
@@ -176,8 +172,8 @@ class JobLedger:
         """Reads the job of an app's request id."""
         where = and_(schema.jobs.c.app_id == app_id, schema.jobs.c.request_id == request_id)
         async with self._database.transaction() as connection:
-            row = (await connection.execute(select(*_JOB_COLUMNS).where(where))).mappings().first()
-        return _job(row) if row else None
+            row = (await connection.execute(select(*JOB_COLUMNS).where(where))).mappings().first()
+        return job_of(row) if row else None
 
     @ledger_call
     async def list_jobs(
@@ -185,7 +181,7 @@ class JobLedger:
     ) -> list[records.Job]:
         """Jobs of an app, newest first, older than `before` (create_time, job_id)."""
         table = schema.jobs.c
-        query = select(*_JOB_COLUMNS).where(table.app_id == app_id)
+        query = select(*JOB_COLUMNS).where(table.app_id == app_id)
         if chosen.states:
             query = query.where(table.state.in_([s.value for s in chosen.states]))
         if chosen.labels:
@@ -196,7 +192,7 @@ class JobLedger:
             query = query.where(tuple_(table.create_time, table.job_id) < tuple_(*before))
         query = query.order_by(table.create_time.desc(), table.job_id.desc()).limit(limit)
         async with self._database.transaction() as connection:
-            return [_job(row) for row in (await connection.execute(query)).mappings()]
+            return [job_of(row) for row in (await connection.execute(query)).mappings()]
 
     @ledger_call
     async def list_batches(self, job_id: UUID, from_item: int, limit: int) -> list[records.Batch]:
@@ -220,9 +216,12 @@ class JobLedger:
     async def cancel(self, app_id: str, job_id: UUID, retention: timedelta) -> Ended | None:
         """Cancels what is left of an active job; another job is returned as it is, an unknown one as None."""
         async with self._database.transaction() as connection:
-            return await _end(
+            ended = await _end(
                 connection, app_id, job_id, retention, jobs.State.CANCELLED, batches.FailureReason.CANCELLED
             )
+        if ended is not None:
+            self._news(set(ended.groups), ())
+        return ended
 
     @ledger_call
     async def expire_due(self, retention: timedelta, limit: int) -> list[Ended]:
@@ -241,6 +240,7 @@ class JobLedger:
                 )
                 if one is not None:
                     ended.append(one)
+        self._news({group for one in ended for group in one.groups}, ())
         return ended
 
     @ledger_call
@@ -255,14 +255,15 @@ class JobLedger:
                 return job
             values = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
             await connection.execute(_RELEASE_BATCHES, values)
-            await connection.execute(_RELEASE_JOB, {"job_id": job_id, "before_item": before_item})
+            await connection.execute(offers.RELEASE_JOBS, {"job_ids": [job_id]})
             return await _read(connection, app_id, job_id)
 
 
-_JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
+JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
 
 
-def _job(row: RowMapping) -> records.Job:
+def job_of(row: RowMapping) -> records.Job:
+    """The job of a row with JOB_COLUMNS."""
     values: dict[str, Any] = dict(row)
     return records.Job(**{**values, "state": jobs.State(values["state"])})
 
@@ -270,13 +271,13 @@ def _job(row: RowMapping) -> records.Job:
 async def _read(
     connection: AsyncConnection, app_id: str | None, job_id: UUID, *, lock: bool = False
 ) -> records.Job | None:
-    query = select(*_JOB_COLUMNS).where(schema.jobs.c.job_id == job_id)
+    query = select(*JOB_COLUMNS).where(schema.jobs.c.job_id == job_id)
     if app_id is not None:
         query = query.where(schema.jobs.c.app_id == app_id)
     if lock:
         query = query.with_for_update(key_share=True)
     row = (await connection.execute(query)).mappings().first()
-    return _job(row) if row else None
+    return job_of(row) if row else None
 
 
 async def _end(
@@ -299,11 +300,12 @@ async def _end(
     ).all()
     counts = {"batch_count": len(rows), "item_count": sum(r.item_count for r in rows)}
     await connection.execute(_END_JOB, {"job_id": job_id, "job_state": state.value, "retention": retention, **counts})
+    groups = await offers.offer(connection, [job_id], [r.batch_id for r in rows])
     revoked = tuple(
         records.HeldLease(r.batch_id, r.lease_token, 0, job_id, r.session_id) for r in rows if r.lease_token
     )
     after = await _read(connection, app_id, job_id)
-    return Ended(after or job, revoked)
+    return Ended(after or job, revoked, frozenset(groups))
 
 
 def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:

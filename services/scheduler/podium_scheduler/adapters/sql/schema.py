@@ -106,6 +106,8 @@ jobs = Table(
     # True while batches_pending > 0 and the job is active. A column of its own, so that the counters, which change
     # with every batch, stay out of the index that the feeder reads.
     Column("feedable", Boolean, nullable=False),
+    # It was COMPLETED before some of it was lost and is computed again: its groups were told then, or will be.
+    Column("offered", Boolean, nullable=False, server_default=text("false")),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
     _time("start_time"),
     _time("finish_time"),
@@ -207,6 +209,8 @@ batches = Table(
     Column("payload_offset", Integer, nullable=False, server_default="0"),
     Column("failure_reason", Text),
     Column("failure_message", Text),
+    # It was COMPLETED before its result was lost: the groups that still want it have their deliveries of it already.
+    Column("offered", Boolean, nullable=False, server_default=text("false")),
     _counter("items_succeeded"),
     _counter("items_failed"),
     _counter("items_truncated"),
@@ -253,6 +257,69 @@ failed_batches = Table(
 )
 Index("ix_failed_batches_job_id", failed_batches.c.job_id, failed_batches.c.first_item)
 Index("ix_failed_batches_finish_time", failed_batches.c.finish_time.desc(), failed_batches.c.batch_id.desc())
+
+# A set of consumers that share an app's results. Retired: nobody used it for its retention; its deliveries are being
+# removed, and its name is free.
+consumer_groups = Table(
+    "consumer_groups",
+    metadata,
+    Column("group_id", BigInteger, Identity(), primary_key=True),
+    Column("app_id", Text, ForeignKey("apps.app_id"), nullable=False),
+    Column("name", Text, nullable=False),
+    # Empty: all of the app's jobs.
+    Column("workload", Text, nullable=False, server_default=""),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("seen_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("retire_time"),
+    # What had finished before the group was opened is offered to it job by job, the oldest first: the place of the
+    # last one, in the order of ix_jobs_list. True when all have been gone through.
+    Column("filled", Boolean, nullable=False, server_default=text("false")),
+    _time("filled_create_time"),
+    Column("filled_job_id", Uuid),
+    CheckConstraint("(filled_create_time IS NULL) = (filled_job_id IS NULL)", name="filled_place"),
+)
+Index(
+    "ix_consumer_groups_name",
+    consumer_groups.c.app_id,
+    consumer_groups.c.name,
+    unique=True,
+    postgresql_where=text("retire_time IS NULL"),
+)
+
+# One life of a consumer's stream at a gateway. Its lease on all that it holds is its row: when that goes, by the
+# gateway's word or by its expiry, its deliveries are free again.
+consumers = Table(
+    "consumers",
+    metadata,
+    Column("consumer_id", Uuid, primary_key=True),
+    Column("group_id", BigInteger, ForeignKey("consumer_groups.group_id", ondelete="CASCADE"), nullable=False),
+    Column("open_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("expire_time", nullable=False),
+)
+Index("ix_consumers_expire_time", consumers.c.expire_time)
+Index("ix_consumers_group_id", consumers.c.group_id)
+
+# What a group has yet to acknowledge: a finished batch, or, without a batch, the job's end. Written in the transaction
+# in which that happened, deleted by the acknowledgement. As long as there is one, its batch keeps its payload.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", BigInteger, Identity(), primary_key=True),
+    Column("group_id", BigInteger, ForeignKey("consumer_groups.group_id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", Uuid, ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False),
+    Column("batch_id", BigInteger, ForeignKey("batches.batch_id", ondelete="CASCADE")),
+    Column("consumer_id", Uuid, ForeignKey("consumers.consumer_id", ondelete="SET NULL")),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    UniqueConstraint("batch_id", "group_id"),
+)
+Index(
+    "ix_deliveries_waiting",
+    deliveries.c.group_id,
+    deliveries.c.delivery_id,
+    postgresql_where=deliveries.c.consumer_id.is_(None),
+)
+Index("ix_deliveries_held", deliveries.c.consumer_id, postgresql_where=deliveries.c.consumer_id.is_not(None))
+Index("ix_deliveries_of_job", deliveries.c.job_id, deliveries.c.group_id)
 
 # One row. The term grows with each new leader; the epoch names the life of the Redis that the ledger has filled.
 cluster = Table(

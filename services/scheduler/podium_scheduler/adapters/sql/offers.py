@@ -1,0 +1,112 @@
+"""The outbox: what finishes is offered to the app's consumer groups, and what they have all acknowledged is released.
+
+Promises: for every group that is open when a batch finishes, a delivery is written in the transaction in which it
+finishes, whichever way it finishes; the same for the end of a job. Each statement here runs in a transaction that has
+locked the jobs it names. That is what makes opening a group safe: whoever fills a new group locks a job and offers what
+has finished of it, and whoever finishes a batch later has locked the job after that, and so sees the group.
+
+`offered` marks what is computed again because its result was lost: it was offered when it finished first, so only the
+deliveries that were not acknowledged then are left, and no new ones are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from podium_scheduler.app import records
+
+News = Callable[[set[int], Sequence[records.Released]], None]
+"""Told after a commit: the groups that have new deliveries, and what was released."""
+
+
+def untold(groups: set[int], released: Sequence[records.Released]) -> None:
+    """For ledgers whose news nobody waits for."""
+
+
+_OFFER = text("""
+    WITH groups AS (
+        SELECT g.group_id, j.job_id, j.state, j.offered FROM jobs j
+        JOIN consumer_groups g ON g.app_id = j.app_id AND g.retire_time IS NULL AND g.workload IN ('', j.workload)
+        WHERE j.job_id = ANY(CAST(:job_ids AS uuid[]))
+    ), finished AS (
+        INSERT INTO deliveries (group_id, job_id, batch_id)
+        SELECT g.group_id, b.job_id, b.batch_id FROM groups g
+        JOIN batches b ON b.job_id = g.job_id AND b.batch_id = ANY(CAST(:batch_ids AS bigint[])) AND NOT b.offered
+        ORDER BY b.job_id, b.first_item
+        ON CONFLICT (batch_id, group_id) DO NOTHING
+        RETURNING group_id
+    ), ended AS (
+        INSERT INTO deliveries (group_id, job_id)
+        SELECT g.group_id, g.job_id FROM groups g
+        WHERE g.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED') AND NOT g.offered
+        RETURNING group_id
+    )
+    SELECT group_id FROM finished UNION SELECT group_id FROM ended
+""")
+
+# Deliveries of a batch that is computed again stay; its halves are offered to the same groups.
+_OFFER_HALVES = text("""
+    INSERT INTO deliveries (group_id, job_id, batch_id)
+    SELECT d.group_id, d.job_id, h.second FROM unnest(CAST(:firsts AS bigint[]), CAST(:seconds AS bigint[]))
+        AS h(first, second)
+    JOIN deliveries d ON d.batch_id = h.first
+""")
+
+# A group that is still being filled has not been offered all that it is to get.
+_RELEASE = text("""
+    UPDATE batches b SET state = CASE b.state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE b.state END, payload = NULL
+    FROM jobs j
+    WHERE b.batch_id = ANY(CAST(:batch_ids AS bigint[])) AND j.job_id = b.job_id AND b.payload IS NOT NULL
+      AND NOT j.results_expired
+      AND b.state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
+      AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = b.batch_id)
+      AND (SELECT coalesce(bool_and(g.filled), false) FROM consumer_groups g
+           WHERE g.app_id = j.app_id AND g.retire_time IS NULL AND g.workload IN ('', j.workload))
+    RETURNING b.job_id, b.first_item
+""")
+
+# Released is what lies before the first batch that still has its payload.
+RELEASE_JOBS = text("""
+    UPDATE jobs SET items_released = coalesce(
+        (SELECT b.first_item FROM batches b
+         WHERE b.job_id = jobs.job_id AND b.first_item >= jobs.items_released AND b.payload IS NOT NULL
+         ORDER BY b.first_item LIMIT 1),
+        jobs.item_count)
+    WHERE job_id = ANY(CAST(:job_ids AS uuid[]))
+    RETURNING job_id, items_released = item_count AS whole
+""")
+
+
+async def offer(connection: AsyncConnection, job_ids: Iterable[UUID], batch_ids: Iterable[int]) -> set[int]:
+    """Offers batches that have just finished, and those of the jobs that are final now; returns the groups' ids.
+
+    The jobs are locked by this transaction, and their counters and states are those after the change.
+    """
+    values = {"job_ids": list(job_ids), "batch_ids": list(batch_ids)}
+    if not values["job_ids"]:
+        return set()
+    return set((await connection.scalars(_OFFER, values)).all())
+
+
+async def offer_halves(connection: AsyncConnection, halves: Sequence[tuple[int, int]]) -> None:
+    """Offers the second half of a batch to the groups that wait for the first, by their ids."""
+    if halves:
+        values = {"firsts": [first for first, _ in halves], "seconds": [second for _, second in halves]}
+        await connection.execute(_OFFER_HALVES, values)
+
+
+async def release(connection: AsyncConnection, batch_ids: Sequence[int]) -> list[records.Released]:
+    """Releases those of the batches that no group waits for any more. Their jobs are locked by this transaction."""
+    if not batch_ids:
+        return []
+    items: dict[UUID, list[int]] = {}
+    for row in (await connection.execute(_RELEASE, {"batch_ids": list(batch_ids)})).all():
+        items.setdefault(row.job_id, []).append(row.first_item)
+    if not items:
+        return []
+    rows = (await connection.execute(RELEASE_JOBS, {"job_ids": list(items)})).all()
+    return [records.Released(row.job_id, tuple(items[row.job_id]), row.whole) for row in rows]
