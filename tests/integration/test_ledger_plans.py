@@ -111,3 +111,21 @@ async def test_what_the_feeder_asks_all_the_time_does_not_grow_with_the_backlog(
             assert await batch_ledger.BatchLedger(ledger, timedelta(1)).waiting_workloads() == ["a", "b"]
         finally:
             await ledger.close()
+
+
+async def test_no_plan_is_kept_from_when_the_tables_were_empty(tmp_path: Path) -> None:
+    async with stack.servers(tmp_path) as servers:
+        ledger = database.Database(servers.postgres.url, pool_size=1)
+        try:
+            batches = batch_ledger.BatchLedger(ledger, timedelta(1))
+            # Postgres weighs keeping a plan at the sixth time.
+            for _ in range(8):
+                await batches.candidates("a", 1)
+            async with ledger.transaction() as connection:
+                used = text(
+                    "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE :words"
+                )
+                kept = (await connection.execute(used, {"words": "%AS level(priority)%LIMIT%"})).all()
+            assert [tuple(row) for row in kept] == [(0, 8)]
+        finally:
+            await ledger.close()

@@ -68,7 +68,13 @@ class Database:
             connect_args={
                 "timeout": 5,
                 "command_timeout": 30,
-                "server_settings": {"application_name": "podium-scheduler", "timezone": "UTC"},
+                "server_settings": {
+                    "application_name": "podium-scheduler",
+                    "timezone": "UTC",
+                    # The hot tables grow from nothing to a backlog and back. A plan that was cached while they were
+                    # nearly empty reads all of them at each completion, until statistics are taken again.
+                    "plan_cache_mode": "force_custom_plan",
+                },
             },
         )
 
