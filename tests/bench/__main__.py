@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 import podium_client
-from tests.bench import bare_hop, children, null_model, report, whole_model
+from tests.bench import bare_hop, children, history, null_model, report, whole_model
 from tests.support import stack
 
-PARTS = ("model", "null", "latency", "admission")
+PARTS = ("model", "null", "latency", "admission", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,34 @@ class Sizes:
     embeddings: int = 40_000
     latency_jobs: int = 40
     admission_jobs: int = 8
+    finished_jobs: int = 100_000
+    claims: int = 400
 
 
-QUICK = Sizes(rounds=1, short=64, mixed=32, embeddings=2_000, latency_jobs=3, admission_jobs=1)
+QUICK = Sizes(
+    rounds=1,
+    short=64,
+    mixed=32,
+    embeddings=2_000,
+    latency_jobs=3,
+    admission_jobs=1,
+    finished_jobs=20,
+    claims=8,
+)
 
 
 async def run(sizes: Sizes, parts: list[str]) -> list[report.Line]:
-    """Everything that is asked for, on one stack of real processes."""
+    """Everything that is asked for."""
+    lines: list[report.Line] = []
+    if set(parts) - {"history"}:
+        lines += await _on_a_stack(sizes, parts)
+    if "history" in parts:
+        lines += await history.measure(sizes.rounds, jobs=sizes.finished_jobs, batches=10, cycles=sizes.claims)
+    return lines
+
+
+async def _on_a_stack(sizes: Sizes, parts: list[str]) -> list[report.Line]:
+    """What needs one, on one stack of real processes."""
     lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         served = "minilm,hash-384,hash-1024"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-LINES = ["minilm_short", "minilm_mixed", "minilm_mixed", "hash_384", "hash_1024", "first_result", "admission"]
+LINES = [
+    "minilm_short", "minilm_mixed", "minilm_mixed", "hash_384", "hash_1024", "first_result", "admission",
+    "claim_history_hot", "claim_history_archived",
+]  # fmt: skip
 SPREAD = {"median", "low", "high", "rounds"}
 
 
