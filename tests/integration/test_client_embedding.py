@@ -94,6 +94,13 @@ async def test_a_cut_stream_goes_on_without_releasing_and_without_duplicates(
     assert not any(job.message.progress.items_released for job in fake.jobs.values())
 
 
+async def test_connections_that_bring_nothing_release_nothing(fake: FakeGateway, client: AsyncClient) -> None:
+    fake.cuts.extend([Cut(3), Cut(0), Cut(0), Cut(9)])
+    result = await client.embed_texts(TEXTS, workload="fake", release=False)
+    np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
+    assert fake.cursors == ["", "", "", "", ""]
+
+
 async def test_streams_that_are_always_cut_at_the_same_place_still_end(fake: FakeGateway, client: AsyncClient) -> None:
     fake.cuts.extend([Cut(3)] * 12)
     result = await client.embed_texts(TEXTS, workload="fake", release=False)

@@ -6,8 +6,8 @@ ProtocolError.
 
 A cursor given to the service acknowledges all before it, and acknowledged results are deleted. So a cut
 stream is first taken up where the *caller* began, and what was seen is dropped here; nothing is released
-that the caller has not called durable. Only when a connection brought nothing new (a proxy that cuts every
-stream at the same size), or when the service asks for it because unacknowledged results hold back new
+that the caller has not called durable. Only when a connection brought results and none of them new (a proxy
+that cuts every stream at the same size), or when the service asks for it because unacknowledged results hold back new
 ones, does the next one begin at the last cursor received, since otherwise the stream would never end.
 """
 
@@ -55,10 +55,11 @@ class ResultStream:
     async def chunks(self) -> AsyncIterator[ResultChunk]:
         """Yield the chunks; afterwards `end` is set. PodiumError when the service refuses or stays away."""
         while self.end is None:
-            before = self._next
+            before, heard = self._next, False
             call = self._gateway.open_results(self._job_id, self._after)
             try:
                 async for response in call:
+                    heard = True
                     chunk = self._accept(response)
                     if chunk is not None:
                         self._patience.progress()
@@ -66,7 +67,8 @@ class ResultStream:
                 if self.end is None:
                     raise ProtocolError(f"job {self._job_id}: the result stream ended without its last message")
             except grpc.RpcError as error:
-                if self._next == before or decode_details(error).reason == _ACKNOWLEDGE:
+                stuck = heard and self._next == before
+                if stuck or decode_details(error).reason == _ACKNOWLEDGE:
                     self._after = self._last_cursor
                 await self._wait(error)
             finally:

@@ -44,6 +44,12 @@ class Reading:
     cursor: str = ""
     """Of the last chunk."""
 
+    @property
+    def place(self) -> int:
+        """The item after the last that it got."""
+        last = self.pieces[-1] if self.pieces else None
+        return self.start if last is None else last.first_item + last.item_count
+
 
 @dataclass(slots=True)
 class Submission:
@@ -66,6 +72,12 @@ class Submission:
     """Items before that cursor."""
     complaints: list[str] = field(default_factory=list)
     """Errors that the SDK must not have raised."""
+
+    def furthest(self) -> tuple[str, int]:
+        """The cursor of the reader that came furthest, and the items before it."""
+        cursors = {r.place: r.cursor for r in self.readings if r.cursor} | {self.read_up_to: self.cursor}
+        place = max(cursors)
+        return cursors[place], place
 
     @property
     def job_id(self) -> str | None:

@@ -17,7 +17,8 @@ STEP_S = 10.0
 class PubSub:
     """As redis-py's: closing it takes the connection away, also from a subscribe that is on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, taken_apart: bool = False) -> None:
+        self._taken_apart = taken_apart
         self.listening = asyncio.Event()
         self.subscribing = asyncio.Event()
         self.answer = asyncio.Event()
@@ -27,6 +28,8 @@ class PubSub:
     async def subscribe(self, *channels: str) -> None:
         if channels == ("podium:gateway",):
             return
+        if self._taken_apart:
+            raise AttributeError("'NoneType' object has no attribute 'writelines'")
         self.subscribing.set()
         await self.answer.wait()
         if not self._connected:
@@ -46,15 +49,15 @@ class PubSub:
 
 
 class Client:
-    def __init__(self) -> None:
-        self.made = PubSub()
+    def __init__(self, made: PubSub) -> None:
+        self.made = made
 
     def pubsub(self) -> PubSub:
         return self.made
 
 
 async def test_the_connection_breaks_while_a_reader_subscribes() -> None:
-    client = Client()
+    client = Client(PubSub())
     events = JobEvents(cast(redis.asyncio.Redis, client), "podium")
 
     async def read() -> str:
@@ -71,4 +74,15 @@ async def test_the_connection_breaks_while_a_reader_subscribes() -> None:
             await asyncio.sleep(0)
         client.made.answer.set()
         assert await reading == "subscribed"
+        assert await life > 0
+
+
+async def test_a_reader_subscribes_on_a_connection_that_the_listener_has_just_lost() -> None:
+    client = Client(PubSub(taken_apart=True))
+    events = JobEvents(cast(redis.asyncio.Redis, client), "podium")
+    async with asyncio.timeout(STEP_S):
+        life = asyncio.create_task(events.run_once())
+        await client.made.listening.wait()
+        async with events.subscribe("job"):
+            client.made.broken.set()
         assert await life > 0

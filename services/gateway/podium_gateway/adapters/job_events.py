@@ -23,7 +23,8 @@ from podium_runtime import logs
 log = logs.get_logger(__name__)
 
 _RECONNECT_S = 0.5
-_BROKEN = (redis.exceptions.RedisError, OSError)
+# AttributeError: redis-py takes a connection apart under the task that sends when the one that reads meets its end.
+_BROKEN = (redis.exceptions.RedisError, OSError, AttributeError)
 
 
 class JobEvents:

@@ -24,7 +24,9 @@ _CONFLICT_TRIES = 5
 _AWAY = {"08", "53", "57", "58"}
 # A transaction's fate unknown; read-only, as a standby or a failing primary is; a lock not to be had in time.
 _AWAY_TOO = {"40003", "25006", "55P03"}
-_RAW = (asyncpg.PostgresError, asyncpg.InterfaceError)
+# InternalClientError: the server's farewell lies unread in a connection that is used again before it closes.
+GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+_RAW = (asyncpg.PostgresError, *GONE)
 
 
 def ledger_call(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -105,7 +107,7 @@ def _is_absence(error: Exception) -> bool:
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
     state = _sqlstate(error)
-    return isinstance(error, (exc.InterfaceError, asyncpg.InterfaceError)) or state[:2] in _AWAY or state in _AWAY_TOO
+    return isinstance(error, (exc.InterfaceError, *GONE)) or state[:2] in _AWAY or state in _AWAY_TOO
 
 
 def _sqlstate(error: Exception) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncpg
 
 from podium_runtime import logs
+from podium_scheduler.adapters.sql.database import GONE
 
 log = logs.get_logger(__name__)
 
 # "podium" in ASCII: the one advisory lock that we take.
 LOCK_KEY = 0x706F6469756D
-_ABSENT = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_ABSENT = (OSError, TimeoutError, asyncpg.PostgresError, *GONE)
 
 
 class Leadership:
