@@ -1,7 +1,7 @@
 """The ledger in Postgres against `tests.support.ledger_model`: any order of calls, old tokens and repeats among them.
 
 After every step all rows agree with the model, and the rows by themselves are sound: batches tile their job, counters
-are sums over batches, and no lease ever gets a second outcome. An ordinary run plays the same 30 games each time;
+are sums over batches, and no lease ever gets a second outcome. An ordinary run plays the same 25 games each time;
 PODIUM_TEST_EXAMPLES=2000 plays new ones, and shrinks what fails to its shortest form (with pytest --timeout=0).
 """
 
@@ -37,7 +37,7 @@ from tests.support.ledger_model import OPEN, Batch, Job, Model
 
 T = TypeVar("T")
 SEARCHING = "PODIUM_TEST_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("PODIUM_TEST_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("PODIUM_TEST_EXAMPLES", "25"))
 LONG = timedelta(days=7)
 AT_ONCE = timedelta(0)
 WORKLOADS = ("a", "b")
@@ -176,21 +176,24 @@ class Calls(RuleBasedStateMachine):
         fed = self.ledger.do(self.ledger.batches.feed({job_id: number}))
         assert fed.get(job_id, []) == self.model.feed(job_id, number)
 
-    def hand_out(self, pick: int, picks: list[int]) -> None:
+    def hand_out(self, pick: int, picks: list[int], of: UUID | None = None) -> None:
         """The way of most batches: fed, and claimed by a session that is open."""
         waiting = [j.job_id for j in self.model.jobs.values() if any(b.state == "PENDING" for b in j.batches)]
         if not waiting:
             self.admit([3, 2], WORKLOADS[pick % len(WORKLOADS)])
-            self._learn_ids(self.ledger.do(self.ledger.rows())[1])
             waiting = [list(self.model.jobs)[-1]]
-        job_id = waiting[pick % len(waiting)]
+        job_id = of or waiting[pick % len(waiting)]
         fed = self.ledger.do(self.ledger.batches.feed({job_id: len(picks)}))
-        assert fed[job_id] == self.model.feed(job_id, len(picks))
+        if any(not b.batch_id for b in self.model.jobs[job_id].batches):
+            self._learn_ids(self.ledger.do(self.ledger.rows())[1])
+        assert fed.get(job_id, []) == self.model.feed(job_id, len(picks))
         usable = [s for s, one in self.model.sessions.items() if one.state == "OPEN"]
         if not usable:
             self.open_session(WORKERS[pick % len(WORKERS)], [], old=False)
             usable = [list(self.model.sessions)[-1]]
-        self._claim([self._new_claim(b, usable[p % len(usable)]) for b, p in zip(fed[job_id], picks, strict=False)])
+        self._claim(
+            [self._new_claim(b, usable[p % len(usable)]) for b, p in zip(fed.get(job_id, []), picks, strict=False)]
+        )
 
     def claim(self, picks: list[int], session: int, *, anything: bool) -> None:
         session_id = self.session(session)
@@ -294,8 +297,10 @@ class Calls(RuleBasedStateMachine):
     # --- sessions -----------------------------------------------------------------------------------------
 
     def open_session(self, worker: UUID, picks: list[int], *, old: bool) -> None:
+        self.resume(worker, self.leases(picks, old=old) if self.issued else [])
+
+    def resume(self, worker: UUID, in_hand: list[tuple[int, bytes]]) -> None:
         session_id = UUID(int=next(self.numbers))
-        in_hand = self.leases(picks, old=old) if self.issued else []
         new = records.NewSession(session_id, worker, "replica", "host", "0", "", b"")
         keys = [records.LeaseKey(*lease) for lease in in_hand]
         resumed, superseded = self.ledger.do(self.ledger.sessions.open(new, keys))
@@ -308,14 +313,13 @@ class Calls(RuleBasedStateMachine):
         beats = [records.Heartbeat(s, b"", {"a": 1}) for s in chosen]
         assert self.ledger.do(self.ledger.sessions.renew(beats)) == self.model.renew(chosen)
 
-    def stream_ends(self, pick: int, *, goodbye: bool) -> None:
-        session_id = self.session(pick)
-        if goodbye:
-            self.ledger.do(self.ledger.sessions.end(session_id))
-            self.model.end(session_id)
-        else:
-            self.ledger.do(self.ledger.sessions.mark_broken(session_id, AT_ONCE))
-            self.model.mark_broken(session_id)
+    def goodbye(self, session_id: UUID) -> None:
+        self.ledger.do(self.ledger.sessions.end(session_id))
+        self.model.end(session_id)
+
+    def stream_breaks(self, session_id: UUID, *, over: bool) -> None:
+        self.ledger.do(self.ledger.sessions.mark_broken(session_id, AT_ONCE if over else LONG))
+        self.model.mark_broken(session_id, over=over)
 
     def leases_are_lost(self) -> None:
         """What the rescuer does, in its two steps."""
@@ -383,6 +387,28 @@ class LedgerMachine(Calls):
     def work_fails(self, picks: list[int], how: str) -> None:
         self._end(self.leases(picks, old=False), how)
 
+    @precondition(lambda self: self._held())
+    @rule(pick=PICK)
+    def an_executor_dies_again_and_again(self, pick: int) -> None:
+        (lease,) = self.leases([pick], old=False)
+        job_id = self.job_id_of(lease[0])
+        self.split([lease])
+        for _ in range(2):
+            self.hand_out(pick, [pick] * 20, job_id)
+            self.split([(b.batch_id, b.token) for b in self.model.jobs[job_id].batches if b.token is not None])
+
+    @precondition(lambda self: self._held())
+    @rule(pick=PICK, how=st.sampled_from(["resume", "complete", "retry", "split", "give up"]))
+    def a_lost_worker_is_late(self, pick: int, how: str) -> None:
+        """Its batch is in other hands when it speaks."""
+        ((batch_id, token),) = self.leases([pick], old=False)
+        self.retry([(batch_id, token)], counts=True)
+        self.hand_out(pick, [pick] * 20, self.job_id_of(batch_id))
+        if how == "resume":
+            self.resume(WORKERS[pick % len(WORKERS)], [(batch_id, token)])
+        else:
+            self._end([(batch_id, token)], how)
+
     @precondition(lambda self: self.issued)
     @rule(picks=PICKS, how=st.sampled_from(["complete", "retry", "hand back", "split", "give up"]))
     def somebody_repeats_or_is_late(self, picks: list[int], how: str) -> None:
@@ -423,12 +449,14 @@ class LedgerMachine(Calls):
     @rule(
         pick=PICK,
         picks=PICKS,
-        how=st.sampled_from(["break", "goodbye", "resume", "resume with old", "renew", "rescue"]),
+        how=st.sampled_from(["break", "break for long", "goodbye", "resume", "resume with old", "renew", "rescue"]),
     )
     def a_session_moves(self, pick: int, picks: list[int], how: str) -> None:
         match how:
-            case "break" | "goodbye":
-                self.stream_ends(pick, goodbye=how == "goodbye")
+            case "break" | "break for long":
+                self.stream_breaks(self.session(pick), over=how != "break")
+            case "goodbye":
+                self.goodbye(self.session(pick))
             case "renew":
                 self.renew(picks)
             case "rescue":

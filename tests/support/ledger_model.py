@@ -1,8 +1,8 @@
 """The ledger as simply as it can be said: what Postgres must agree with after every step.
 
 Nothing is counted here: every counter of a job is a sum over its batches, computed when asked. Nothing is guarded by
-SQL: a lease is the pair (batch, token), and whoever does not show it changes nothing. Times are left out; a session's
-is up as soon as its stream broke.
+SQL: a lease is the pair (batch, token), and whoever does not show it changes nothing. Of time there is only whether a
+session's is up.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class Session:
 
     worker: UUID
     state: str = "OPEN"
+    over: bool = False
+    """Its time is up."""
 
 
 @dataclass(slots=True)
@@ -244,18 +246,18 @@ class Model:
         """Those that are open."""
         return {s for s in sessions if self.sessions[s].state == "OPEN"}
 
-    def mark_broken(self, session: UUID) -> None:
-        """Its stream broke, and its grace is over at once."""
+    def mark_broken(self, session: UUID, *, over: bool) -> None:
+        """Its stream broke; its grace is long, or over at once."""
         if self.sessions[session].state == "OPEN":
-            self.sessions[session].state = "BROKEN"
+            self.sessions[session].state, self.sessions[session].over = "BROKEN", over
 
     def end(self, session: UUID) -> None:
         """It said Goodbye."""
         self.sessions[session].state = "ENDED"
 
     def end_expired(self) -> set[UUID]:
-        """Broken sessions end; returns them, and ended ones that still hold leases."""
-        over = {s for s, one in self.sessions.items() if one.state == "BROKEN"}
+        """Sessions whose time is up end; returns them, and ended ones that still hold leases."""
+        over = {s for s, one in self.sessions.items() if one.state != "ENDED" and one.over}
         for session in over:
             self.sessions[session].state = "ENDED"
         held = {b.session for b in self.batches() if b.session is not None}

@@ -111,6 +111,15 @@ class BatchMachine(RuleBasedStateMachine):
         self._fail(*self._lease(pick, old == 1), reason, handed_back == 1)
 
     @rule(pick=PICK)
+    def its_executor_dies(self, pick: int) -> None:
+        number = self._among(pick, State.PENDING)
+        self.feed(number)
+        self.claim(number)
+        holder = self.facts[number].holder
+        if holder is not None:
+            self._fail(number, holder, FailureReason.EXECUTOR_CRASHED, False)
+
+    @rule(pick=PICK)
     def its_reader_comes(self, pick: int) -> None:
         self.its_reader_has_read_it(self._among(pick, State.COMPLETED))
 

@@ -1,0 +1,52 @@
+"""Results in a real Redis: each batch is there once, whatever is repeated, and what is released is gone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podium_embedded import EmbeddedRedis
+from podium_scheduler.adapters.redis import buffer as adapter
+
+JOB = uuid.UUID(int=1)
+
+
+@pytest.fixture
+async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
+    async with EmbeddedRedis(tmp_path) as server:
+        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
+        yield made
+        await made.close()
+
+
+async def chunks(buffer: adapter.Buffer) -> list[bytes]:
+    entries: Any = await buffer.client.xrange(buffer.results_key(JOB))
+    return [fields[b"c"] for _, fields in entries]
+
+
+async def test_a_batch_is_admitted_once(buffer: adapter.Buffer) -> None:
+    """The first attempt's answer was lost, or two attempts have finished: readers see one."""
+    await buffer.admit_results([(JOB, 0, 2, [b"a0", b"a1"]), (JOB, 2, 2, [b"b0"])])
+    await buffer.admit_results([(JOB, 2, 2, [b"late"]), (JOB, 0, 2, [b"late", b"later"])])
+    assert await chunks(buffer) == [b"a0", b"a1", b"b0"]
+    assert await buffer.result_items(JOB) == {0, 2}
+
+
+async def test_what_is_released_is_gone_and_the_rest_stays(buffer: adapter.Buffer) -> None:
+    await buffer.admit_results([(JOB, first, 2, [b"%d" % first, b"more"]) for first in (0, 2, 4)])
+    await buffer.release_results(JOB, 4)
+    assert await chunks(buffer) == [b"4", b"more"]
+    assert await buffer.result_items(JOB) == {4}
+    await buffer.release_results(JOB, 6)
+    assert await buffer.client.keys("test:*") == []
+
+
+async def test_a_batch_that_was_dropped_can_be_admitted_again(buffer: adapter.Buffer) -> None:
+    await buffer.admit_results([(JOB, 0, 2, [b"whole"])])
+    await buffer.drop_batches(JOB, [0])
+    await buffer.admit_results([(JOB, 0, 1, [b"half"])])
+    assert await chunks(buffer) == [b"half"]

@@ -1,0 +1,176 @@
+"""The planted bugs: each a small change that a tired engineer might make, and the test that must fail for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SCHEDULER = "services/scheduler/podium_scheduler"
+_BATCHES = f"{_SCHEDULER}/adapters/sql/batch_ledger.py"
+_SESSIONS = f"{_SCHEDULER}/adapters/sql/session_ledger.py"
+_RESULTS = "services/gateway/podium_gateway/app/results.py"
+_MACHINE = "tests/contract/test_ledger_machine.py::test_the_ledger_does_what_the_model_does"
+_STREAM = "tests/integration/test_scheduler_stream.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """In `file`, `old` (which is there exactly once) becomes `new`; then `test` must fail."""
+
+    name: str
+    """What goes wrong, in a few words."""
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+BUGS = (
+    Bug(
+        "completion does not look at the lease",
+        _BATCHES,
+        "AND b.state = 'LEASED' AND b.lease_token = d.lease_token",
+        "AND b.state = 'LEASED'",
+        _MACHINE,
+    ),
+    Bug(
+        "a retry does not look at the lease",
+        _BATCHES,
+        "WHERE b.batch_id = r.batch_id AND b.state = 'LEASED' AND b.lease_token = r.lease_token",
+        "WHERE b.batch_id = r.batch_id AND b.state = 'LEASED'",
+        _MACHINE,
+    ),
+    Bug(
+        "a completion that comes twice counts twice",
+        _BATCHES,
+        "AND b.state = 'LEASED' AND b.lease_token = d.lease_token",
+        "AND (b.state = 'COMPLETED' OR b.state = 'LEASED' AND b.lease_token = d.lease_token)",
+        _MACHINE,
+    ),
+    Bug(
+        "batches of cancelled jobs can be claimed",
+        _BATCHES,
+        "(b.state = 'QUEUED' OR b.lease_token = c.lease_token)",
+        "(b.state IN ('QUEUED', 'CANCELLED') OR b.lease_token = c.lease_token)",
+        _MACHINE,
+    ),
+    Bug(
+        "a session that was fenced can claim",
+        _BATCHES,
+        "JOIN sessions s ON s.session_id = c.session_id AND s.state = 'OPEN'",
+        "JOIN sessions s ON s.session_id = c.session_id",
+        _MACHINE,
+    ),
+    Bug(
+        "a worker resumes leases that it has lost",
+        _SESSIONS,
+        "WHERE b.batch_id = l.batch_id AND b.lease_token = l.lease_token AND b.state = 'LEASED'",
+        "WHERE b.batch_id = l.batch_id AND b.state = 'LEASED'",
+        _MACHINE,
+    ),
+    Bug(
+        "a session that was fenced is renewed",
+        _SESSIONS,
+        "WHERE s.session_id = h.session_id AND s.state = 'OPEN'",
+        "WHERE s.session_id = h.session_id",
+        _MACHINE,
+    ),
+    Bug(
+        "the rescuer does not wait for the grace",
+        _SESSIONS,
+        "WHERE state <> 'ENDED' AND expire_time <= now()",
+        "WHERE (state = 'BROKEN' OR state = 'OPEN' AND expire_time <= now())",
+        _MACHINE,
+    ),
+    Bug(
+        "half of a split batch begins at the wrong place of its payload",
+        _BATCHES,
+        "payload_offset + first FROM kept",
+        "first FROM kept",
+        _MACHINE,
+    ),
+    Bug(
+        "bisecting an odd number of items loses one",
+        f"{_SCHEDULER}/domain/batches.py",
+        "return Split(items // 2, items - items // 2)",
+        "return Split(items // 2, items // 2)",
+        "tests/unit/scheduler/test_batch_machine.py",
+    ),
+    Bug(
+        "outcomes are acknowledged before they are committed",
+        f"{_SCHEDULER}/app/completer.py",
+        """            settled = await self._patiently(lambda: self._ledger.complete([_completion(o) for o in done]))
+            self._report(done, settled)
+""",
+        """            self._report(done, {o.batch_id for o in done})
+            await self._patiently(lambda: self._ledger.complete([_completion(o) for o in done]))
+""",
+        "tests/unit/scheduler/test_completer.py",
+    ),
+    Bug(
+        "results are admitted to Redis more than once",
+        f"{_SCHEDULER}/adapters/redis/admit_result.lua",
+        "if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then",
+        "if false then",
+        "tests/integration/test_result_buffer.py",
+    ),
+    Bug(
+        "released results are not trimmed",
+        f"{_SCHEDULER}/adapters/redis/release_results.lua",
+        "      redis.call('XDEL', KEYS[2], ms .. '-' .. string.format('%d', sequence))\n",
+        "",
+        "tests/integration/test_result_buffer.py",
+    ),
+    Bug(
+        "entries are settled although nobody took their batch",
+        f"{_SCHEDULER}/app/dispatcher.py",
+        "done = claims.keys() - await self._untaken(claims, leased)",
+        "done = set(claims)",
+        "tests/unit/scheduler/test_dispatcher.py",
+    ),
+    Bug(
+        "after a loss of Redis nothing is computed again",
+        f"{_SCHEDULER}/app/reconciler.py",
+        "            await self._recompute_lost()\n            # Twice",
+        "            # Twice",
+        "tests/unit/scheduler/test_reconciler.py",
+    ),
+    Bug(
+        "queued batches without an entry stay queued",
+        f"{_SCHEDULER}/app/reconciler.py",
+        "missing = [batch_id for batch_id in queued if batch_id not in present]",
+        "missing = [batch_id for batch_id in present if batch_id not in queued]",
+        f"{_STREAM}::test_losing_redis_costs_recomputation_and_nothing_else",
+    ),
+    Bug(
+        "a worker forgets finished results when it reconnects",
+        "services/worker/podium_worker/app/worker.py",
+        """            if entry.state is batches.State.FINISHED:
+                self._outbox.frames(entry.frames)
+        self._note()
+""",
+        """        self._note()
+""",
+        "tests/integration/test_worker_session.py::test_finished_results_survive_a_broken_stream",
+    ),
+    Bug(
+        "the SDK hands on what it has seen before",
+        "libs/client/podium_client/streams.py",
+        "        return chunk.since(expected)\n",
+        "        return chunk\n",
+        "tests/unit/client/test_client_streams.py",
+    ),
+    Bug(
+        "a cursor inside a batch acknowledges all of it",
+        _RESULTS,
+        "cursors.Place(end if ends_batch else batch.first_item, max(at, reached))",
+        "cursors.Place(end, max(at, reached))",
+        "tests/integration/test_gateway_results.py::test_resuming_at_any_cursor_gives_the_identical_rest",
+    ),
+    Bug(
+        "the gateway passes over failed batches in silence",
+        _RESULTS,
+        "            messages.extend(self._failure(batch))\n",
+        "            list(self._failure(batch))\n",
+        "tests/integration/test_gateway_results.py::test_failed_batches_are_told_at_their_place",
+    ),
+)
