@@ -128,6 +128,13 @@ BUGS = (
         "tests/unit/scheduler/test_dispatcher.py",
     ),
     Bug(
+        "a leader goes on although another has been elected",
+        f"{_SCHEDULER}/adapters/sql/leadership.py",
+        "        if term != self.term:\n",
+        "        if term < self.term:\n",
+        "tests/integration/test_leadership_terms.py",
+    ),
+    Bug(
         "after a loss of Redis nothing is computed again",
         f"{_SCHEDULER}/app/reconciler.py",
         "            await self._recompute_lost()\n            # Twice",
