@@ -1,11 +1,36 @@
-"""Channels to our own services: several addresses, keepalive, TLS."""
+"""Channels to our own services: several addresses, failover, keepalive, TLS.
+
+Promises: a server that is gone costs a call at most another try; one that hangs, or a connection that swallows what is
+sent, ends its calls with UNAVAILABLE within KEEPALIVE_S + KEEPALIVE_TIMEOUT_S, and is left out until it answers again.
+Every method named in `retried` is repeated then at another address: give only services all of whose methods are safe to
+repeat. gRPC's own retries, https://github.com/grpc/proposal/blob/master/A6-client-retries.md; a call that the server
+has begun to answer is not repeated.
+"""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Sequence
 
 import grpc
 
 from podium_runtime import settings
 from podium_runtime.grpc_server import DEFAULT_MESSAGE_BYTES
+
+KEEPALIVE_S = 2.0
+KEEPALIVE_TIMEOUT_S = 2.0
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+def _service_config(retried: Sequence[str]) -> str:
+    methods = [{"name": [{"service": name} for name in retried], "retryPolicy": _RETRY}] if retried else []
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": methods})
 
 
 def open_channel(
@@ -13,13 +38,13 @@ def open_channel(
     *,
     tls: settings.TlsFiles | None = None,
     max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
-    keepalive: tuple[float, float] = (20.0, 10.0),
+    keepalive: tuple[float, float] = (KEEPALIVE_S, KEEPALIVE_TIMEOUT_S),
+    retried: Sequence[str] = (),
 ) -> grpc.aio.Channel:
     """Opens a channel to `host:port` or to several of them (`h1:p1,h2:p2`: round robin over those that answer).
 
     `keepalive`: after so many seconds without a byte from the other side a ping is sent, and so many more without an
-    answer end the connection.
-
+    answer end the connection. `retried`: full names of services whose calls are repeated when a server is unavailable.
     Send the token with each call (`metadata=auth.authorization(token) + tracing.outgoing()`).
     """
     options = (
@@ -29,7 +54,9 @@ def open_channel(
         ("grpc.keepalive_timeout_ms", round(keepalive[1] * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.lb_policy_name", "round_robin"),
+        ("grpc.service_config", _service_config(retried)),
+        # What a call has sent is kept for its next try, up to this size: the largest message.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -43,6 +43,8 @@ async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
         tls=configured.tls,
         # A job that does not compress is a little larger on its way on than on its way in.
         max_message_bytes=2 * configured.gateway_max_message_bytes,
+        # Safe to repeat, all of it: AdmitJob by its request id, the others by their meaning.
+        retried=["podium.scheduler.v1.SchedulerService"],
     )
     client = _redis(configured)
     async with channel, client:

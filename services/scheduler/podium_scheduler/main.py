@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from podium.common.v1 import workload_pb2
 from podium.operator.v1 import operator_pb2_grpc
@@ -29,6 +31,7 @@ from podium_scheduler.adapters.sql import (
     holdings_ledger,
     job_ledger,
     leadership,
+    ledger_watch,
     migrate,
     operator_ledger,
     session_ledger,
@@ -88,6 +91,7 @@ def _registry(settings: SchedulerSettings) -> Mapping[str, workload_pb2.Workload
 class _Stores:
     """The adapters to Postgres and Redis."""
 
+    settings: SchedulerSettings
     database: database.Database
     buffer: buffer.Buffer
     wakeups: wakeups.Wakeups
@@ -101,9 +105,15 @@ class _Stores:
     consumers: consumer_ledger.ConsumerLedger
     news: delivery_news.DeliveryNews
 
+    def under(self, term: int, refused: Callable[[], None]) -> _Stores:
+        """The same, with ledgers that write under this term only; `refused` is called when it is over."""
+        pool = self.database.under(leadership.fence(term, refused))
+        return dataclasses.replace(self, database=pool, **_ledgers(pool, self.settings, self.news))
+
 
 def _stores(settings: SchedulerSettings) -> _Stores:
     pool = database.Database(settings.postgres_url, pool_size=settings.postgres_pool_size)
+    away_after = session_ledger.away_after(timedelta(seconds=settings.lease_ttl_s))
     redis = buffer.Buffer(
         settings.redis_url,
         prefix=settings.redis_prefix,
@@ -114,19 +124,26 @@ def _stores(settings: SchedulerSettings) -> _Stores:
     waker = wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id)
     news = delivery_news.DeliveryNews(redis, waker)
     return _Stores(
+        settings=settings,
         database=pool,
         buffer=redis,
         wakeups=waker,
-        leadership=leadership.Leadership(settings.postgres_url, settings.replica_id),
-        jobs=job_ledger.JobLedger(pool, news.note),
-        archive=archive_ledger.ArchiveLedger(pool),
-        batches=batch_ledger.BatchLedger(pool, settings.retention, news.note),
-        holdings=holdings_ledger.HoldingsLedger(pool),
-        sessions=session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
-        cluster=cluster_ledger.ClusterLedger(pool),
-        consumers=consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
+        leadership=leadership.Leadership(settings.postgres_url, settings.replica_id, away_after=away_after),
         news=news,
+        **_ledgers(pool, settings, news),
     )
+
+
+def _ledgers(pool: database.Database, settings: SchedulerSettings, news: delivery_news.DeliveryNews) -> dict[str, Any]:
+    return {
+        "jobs": job_ledger.JobLedger(pool, news.note),
+        "archive": archive_ledger.ArchiveLedger(pool),
+        "batches": batch_ledger.BatchLedger(pool, settings.retention, news.note),
+        "holdings": holdings_ledger.HoldingsLedger(pool),
+        "sessions": session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
+        "cluster": cluster_ledger.ClusterLedger(pool),
+        "consumers": consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
+    }
 
 
 class Scheduler:
@@ -144,10 +161,15 @@ class Scheduler:
         self._lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
         self._gauge = pressure.PressureGauge(stores.buffer)
         self._revocation = revocation.Revocation(self._registry, stores.wakeups)
+        self._watch = ledger_watch.LedgerWatch(stores.database)
+        self._keeper = session_keeper.SessionKeeper(
+            self._registry, stores.sessions, stores.batches, settings.heartbeat_s, clock.SystemClock()
+        )
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
+        self._policy = policy
         self._frames = worker_frames.WorkerFrames(workloads, self._completer, policy, self._wakers.dispatcher)
-        self._leader = leader.Leader(stores.leadership, self._leader_loops)
+        self._leader = leader.Leader(stores.leadership, stores.wakeups, self._leader_loops)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serves until `stop`, then lets go of the workers, the lead and the connections, in this order."""
@@ -178,6 +200,7 @@ class Scheduler:
                 task.cancel()
             await asyncio.gather(listener, settler, return_exceptions=True)
             await self._stores.buffer.close()
+            await self._watch.close()
             await self._stores.database.close()
             log.info("scheduler_stopped")
 
@@ -258,10 +281,13 @@ class Scheduler:
             self._wakers.dispatcher.set()
         elif kind == "revoke":
             self._revocation.heard(message)
+        elif kind == "leads":
+            self._keeper.leader_heard()
 
     def _loops(self, server: grpc_server.Server) -> Sequence[supervision.Loop]:
         stores = self._stores
         return [
+            self._watch,
             readiness.Readiness(server, [stores.database, stores.buffer]),
             self._gauge,
             dispatcher.Dispatcher(
@@ -273,13 +299,17 @@ class Scheduler:
                 self._wakers,
                 self._ids,
             ),
-            session_keeper.SessionKeeper(self._registry, stores.sessions, stores.batches, self._settings.heartbeat_s),
+            self._keeper,
             stores.news,
             self._leader,
         ]
 
-    def _leader_loops(self) -> Sequence[supervision.Loop]:
-        stores, settings, names = self._stores, self._settings, sorted(self._workloads)
+    def _leader_loops(self, term: int) -> Sequence[supervision.Loop]:
+        """With ledgers of their own: nothing that they write commits under another term."""
+        stores = self._stores.under(term, self._leader.wake.set)
+        recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, self._policy)
+        lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
+        settings, names = self._settings, sorted(self._workloads)
         return [
             feeder.Feeder(
                 stores.batches,
@@ -290,8 +320,8 @@ class Scheduler:
                 timedelta(seconds=settings.aging_s),
                 self._sizes,
             ),
-            rescuer.Rescuer(stores.sessions, self._recovery),
-            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, self._lost, names, self._ids),
+            rescuer.Rescuer(stores.sessions, recovery),
+            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, lost, names, self._ids),
             shedder.Shedder(stores.batches, stores.holdings, stores.buffer, stores.buffer, self._wakers, self._sizes),
             unservable.Unservable(
                 stores.batches,

@@ -101,8 +101,7 @@ class Completer:
         failed = [o for o in group if o.failure is not None]
         if done:
             await self._patiently(lambda: self._results.admit_results([_result(o) for o in done]))
-            settled = await self._patiently(lambda: self._ledger.complete([_completion(o) for o in done]))
-            self._report(done, settled)
+            self._report(done, await self._complete(done))
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
             await self._forget_wholes(failed)
@@ -120,6 +119,21 @@ class Completer:
             if outcome.failure is not None and isinstance(outcome.failure.outcome, batches.Split):
                 whole = outcome.held
                 await self._patiently(functools.partial(self._results.drop_batches, whole.job_id, [whole.first_item]))
+
+    async def _complete(self, done: Sequence[_Outcome]) -> set[int]:
+        tries = 0
+
+        async def complete() -> set[int]:
+            nonlocal tries
+            tries += 1
+            return await self._ledger.complete([_completion(o) for o in done])
+
+        settled = await self._patiently(complete)
+        missing = [o.batch_id for o in done if o.batch_id not in settled]
+        if missing and tries > 1:
+            # An earlier try may have been committed although its answer got lost.
+            settled |= await self._patiently(lambda: self._ledger.with_results(missing))
+        return settled
 
     async def _patiently(self, step: object) -> set[int]:
         """Repeats a step until neither Postgres nor Redis is away. Both writes are idempotent."""

@@ -1,4 +1,8 @@
-"""The leader's loops run while this replica leads, and only then."""
+"""The leader's loops run while this replica leads, and only then.
+
+They are made anew for each term, with ledgers that refuse to commit under any other. A replica that was paused and
+superseded learns it at its next heartbeat or refused write, whichever comes first, and stops them.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,24 @@ from podium_scheduler.app import loops, ports
 
 log = logs.get_logger(__name__)
 LEADS = Gauge("podium_leader", "1 while this replica leads.")
-_INTERVAL_S = 1.0
+_HEARTBEAT_S = 1.0
+_STANDBY_S = 0.5
 
 
 class Leader(loops.PatientLoop):
-    """Tries to lead; while it does, keeps the singleton loops running and confirms the lock every round."""
+    """Tries to lead; while it does, keeps the singleton loops running and writes a heartbeat every round."""
 
     name = "leader"
 
-    def __init__(self, leadership: ports.Leadership, make_loops: Callable[[], Sequence[supervision.Loop]]) -> None:
+    def __init__(
+        self,
+        leadership: ports.Leadership,
+        wakeups: ports.Wakeups,
+        make_loops: Callable[[int], Sequence[supervision.Loop]],
+    ) -> None:
         super().__init__()
         self._leadership = leadership
+        self._wakeups = wakeups
         self._make_loops = make_loops
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -31,15 +42,21 @@ class Leader(loops.PatientLoop):
         """Takes, confirms or loses the lead."""
         if self._running is None:
             if await self._leadership.attempt():
-                self._stop = asyncio.Event()
-                self._running = asyncio.create_task(supervision.Supervisor(self._make_loops()).run(self._stop))
+                self._start()
         elif self._running.done():
             # A singleton loop died: so does the process.
             self._running.result()
         elif not await self._leadership.confirm():
             await self._end()
         LEADS.set(int(self._leadership.leads))
-        return _INTERVAL_S
+        if self._leadership.leads:
+            await self._wakeups.replicas("leads")
+        return _HEARTBEAT_S if self._leadership.leads else _STANDBY_S
+
+    def _start(self) -> None:
+        self._stop = asyncio.Event()
+        loops_of_term = self._make_loops(self._leadership.term)
+        self._running = asyncio.create_task(supervision.Supervisor(loops_of_term).run(self._stop))
 
     async def close(self) -> None:
         """Stops the loops, then gives the lock back."""

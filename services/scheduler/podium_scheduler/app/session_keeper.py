@@ -1,9 +1,25 @@
-"""The keeper: extends the sessions that were heard of, in one statement a round, and drops those that were fenced."""
+"""The keeper: extends the sessions that were heard of, in one statement a round, and drops those that were fenced.
+
+While the ledger is away nobody can expire a session, so the workers are told to go on: what they compute waits here for
+its commit. But when the leader is heard while the ledger is away from here, then only this replica is cut off, and the
+others will give its workers' batches away: its streams end, so that the workers go on at another replica, with all they
+have in hand, before their sessions expire. Clock: monotonic, injected.
+"""
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from podium.worker.v1 import worker_pb2
+from podium_runtime import clock, errors, logs
 from podium_scheduler.app import loops, ports, records, worker_sessions
+
+log = logs.get_logger(__name__)
+# So long the leader is heard of in vain until this replica holds itself for cut off: after an outage of the ledger, not
+# everybody finds it again at the same moment.
+_CUT_OFF_AFTER_S = 2.0
+# The leader says so every second.
+_LEADER_IS_NEWS_S = 2.5
 
 
 class SessionKeeper(loops.PatientLoop):
@@ -17,12 +33,28 @@ class SessionKeeper(loops.PatientLoop):
         sessions: ports.SessionLedger,
         batches: ports.BatchLedger,
         interval_s: float,
+        time: clock.Clock,
     ) -> None:
         super().__init__()
+        self._clock = time
+        self._in_vain = False
+        """Whether the last renewal failed."""
+        self._leader_heard_since = 0.0
+        self._leader_heard_at = -_LEADER_IS_NEWS_S
         self._registry = registry
         self._sessions = sessions
         self._batches = batches
         self._interval_s = interval_s
+
+    def leader_heard(self) -> None:
+        """Another replica has written the leader's heartbeat: it reaches the ledger."""
+        now = self._clock.monotonic()
+        if not self._in_vain or not self._leader_is_news(now):
+            self._leader_heard_since = now
+        self._leader_heard_at = now
+
+    def _leader_is_news(self, now: float) -> bool:
+        return now - self._leader_heard_at < _LEADER_IS_NEWS_S
 
     async def round(self) -> float:
         """Renews; a session that the ledger has ended meanwhile is closed."""
@@ -33,21 +65,38 @@ class SessionKeeper(loops.PatientLoop):
             alive = await self._renew(heard)
             for session in heard:
                 if session.session_id in alive:
-                    # Only now: the word that keeps a worker's trust alive has to mean that the ledger renewed it.
+                    # Only now: the word that keeps a worker's trust alive means that the ledger renewed it, or that
+                    # nobody can take from it (`_hold_on_or_let_go`).
                     session.desire()
                 else:
                     self._registry.fence(session.session_id)
         await self._audit()
         return self._interval_s
 
-    async def _renew(self, heard: list[worker_sessions.Session]) -> set[object]:
+    async def _renew(self, heard: list[worker_sessions.Session]) -> set[UUID]:
         beats = [records.Heartbeat(s.session_id, s.status.SerializeToString(), s.levels) for s in heard]
         try:
-            return set(await self._sessions.renew(beats))
-        except BaseException:
+            alive = set(await self._sessions.renew(beats))
+        except BaseException as error:
             for session in heard:
                 session.heard = True
+            if isinstance(error, errors.Unavailable):
+                self._hold_on_or_let_go(heard)
             raise
+        self._in_vain = False
+        return alive
+
+    def _hold_on_or_let_go(self, sessions: list[worker_sessions.Session]) -> None:
+        now = self._clock.monotonic()
+        if not self._in_vain:
+            self._in_vain, self._leader_heard_since = True, now
+        if not self._leader_is_news(now) or self._leader_heard_at - self._leader_heard_since < _CUT_OFF_AFTER_S:
+            for session in sessions:
+                session.desire()
+            return
+        log.warning("cut_off_from_the_ledger", sessions=len(sessions))
+        for session in sessions:
+            session.closed.set()
 
     async def _audit(self) -> None:
         """Takes back what was cancelled while the wake-up about it got lost."""

@@ -26,7 +26,7 @@ class Wakeups:
         self._replica_id = replica_id
 
     async def replicas(self, kind: str, **fields: object) -> None:
-        """Tells the other replicas: "feed", "work", "revoke"."""
+        """Tells the other replicas: "feed", "work", "revoke", "leads"."""
         await self._publish([(self._channel, json.dumps({"kind": kind, "from": self._replica_id, **fields}))])
 
     async def job_changed(self, changes: Sequence[tuple[UUID, str]]) -> None:

@@ -100,6 +100,11 @@ _COMPLETE = text("""
     RETURNING b.batch_id, b.job_id, b.items_succeeded, b.items_failed, b.items_truncated, b.offered
 """)
 
+_WITH_RESULTS = text("""
+    SELECT batch_id FROM batches
+    WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state IN ('COMPLETED', 'DELIVERED')
+""")
+
 _RETRY = text("""
     WITH retries(batch_id, lease_token, delay, counts) AS (
         SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:delays AS interval[]),
@@ -425,6 +430,12 @@ class BatchLedger:
             released = await offers.release(connection, [row.batch_id for row in rows if row.offered])
         self._news(groups, released)
         return {row.batch_id for row in rows}
+
+    @ledger_call
+    async def with_results(self, batch_ids: Sequence[int]) -> set[int]:
+        """Those of the batches whose results are durable, whoever computed them."""
+        async with self._database.transaction() as connection:
+            return set((await connection.scalars(_WITH_RESULTS, {"batch_ids": list(batch_ids)})).all())
 
     @ledger_call
     async def fail(self, failures: Sequence[records.Failure]) -> set[int]:

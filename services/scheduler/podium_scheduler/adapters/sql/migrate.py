@@ -41,7 +41,8 @@ async def check(url: str) -> None:
 
 async def _run(url: str, step: object) -> None:
     assert callable(step)
-    database = Database(url, pool_size=1)
+    # A migration may take its time, and wait for another one.
+    database = Database(url, pool_size=1, limits={}, command_timeout_s=None)
     try:
         async with database.transaction() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})

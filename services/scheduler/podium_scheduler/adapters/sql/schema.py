@@ -321,13 +321,16 @@ Index(
 Index("ix_deliveries_held", deliveries.c.consumer_id, postgresql_where=deliveries.c.consumer_id.is_not(None))
 Index("ix_deliveries_of_job", deliveries.c.job_id, deliveries.c.group_id)
 
-# One row. The term grows with each new leader; the epoch names the life of the Redis that the ledger has filled.
+# One row. The term grows with each new leader, which writes a heartbeat; the epoch names the life of the Redis that the
+# ledger has filled. Since `renewable_since` there was no gap between heartbeats: whoever wanted to renew could.
 cluster = Table(
     "cluster",
     metadata,
     Column("one_row", Boolean, primary_key=True, server_default=text("true")),
     Column("leader_replica_id", Text, nullable=False, server_default=""),
     Column("leader_term", BigInteger, nullable=False, server_default="0"),
+    _time("leader_renew_time"),
+    _time("renewable_since"),
     Column("redis_epoch", Text, nullable=False, server_default=""),
     CheckConstraint("one_row", name="one_row"),
 )

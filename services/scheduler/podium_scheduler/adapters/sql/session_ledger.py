@@ -54,9 +54,14 @@ _OPEN_AMONG = text("""
     SELECT session_id FROM sessions WHERE session_id = ANY(CAST(:session_ids AS uuid[])) AND state = 'OPEN'
 """)
 
+# Nobody can renew while the ledger is away: from its return on, every session has its whole time again. A heartbeat as
+# old as that means that it has just returned, and the leader has not said so yet.
 _END_EXPIRED = text("""
     UPDATE sessions SET state = 'ENDED' WHERE session_id IN (
-        SELECT session_id FROM sessions WHERE state <> 'ENDED' AND expire_time <= now()
+        SELECT session_id FROM sessions
+        WHERE state <> 'ENDED' AND expire_time <= now()
+          AND NOT EXISTS (SELECT FROM cluster WHERE renewable_since > now() - CAST(:ttl AS interval)
+                                                 OR leader_renew_time < now() - CAST(:away_after AS interval))
         ORDER BY expire_time LIMIT :limit FOR UPDATE SKIP LOCKED)
     RETURNING session_id
 """)
@@ -82,6 +87,11 @@ _DELETE_ENDED = text("""
           AND NOT EXISTS (SELECT FROM batches b WHERE b.session_id = s.session_id)
         ORDER BY s.expire_time LIMIT :limit)
 """)
+
+
+def away_after(lease_ttl: timedelta) -> timedelta:
+    """The gap between heartbeats of the leader that counts as an absence; shorter ones end no session."""
+    return max(lease_ttl / 2, timedelta(seconds=3))
 
 
 class SessionLedger:
@@ -147,9 +157,13 @@ class SessionLedger:
 
     @ledger_call
     async def end_expired(self, limit: int) -> list[UUID]:
-        """Ends the sessions whose time is over; returns them, and ended ones that still hold leases."""
+        """Ends the sessions whose time is over; returns them, and ended ones that still hold leases.
+
+        None for a TTL after a time in which the ledger was away: they could not be renewed.
+        """
+        values = {"limit": limit, "ttl": self._ttl, "away_after": away_after(self._ttl)}
         async with self._database.transaction() as connection:
-            expired = (await connection.scalars(_END_EXPIRED, {"limit": limit})).all()
+            expired = (await connection.scalars(_END_EXPIRED, values)).all()
             stray = (await connection.scalars(_ENDED_WITH_LEASES, {"limit": limit})).all()
         return list({*expired, *stray})
 
