@@ -22,7 +22,7 @@ class Connection:
         self.terminated = False
 
     async def fetchval(self, statement: str, *_: object) -> object:
-        if "leader_term FROM" in statement:
+        if "WHERE leader_term" in statement:
             raise UNREAD_FAREWELL
         return 7
 

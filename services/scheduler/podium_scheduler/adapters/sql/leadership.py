@@ -40,9 +40,11 @@ _HEARTBEAT = """
 """
 
 # FOR UPDATE waits for every fenced transaction in flight; a plain UPDATE, as of the heartbeat, would not.
-_BAR = "SELECT FROM cluster FOR UPDATE"
 _TAKE = f"""
-    UPDATE cluster SET leader_term = leader_term + 1, leader_replica_id = $2, {_HEARTBEAT} RETURNING leader_term
+    WITH bar AS MATERIALIZED (SELECT one_row FROM cluster FOR UPDATE)
+    UPDATE cluster SET leader_term = leader_term + 1, leader_replica_id = $2, {_HEARTBEAT}
+    FROM bar WHERE cluster.one_row = bar.one_row
+    RETURNING leader_term
 """
 _RENEW = f"UPDATE cluster SET {_HEARTBEAT} WHERE leader_term = $2 RETURNING true"
 
@@ -113,9 +115,7 @@ class Leadership:
             connection = await self._connect()
             if not await self._lock(connection):
                 return False
-            async with connection.transaction():
-                await connection.execute(_BAR)
-                self.term = await connection.fetchval(_TAKE, self._away_after, self._replica_id)
+            self.term = await connection.fetchval(_TAKE, self._away_after, self._replica_id)
         except _ABSENT as error:
             log.warning("leadership_unreachable", error=str(error))
             await self.resign()
