@@ -98,11 +98,11 @@ BUGS = (
     Bug(
         "outcomes are acknowledged before they are committed",
         f"{_SCHEDULER}/app/completer.py",
-        """            settled = await self._patiently(lambda: self._ledger.complete([_completion(o) for o in done]))
+        """            settled = await self._complete(done)
             self._report(done, settled)
 """,
         """            self._report(done, {o.batch_id for o in done})
-            await self._patiently(lambda: self._ledger.complete([_completion(o) for o in done]))
+            await self._complete(done)
 """,
         "tests/unit/scheduler/test_completer.py",
     ),

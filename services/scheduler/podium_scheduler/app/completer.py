@@ -101,7 +101,8 @@ class Completer:
         failed = [o for o in group if o.failure is not None]
         if done:
             await self._patiently(lambda: self._results.admit_results([_result(o) for o in done]))
-            self._report(done, await self._complete(done))
+            settled = await self._complete(done)
+            self._report(done, settled)
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
             await self._forget_wholes(failed)
