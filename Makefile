@@ -101,12 +101,16 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults bench
+.PHONY: test test-faults nemesis bench
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
-test-faults: setup ## Tests that kill and cut things on purpose
+test-faults: setup ## Tests that kill and cut things on purpose, three seeds of the nemesis among them
 	@$(PY) -m pytest tests/faults $(ARGS)
+
+# PODIUM_NEMESIS_SEEDS=1-200 and PODIUM_NEMESIS_SECONDS=600 make test-faults one of hours; this is the nemesis alone.
+nemesis: setup ## Seeded faults on a whole cluster (ARGS="--seeds 1-50 --parallel 2 --report campaign.json")
+	@$(PY) -m tests.faults.nemesis $(or $(ARGS),--seeds 1-3)
 
 bench: setup ## Throughput of the whole system against the bare model
 	@$(PY) -m tests.bench $(ARGS)

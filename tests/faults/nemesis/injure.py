@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 from collections import Counter
@@ -165,6 +166,9 @@ async def _redis_away(cluster: Cluster, fault: Fault) -> bool:
     await _end_server(server, signal.SIGTERM if polite else signal.SIGKILL)
     if fault.kind is Kind.REDIS_WIPE:
         shutil.rmtree(server.folder)
+    if fault.kind is Kind.REDIS_FORGET:
+        file = server.folder / "appendonly.aof"
+        os.truncate(file, int(file.stat().st_size * (1 - fault.strength)))
     await asyncio.sleep(fault.lasts_s)
     await _start_server(cluster, REDIS, server)
     return True
@@ -276,6 +280,7 @@ _WAYS: dict[Kind, Callable[[Cluster, Fault], Awaitable[bool]]] = {
     Kind.REDIS_RESTART: _redis_away,
     Kind.REDIS_CRASH: _redis_away,
     Kind.REDIS_WIPE: _redis_away,
+    Kind.REDIS_FORGET: _redis_away,
     Kind.REDIS_CLIENT_PAUSE: _redis_client_pause,
     Kind.REDIS_FULL: _redis_full,
     Kind.POSTGRES_RESTART: _postgres_away,

@@ -64,6 +64,8 @@ class Kind(enum.StrEnum):
     """SIGKILL, then a start from its append-only file."""
     REDIS_WIPE = "redis_wipe"
     """SIGKILL, its files removed, then a start."""
+    REDIS_FORGET = "redis_forget"
+    """SIGKILL, the end of its append-only file cut off, then a start: as after a power cut, or on a late replica."""
     REDIS_CLIENT_PAUSE = "redis_client_pause"
     REDIS_FULL = "redis_full"
     """maxmemory below what it uses (noeviction), then back."""
@@ -86,7 +88,7 @@ class Fault:
     targets: tuple[str, ...]
     lasts_s: float = 0.0
     strength: float = 0.0
-    """DELAY: seconds; THROTTLE: bytes a second; POSTGRES_TERMINATE: share of the backends."""
+    """DELAY: seconds; THROTTLE: bytes/s; POSTGRES_TERMINATE, REDIS_FORGET: share of the backends, of the file."""
 
     @property
     def label(self) -> str:
@@ -214,11 +216,13 @@ def _redis(dice: random.Random, now: float) -> Fault:
         Kind.REDIS_RESTART: 1.5,
         Kind.REDIS_CRASH: 1.5,
         Kind.REDIS_WIPE: 1.5,
+        Kind.REDIS_FORGET: 1.5,
         Kind.REDIS_CLIENT_PAUSE: 4.0,
         Kind.REDIS_FULL: 5.0,
     }
     kind = dice.choice(tuple(lasting))
-    return Fault(now, kind, (REDIS,), lasting[kind] * dice.uniform(0.2, 1.5))
+    share = round(dice.uniform(0.01, 0.2), 3) if kind is Kind.REDIS_FORGET else 0.0
+    return Fault(now, kind, (REDIS,), lasting[kind] * dice.uniform(0.2, 1.5), share)
 
 
 def _postgres(dice: random.Random, now: float) -> Fault:
