@@ -46,16 +46,18 @@ async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
         # Safe to repeat, all of it: AdmitJob by its request id, the others by their meaning.
         retried=["podium.scheduler.v1.SchedulerService"],
     )
-    client = _redis(configured)
-    async with channel, client:
-        await _serve(configured, stop, scheduler_client.SchedulerClient(channel, configured.internal_token), client)
+    client, wakeful = _redis(configured), _wake_up_redis(configured)
+    async with channel, client, wakeful:
+        ledger = scheduler_client.SchedulerClient(channel, configured.internal_token)
+        await _serve(configured, stop, ledger, client, wakeful)
 
 
 def _redis(configured: GatewaySettings) -> redis.asyncio.Redis:
     """Few connections for any number of streams: a read is short, and waits for a connection when all are busy."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         configured.redis_url,
-        max_connections=configured.redis_connections,
+        # One more carries the wake-ups.
+        max_connections=configured.redis_connections - 1,
         timeout=configured.redis_timeout_s,
         socket_timeout=configured.redis_timeout_s,
         # Over a restart of Redis, but not so long that a client would rather ask another gateway.
@@ -64,16 +66,30 @@ def _redis(configured: GatewaySettings) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_pool(pool)
 
 
+def _wake_up_redis(configured: GatewaySettings) -> redis.asyncio.Redis:
+    """The wake-ups' own connection, which does not mend itself.
+
+    One task listens on it while others subscribe, and redis-py would reconnect in whichever of them meets the error
+    first, under the hands of the others. JobEvents begins a new life of it instead.
+    """
+    return redis.asyncio.Redis.from_url(
+        configured.redis_url,
+        socket_timeout=configured.redis_timeout_s,
+        retry=retry.Retry(backoff.NoBackoff(), 0, supported_errors=()),
+    )
+
+
 async def _serve(
     configured: GatewaySettings,
     stop: asyncio.Event,
     ledger: scheduler_client.SchedulerClient,
     client: redis.asyncio.Redis,
+    wakeful: redis.asyncio.Redis,
 ) -> None:
     time, meter = clock.SystemClock(), metering.PrometheusMeter()
     registry = workloads.Registry(ledger, time)
     store = result_store.RedisResultStore(client, configured.redis_prefix)
-    events = job_events.JobEvents(client, configured.redis_prefix)
+    events = job_events.JobEvents(wakeful, configured.redis_prefix)
     server = grpc_server.Server(
         configured.gateway_listen,
         authenticator=_authenticator(configured, ledger, time, meter),

@@ -23,7 +23,7 @@ from podium_runtime import logs
 log = logs.get_logger(__name__)
 
 _RECONNECT_S = 0.5
-# AttributeError: redis-py takes a connection apart under the task that sends when the one that reads meets its end.
+# AttributeError: redis-py takes a connection apart under the task that sends when the one that listens meets its end.
 _BROKEN = (redis.exceptions.RedisError, OSError, AttributeError)
 
 
@@ -33,6 +33,7 @@ class JobEvents:
     name = "job_events"
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
+        """`client`: one that does not mend its connections by itself; that would happen under a listener's hands."""
         self.wake = asyncio.Event()
         self._client = client
         self._prefix = prefix
@@ -103,12 +104,15 @@ class JobEvents:
                 return
             joined = self._watchers.keys() & set(channels) - self._subscribed
             left = self._subscribed.intersection(channels) - self._watchers.keys()
-            with suppress(*_BROKEN):
+            try:
                 if joined:
                     await self._pubsub.subscribe(*joined)
                 if left:
                     await self._pubsub.unsubscribe(*left)
                 self._subscribed = (self._subscribed | joined) - left
+            except _BROKEN:
+                # The listener meets the same end, and the next life catches up.
+                self._pubsub = None
 
     def _hand_out(self, message: dict[str, Any]) -> None:
         channel = message["channel"].decode()
