@@ -48,8 +48,7 @@ SPOILS = {
     "a_job_is_final_exactly_when_nothing_of_it_is_open": f"UPDATE batches SET state = 'PENDING' WHERE {_SECOND}",
     "a_completed_job_has_every_outcome": f"UPDATE jobs SET items_succeeded = 29 WHERE job_id = '{JOB}'",
     "only_batches_of_ended_jobs_end_like_them": f"UPDATE batches SET state = 'CANCELLED' WHERE {_SECOND}",
-    "delivered_lies_before_released_and_released_is_delivered": "UPDATE batches SET state = 'DELIVERED'"
-    f" WHERE {_THIRD}",
+    "what_is_released_is_delivered": f"UPDATE jobs SET items_released = 20 WHERE job_id = '{JOB}'",
     "no_payload_after_delivery": "UPDATE batches SET payload = 'p' WHERE state = 'DELIVERED'",
     "open_batches_keep_their_payload": f"UPDATE batches SET payload = NULL WHERE {_SECOND}",
     "a_lease_is_whole": f"UPDATE batches SET lease_token = 'token' WHERE {_SECOND}",

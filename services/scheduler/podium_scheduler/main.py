@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import sys
@@ -65,6 +66,7 @@ from podium_scheduler.domain import batches, room
 from podium_scheduler.settings import SchedulerSettings
 
 log = logs.get_logger(__name__)
+_START_PATIENCE_S = 0.5
 
 
 def main() -> None:
@@ -175,7 +177,7 @@ class Scheduler:
         """Serves until `stop`, then lets go of the workers, the lead and the connections, in this order."""
         settings = self._settings
         server, worker_service = self._server()
-        await self._bootstrap()
+        await self._bootstrap(stop)
         bound = await server.start()
         listener = asyncio.create_task(self._stores.wakeups.listen(self._heard), name="wakeups")
         settler = asyncio.create_task(self._completer.run(), name="completer")
@@ -256,8 +258,19 @@ class Scheduler:
             max_chunk_bytes=settings.max_chunk_bytes,
         )
 
-    async def _bootstrap(self) -> None:
-        """Makes the first app and its token, so that a fresh installation can be used."""
+    async def _bootstrap(self, stop: asyncio.Event) -> None:
+        """Makes what every installation has; waits for Postgres and Redis where they are away."""
+        while not stop.is_set():
+            try:
+                return await self._make_first_things()
+            except (errors.Unavailable, errors.ResourceExhausted) as error:
+                log.warning("start_waits", reason=error.reason)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_START_PATIENCE_S):
+                        await stop.wait()
+
+    async def _make_first_things(self) -> None:
+        """The first app and its token, so that a fresh installation can be used; the work streams."""
         settings = self._settings
         await self._stores.jobs.put_app(settings.bootstrap_app)
         if settings.bootstrap_app_token:

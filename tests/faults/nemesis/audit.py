@@ -72,8 +72,9 @@ async def _work_streams(cluster: Cluster) -> list[str]:
 
 
 async def last_reads(cluster: Cluster, history: History) -> list[str]:
-    """Reads to the end what no client has read, and releases everything; what could not be read in time."""
+    """Reads to the end what no client has read, and releases what is unreleased; what could not be read in time."""
     waiting = asyncio.Semaphore(_READERS)
+    unreleased = await _unreleased(cluster)
 
     async def one(sdk: AsyncClient, submission: Submission) -> list[str]:
         async with waiting:
@@ -81,6 +82,7 @@ async def last_reads(cluster: Cluster, history: History) -> list[str]:
                 async with asyncio.timeout(_LAST_READ_S):
                     if submission.read_up_to < submission.item_count:
                         await clients.read(sdk, submission, "last look")
+                    if submission.job_id in unreleased:
                         await clients.release(sdk, submission)
             except TimeoutError:
                 return [f"job {submission.job_id}: its results cannot be read to the end"]
@@ -111,11 +113,16 @@ async def _result_keys(cluster: Cluster) -> list[str]:
 
 async def keys_of_released(cluster: Cluster) -> list[str]:
     """Result keys of jobs that are unknown or wholly released; before the last reads, when others may have keys."""
-    async with cluster.ledger() as connection:
-        rows = await connection.fetch("SELECT job_id FROM jobs WHERE items_released < item_count")
-    waited_for = {str(row["job_id"]) for row in rows}
+    waited_for = await _unreleased(cluster)
     left = [key for key in await _result_keys(cluster) if key.split("{")[1].rstrip("}") not in waited_for]
     return [f"redis: {len(left)} keys of jobs without unread results: {', '.join(left[:5])}"] if left else []
+
+
+async def _unreleased(cluster: Cluster) -> set[str]:
+    """Jobs with results that nobody has acknowledged."""
+    async with cluster.ledger() as connection:
+        rows = await connection.fetch("SELECT job_id FROM jobs WHERE items_released < item_count")
+    return {str(row["job_id"]) for row in rows}
 
 
 async def health(cluster: Cluster) -> list[str]:

@@ -62,11 +62,12 @@ WHERE state = 'COMPLETED' AND items_succeeded + items_failed <> item_count;
 SELECT b.batch_id, b.state, j.state AS job_state FROM batches b JOIN jobs j ON j.job_id = b.job_id
 WHERE b.state IN ('CANCELLED', 'EXPIRED') AND b.state <> j.state;
 
--- always: delivered_lies_before_released_and_released_is_delivered
+-- always: what_is_released_is_delivered
+-- Not the reverse: where Redis lost a result that its client had read, that batch is computed again while the client
+-- acknowledges all, and those behind it are DELIVERED first. The next acknowledgement releases the rest.
 SELECT b.batch_id, b.first_item, b.item_count, b.state, j.items_released
 FROM batches b JOIN jobs j ON j.job_id = b.job_id
-WHERE (b.state = 'DELIVERED' AND b.first_item + b.item_count > j.items_released)
-   OR (b.state IN ('PENDING', 'QUEUED', 'LEASED', 'COMPLETED') AND b.first_item + b.item_count <= j.items_released);
+WHERE b.state IN ('PENDING', 'QUEUED', 'LEASED', 'COMPLETED') AND b.first_item + b.item_count <= j.items_released;
 
 -- always: no_payload_after_delivery
 SELECT batch_id FROM batches WHERE state = 'DELIVERED' AND payload IS NOT NULL;

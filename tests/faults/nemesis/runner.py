@@ -42,7 +42,6 @@ class Report:
     """Batches computed again: their result was lost with Redis, or their lease with its worker."""
     stale_outcomes: int = 0
     leaders: int = 0
-    failed_starts: int = 0
     looks: int = 0
     """How often the ledger's invariants were looked at in the middle of it."""
     violations: list[str] = field(default_factory=list)
@@ -144,7 +143,6 @@ def _fill(report: Report, cluster: Cluster, history: History, injuries: Injuries
     report.recomputed_batches = told["lost_results_recomputed"] + told["leases_recovered"]
     report.stale_outcomes = told["stale_outcome_dropped"]
     report.leaders = told["leadership_taken"]
-    report.failed_starts = sum(m.failed_starts for m in cluster.members.values())
     report.looks = watchman.looks
 
 

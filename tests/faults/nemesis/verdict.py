@@ -69,6 +69,8 @@ def _outcome(submission: Submission, row: JobRow, evidence: Evidence) -> list[st
         found.append(f"{name} is CANCELLED and nobody cancelled it")
     if row.state == "EXPIRED" and submission.window_s is None:
         found.append(f"{name} is EXPIRED and had no completion window")
+    if row.items_released < row.item_count:
+        found.append(f"{name}: {row.items_released} of {row.item_count} items released, all were acknowledged")
     if submission.watched_states and submission.watched_states[-1] not in FINAL:
         found.append(f"{name}: its watch ended with {submission.watched_states[-1]}")
     expected = submission.expected()

@@ -28,7 +28,7 @@ def submission(**changes: object) -> Submission:
 def row(*, state: str = "COMPLETED", failed: BatchRow | None = None, **changes: object) -> JobRow:
     """What the ledger says of it."""
     second = failed or BatchRow(6, 4, "COMPLETED", 1, None)
-    made = JobRow("job", "request", state, 10, 10, 0, 0, (BatchRow(0, 6, "DELIVERED", 1, None), second))
+    made = JobRow("job", "request", state, 10, 10, 0, 10, (BatchRow(0, 6, "DELIVERED", 1, None), second))
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -124,6 +124,7 @@ def test_a_spoilt_history_is_refused(spoil: Callable[[Submission], None], words:
         ((row(), row(job_id="twin")), "2 jobs in the ledger"),
         ((row(job_id="other"),), "the ledger has other"),
         ((row(state="RUNNING"),), "stuck in RUNNING"),
+        ((row(items_released=6),), "6 of 10 items released"),
         ((row(item_count=9),), "the ledger has 9"),
         ((row(state="CANCELLED"),), "nobody cancelled it"),
         ((row(state="EXPIRED"),), "no completion window"),
