@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import importlib.util
 import os
+import random
 import signal
 import socket
 import sys
@@ -53,7 +54,7 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     executors = _executors(config, found, worker, time)
     worker.attach(executors)
     session = connection.Connection(
-        connection.Target(config.addresses, config.token, config.tls, config.connect_timeout_s),
+        connection.Target(_in_turn(config.addresses), config.token, config.tls, config.connect_timeout_s),
         _identity(config, found, backends),
         worker,
         outbox,
@@ -91,6 +92,11 @@ def _executors(
         log_format=config.log_format,
     )
     return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
+
+
+def _in_turn(addresses: Sequence[str]) -> Sequence[str]:
+    """Each worker begins with a replica of its own choice, so that they spread over all of them."""
+    return random.sample(addresses, len(addresses))
 
 
 def _identity(config: WorkerSettings, found: Sequence[devices.Device], backends: Sequence[str]) -> connection.Identity:

@@ -29,6 +29,8 @@ class Ports:
         self.absences = 0
         """So many calls of the ledger find it away."""
         self.stale: set[int] = set()
+        self.durable: set[int] = set()
+        """Batches that the ledger has results of."""
         self.asked = asyncio.Event()
 
     async def admit_results(self, results: Sequence[tuple[uuid.UUID, int, int, Sequence[bytes]]]) -> None:
@@ -39,6 +41,10 @@ class Ports:
 
     async def complete(self, completions: Sequence[records.Completion]) -> set[int]:
         return await self._commit({c.batch_id for c in completions})
+
+    async def with_results(self, batch_ids: Sequence[int]) -> set[int]:
+        self.steps.append("look")
+        return set(batch_ids) & self.durable
 
     async def fail(self, failures: Sequence[records.Failure]) -> set[int]:
         return await self._commit({f.batch_id for f in failures})
@@ -121,3 +127,13 @@ async def test_an_outcome_waits_for_the_ledger_to_come_back(monkeypatch: pytest.
         rig.completer.complete(rig.session, 7, rig.held)
         assert (await rig.told()).WhichOneof("frame") == "ack"
         assert rig.ports.absences == 0
+
+
+@pytest.mark.parametrize(("durable", "told"), [({7}, "ack"), (set(), "cancel")], ids=["committed", "stale"])
+async def test_a_commit_whose_answer_was_lost_is_acknowledged(durable: set[int], told: str) -> None:
+    async with working() as rig:
+        rig.ports.absences, rig.ports.stale, rig.ports.durable = 1, {7}, durable
+        rig.ports.commit.set()
+        rig.completer.complete(rig.session, 7, rig.held)
+        assert (await rig.told()).WhichOneof("frame") == told
+        assert "look" in rig.ports.steps

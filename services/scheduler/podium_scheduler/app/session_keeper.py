@@ -49,7 +49,7 @@ class SessionKeeper(loops.PatientLoop):
     def leader_heard(self) -> None:
         """Another replica has written the leader's heartbeat: it reaches the ledger."""
         now = self._clock.monotonic()
-        if not self._in_vain or not self._leader_is_news(now):
+        if not self._leader_is_news(now):
             self._leader_heard_since = now
         self._leader_heard_at = now
 
@@ -89,7 +89,8 @@ class SessionKeeper(loops.PatientLoop):
     def _hold_on_or_let_go(self, sessions: list[worker_sessions.Session]) -> None:
         now = self._clock.monotonic()
         if not self._in_vain:
-            self._in_vain, self._leader_heard_since = True, now
+            # What the leader reached before does not count.
+            self._in_vain, self._leader_heard_at = True, -_LEADER_IS_NEWS_S
         if not self._leader_is_news(now) or self._leader_heard_at - self._leader_heard_since < _CUT_OFF_AFTER_S:
             for session in sessions:
                 session.desire()

@@ -1,0 +1,86 @@
+"""The keeper while the ledger is away: from everybody, or from this replica alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from podium_runtime import clock, errors
+from podium_scheduler.app import records, session_keeper, worker_sessions
+
+
+class Ledger:
+    """Renews, unless it is away."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> set[uuid.UUID]:
+        if self.away:
+            raise errors.Unavailable("away", reason="LEDGER_UNAVAILABLE")
+        return {h.session_id for h in heartbeats}
+
+
+class Rig:
+    """A keeper with one session."""
+
+    def __init__(self) -> None:
+        self.time = clock.FakeClock()
+        self.ledger = Ledger()
+        fake: Any = self.ledger
+        registry = worker_sessions.SessionRegistry()
+        self.session = worker_sessions.Session(uuid.uuid4(), uuid.uuid4())
+        registry.add(self.session)
+        self.keeper = session_keeper.SessionKeeper(registry, fake, fake, 1.0, self.time)
+
+    async def second(self, *, leader_heard: bool) -> bool:
+        """One second and one round; whether the worker was told to go on."""
+        self.session.heard = True
+        self.time.advance(1.0)
+        if leader_heard:
+            self.keeper.leader_heard()
+        await self.keeper.run_once()
+        told = not self.session.outbox.empty()
+        while not self.session.outbox.empty():
+            self.session.outbox.get_nowait()
+        return told
+
+
+async def test_workers_go_on_while_the_ledger_is_away_from_everybody() -> None:
+    rig = Rig()
+    assert await rig.second(leader_heard=True)
+    rig.ledger.away = True
+    for _ in range(60):
+        assert await rig.second(leader_heard=False)
+    assert not rig.session.closed.is_set()
+    assert rig.session.heard, "it is renewed when the ledger is back"
+
+
+async def test_streams_end_when_only_this_replica_is_cut_off() -> None:
+    rig = Rig()
+    assert await rig.second(leader_heard=True)
+    rig.ledger.away = True
+    rounds = 0
+    while not rig.session.closed.is_set():
+        await rig.second(leader_heard=True)
+        rounds += 1
+        assert rounds < 6, "the sessions would expire before the workers are elsewhere"
+    assert rounds > 1
+
+
+@pytest.mark.parametrize("away_s", [1, 30])
+async def test_a_leader_that_finds_the_ledger_again_first_is_no_reason_to_let_go(away_s: int) -> None:
+    rig = Rig()
+    assert await rig.second(leader_heard=True)
+    rig.ledger.away = True
+    for _ in range(away_s):
+        await rig.second(leader_heard=False)
+    for _ in range(2):
+        assert await rig.second(leader_heard=True)
+    rig.ledger.away = False
+    for _ in range(5):
+        assert await rig.second(leader_heard=True)
+    assert not rig.session.closed.is_set()
