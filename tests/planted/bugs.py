@@ -130,9 +130,16 @@ BUGS = (
     Bug(
         "a leader goes on although another has been elected",
         f"{_SCHEDULER}/adapters/sql/leadership.py",
-        "        if term != self.term:\n",
-        "        if term < self.term:\n",
+        "WHERE leader_term = $2 RETURNING true",
+        "WHERE leader_term >= $2 RETURNING true",
         "tests/integration/test_leadership_terms.py",
+    ),
+    Bug(
+        "what a superseded leader writes is committed",
+        f"{_SCHEDULER}/adapters/sql/leadership.py",
+        '        if not await connection.scalar(_FENCE, {"term": term}):\n',
+        "        if term < 0:\n",
+        "tests/integration/test_leadership.py",
     ),
     Bug(
         "after a loss of Redis nothing is computed again",
