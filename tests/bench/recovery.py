@@ -121,22 +121,18 @@ class Bench:
         return found
 
 
-def _wound(service: stack.Service, number: signal.Signals) -> None:
-    service.process.send_signal(number)
-
-
 async def worker(bench: Bench, number: signal.Signals) -> float:
     """From the end of a worker to all of its batches being leased by others."""
     name, held = await bench.holding()
     began = await bench.now()
-    _wound(bench.names[name], number)
+    bench.names[name].process.send_signal(number)
 
     async def look() -> datetime | None:
         moved, at = await bench.ledger.fetchrow(_MOVED_ON, held, name)
         return at if moved else None
 
     ended = await bench.until(look)
-    await _heal(bench.names[name], number)
+    _wake(bench.names[name], number)
     return max(0.0, float((ended - began).total_seconds()))
 
 
@@ -146,7 +142,7 @@ async def scheduler(bench: Bench, number: signal.Signals) -> float:
     name = max(bench.alive("scheduler"), key=lambda n: sum(r["replica_id"] == n for r in rows))
     workers = {r["worker_id"] for r in rows if r["replica_id"] == name}
     began = await bench.now()
-    _wound(bench.names[name], number)
+    bench.names[name].process.send_signal(number)
 
     async def look() -> bool:
         rows = await bench.ledger.fetch(_ATTACHED)
@@ -160,7 +156,7 @@ async def leader(bench: Bench, number: signal.Signals) -> float:
     """From the end of the leader to the first batch that its successor feeds."""
     name, term = await bench.ledger.fetchrow(_LEADER)
     began = await bench.now()
-    _wound(bench.names[name], number)
+    bench.names[name].process.send_signal(number)
 
     async def succeeded() -> bool:
         return bool((await bench.ledger.fetchrow(_LEADER))["leader_term"] > term)
@@ -172,7 +168,7 @@ async def leader(bench: Bench, number: signal.Signals) -> float:
 
     await bench.until(succeeded)
     ended = await bench.until(fed)
-    await _heal(bench.names[name], number)
+    _wake(bench.names[name], number)
     return float((ended - began).total_seconds())
 
 
@@ -193,7 +189,7 @@ async def executor(bench: Bench, number: signal.Signals) -> float:
     return max(0.0, float((ended - began).total_seconds()) - COMPUTE_S)
 
 
-async def _heal(service: stack.Service, number: signal.Signals) -> None:
+def _wake(service: stack.Service, number: signal.Signals) -> None:
     if number is signal.SIGSTOP:
         service.process.send_signal(signal.SIGCONT)
 

@@ -316,10 +316,18 @@ class Calls(RuleBasedStateMachine):
     def goodbye(self, session_id: UUID) -> None:
         self.ledger.do(self.ledger.sessions.end(session_id))
         self.model.end(session_id)
+        self._claims_nothing(session_id)
 
     def stream_breaks(self, session_id: UUID, *, over: bool) -> None:
         self.ledger.do(self.ledger.sessions.mark_broken(session_id, AT_ONCE if over else LONG))
         self.model.mark_broken(session_id, over=over)
+        self._claims_nothing(session_id)
+
+    def _claims_nothing(self, session_id: UUID) -> None:
+        """A replica that has not heard of the session's end still has an entry for it."""
+        self.feed(0, 1)
+        queued = [b.batch_id for b in self.model.batches() if b.state == "QUEUED"]
+        self._claim([self._new_claim(batch_id, session_id) for batch_id in queued[:2]])
 
     def leases_are_lost(self) -> None:
         """What the rescuer does, in its two steps."""
