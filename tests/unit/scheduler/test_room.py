@@ -50,6 +50,12 @@ def test_the_reserve_is_for_those_who_hold_little_and_for_gaps(held: int, gap: b
     assert room.allowance(held, gap=gap) == expected
 
 
+def test_admission_gets_room_back_once_it_is_refused() -> None:
+    assert room.Room(room.Memory(899_000, LIMIT), 0).excess == 0
+    assert room.Room(room.Memory(910_000, LIMIT), 0).excess == 60_000
+    assert room.Room(room.Memory(910_000, 0), 0).excess == 0
+
+
 def test_what_is_shed_makes_room_for_a_batch_and_more() -> None:
     left = room.Room(room.Memory(915_000, LIMIT), 0)
     assert left.lacks(10_000) == 5_000 + 50_000

@@ -1,7 +1,7 @@
 """The shedder: when Redis is full of results that nobody fetches, others must still get on. Runs on the leader only.
 
 The last resort, after feeding has stopped and readers were asked to acknowledge. It acts when, for a while, a job that
-holds next to nothing could not be fed, or what is in flight could not be stored. Then the largest holder's latest
+holds nothing could not be fed, no job was admitted, or what is in flight could not be stored. Then the largest holder's latest
 results are dropped and will be computed again once there is room: its reader, who goes in order, needs them last. Its
 first few stay, and so do those of ended jobs, which could not be computed again.
 """
@@ -57,8 +57,8 @@ class Shedder(loops.PatientLoop):
         """Bytes to free so that whoever is stuck gets on; 0 when nobody is."""
         in_flight = await self._holdings.in_flight()
         left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))
-        if left.overflows:
-            return left.lacks(0)
+        if left.overflows or left.excess:
+            return max(left.lacks(0), left.excess)
         for workload in await self._batches.waiting_workloads():
             lacks = left.lacks(self._sizes[workload].batch) if workload in self._sizes else 0
             if lacks and any(c.gap or not c.held_batches for c in await self._small(workload)):

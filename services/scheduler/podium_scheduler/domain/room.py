@@ -82,6 +82,13 @@ class Room:
         """Whether what is in flight may find no place."""
         return bool(self.memory.limit) and self.in_flight > 0 and self._left(FULL_SHARE) < 0
 
+    @property
+    def excess(self) -> int:
+        """Bytes to free so that jobs are admitted again; 0 while they are."""
+        if not self.memory.limit or self.memory.share < ADMIT_SHARE:
+            return 0
+        return self.memory.used - int((ADMIT_SHARE - SHED_SHARE) * self.memory.limit)
+
     def lacks(self, batch_bytes: int) -> int:
         """Bytes to free, so that the reserve has room for a batch again; 0 when it has."""
         if not self.memory.limit or self._left(RESERVE_SHARE) >= batch_bytes:
