@@ -110,11 +110,18 @@ def expected(texts: list[str]) -> np.ndarray:
 
 async def test_one_call_whose_results_are_three_times_redis(tmp_path: Path) -> None:
     async with small(tmp_path) as system:
+        before, peak, fullest = system.sizes(), system.sizes(), 0.0
+        embedding = asyncio.create_task(system.client.embed_texts(TEXTS, workload="hash-384", items_per_job=50_000))
         async with asyncio.timeout(STEP_S):
-            result = await system.client.embed_texts(TEXTS, workload="hash-384", items_per_job=50_000)
+            while not (await asyncio.wait([embedding], timeout=0.2))[0]:
+                fullest = max(fullest, await system.share())
+                peak = {name: max(size, peak[name]) for name, size in system.sizes().items()}
         refused = await system.waited()
-    np.testing.assert_array_equal(result.vectors, expected(TEXTS))
+    print("resident MiB, before and peak:", {k: (v // MIB, peak[k] // MIB) for k, v in before.items()}, fullest)
+    np.testing.assert_array_equal((await embedding).vectors, expected(TEXTS))
     assert not refused, "there is room for a result before it is computed"
+    assert fullest < 0.97
+    assert all(peak[name] - before[name] < GROWTH for name in before), (before, peak)
 
 
 async def test_a_client_that_does_not_read_costs_no_memory_and_goes_on_later(tmp_path: Path) -> None:
@@ -127,7 +134,7 @@ async def test_a_client_that_does_not_read_costs_no_memory_and_goes_on_later(tmp
         after = system.sizes()
         print("resident MiB, before and after:", {k: (v // MIB, after[k] // MIB) for k, v in before.items()})
         assert all(after[name] - before[name] < GROWTH for name in before), (before, after)
-        assert await system.share() < 0.85
+        assert await system.share() < 0.93, "the reserve is for what was retried"
         rest = [np.array(chunk.vectors) async for chunk in stalled]
         job_after = await system.client.job(job.job_id)
         assert not await system.waited()

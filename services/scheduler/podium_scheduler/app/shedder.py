@@ -1,9 +1,9 @@
 """The shedder: when Redis is full of results that nobody fetches, others must still get on. Runs on the leader only.
 
 The last resort, after feeding has stopped and readers were asked to acknowledge. It acts when, for a while, a job that
-holds nothing could not be fed, no job was admitted, or what is in flight could not be stored. Then the largest holder's latest
-results are dropped and will be computed again once there is room: its reader, who goes in order, needs them last. Its
-first few stay, and so do those of ended jobs, which could not be computed again.
+holds nothing could not be fed, no job was admitted, or what is in flight could not be stored. Then the largest holder's
+latest results are dropped and will be computed again once there is room: its reader, who goes in order, needs them
+last. Its first few stay, and so do those of ended jobs, which could not be computed again.
 """
 
 from __future__ import annotations
