@@ -8,7 +8,7 @@ with Client() as podium:
 
 from podium_client.aio import AsyncClient
 from podium_client.config import Endpoint, Tls, data_dir, resolve_endpoint
-from podium_client.consuming import Delivery, JobDelivery, ResultDelivery
+from podium_client.consuming import DEFAULT_WINDOW, Delivery, JobDelivery, ResultDelivery
 from podium_client.embedding import CallProgress
 from podium_client.errors import (
     ConfigurationError,
@@ -39,6 +39,7 @@ from podium_client.sinks import JsonlSink, MemorySink, NpySink, Outcome, Parquet
 from podium_client.sync import Client
 
 __all__ = [
+    "DEFAULT_WINDOW",
     "AsyncClient",
     "CallProgress",
     "Client",

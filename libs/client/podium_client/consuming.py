@@ -27,7 +27,7 @@ from podium_client.results import ItemError, ResultChunk, chunk_from_proto, fail
 from podium_client.rpc import Gateway, with_origin
 
 DEFAULT_WINDOW = 32
-_LEAVE_S = 10.0
+_LEAVE_S = 5.0
 
 
 class _Acknowledging:
@@ -110,7 +110,7 @@ class Consumer:
                     patience.progress()
                     yield stream.delivery(response)
                 raise ProtocolError("the stream of deliveries ended without an error")
-            except GeneratorExit:
+            except (GeneratorExit, asyncio.CancelledError):
                 left = True
                 raise
             except grpc.RpcError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -305,9 +305,11 @@ class Client:
         """All results of one job into a file or sink."""
         return self._loop.run(self._client.fetch_to(target, job_id, release=release, progress=progress))
 
-    def consume(self, *, group: str, window: int = DEFAULT_WINDOW, workload: str | None = None) -> Iterator[Delivery]:
+    def consume(
+        self, *, group: str, window: int = DEFAULT_WINDOW, workload: str | None = None
+    ) -> Generator[Delivery, None, None]:
         """Everything of this app that finishes, until you stop; `ack` each. See AsyncClient.consume."""
-        return self._iterate(self._client.consume(group=group, window=window, workload=workload))
+        yield from self._iterate(self._client.consume(group=group, window=window, workload=workload))
 
     def ack(self, delivery: Delivery) -> None:
         """Say that a delivery is durable on your side and need not come again."""

@@ -1,0 +1,160 @@
+"""A daemon that writes every result of an app into the app's own Postgres, with pgvector.
+
+    pip install podium-client asyncpg numpy
+    export PODIUM_ADDRESS=... PODIUM_TOKEN=...               # of the app; or `podium up` on this machine
+    python examples/pgvector_daemon.py postgresql://user:password@host/database --group pgvector
+
+The rule, on which everything rests:
+
+    A delivery is written in ONE transaction, under the key (job_id, item_index), and acknowledged AFTER its commit.
+
+Podium delivers at least once: what was not acknowledged comes again, to this daemon or to another of its group. Killed
+before the commit, the daemon has written nothing, and the delivery comes again: nothing is lost. Killed between the
+commit and the acknowledgement, it gets the delivery once more and overwrites its rows with the same content: nothing is
+there twice. So kill -9 at any moment, of any number of daemons, leaves a table in which every item is exactly once.
+
+Run as many as you like with the same --group: they share the work. SIGTERM ends a daemon cleanly: the delivery in hand
+is committed and acknowledged, the rest goes to the others at once. While Postgres is away nothing is acknowledged, and
+Podium keeps the results.
+
+Items without a vector have their typed error in the columns error_reason and error_message. A row of podium_jobs says
+that a job is over; it comes after everything else of that job has been committed by this group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, suppress
+
+import asyncpg
+import numpy as np
+
+from podium_client import AsyncClient, Delivery, ResultDelivery
+
+_SCHEMA = """
+    CREATE EXTENSION IF NOT EXISTS vector;
+    CREATE TABLE IF NOT EXISTS podium_items (
+        job_id uuid NOT NULL,
+        item_index integer NOT NULL,
+        key text,
+        embedding vector,
+        error_reason text,
+        error_message text,
+        PRIMARY KEY (job_id, item_index)
+    );
+    CREATE TABLE IF NOT EXISTS podium_jobs (job_id uuid PRIMARY KEY, state text NOT NULL);
+"""
+# Two daemons that start at the same time must not both create the extension.
+_SCHEMA_LOCK = 0x706F6469756D
+
+_WRITE_ITEMS = """
+    INSERT INTO podium_items (job_id, item_index, key, embedding, error_reason, error_message)
+    SELECT $1, * FROM unnest($2::int[], $3::text[], $4::vector[], $5::text[], $6::text[])
+    ON CONFLICT (job_id, item_index) DO UPDATE SET key = excluded.key, embedding = excluded.embedding,
+        error_reason = excluded.error_reason, error_message = excluded.error_message
+"""
+_WRITE_JOB = """
+    INSERT INTO podium_jobs (job_id, state) VALUES ($1, $2) ON CONFLICT (job_id) DO UPDATE SET state = excluded.state
+"""
+_AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+_PAUSE_S = 1.0
+
+
+def encode_vector(row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:
+    """One vector as pgvector's binary format: dimension, 0, then big-endian float32.
+
+    https://github.com/pgvector/pgvector/blob/master/src/vector.c (vector_recv)
+    """
+    return struct.pack(">HH", len(row), 0) + row.astype(">f4").tobytes()
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """A connection that knows vectors, to a database that has the tables."""
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
+        await connection.execute(_SCHEMA)
+    schema = await connection.fetchval("SELECT n.nspname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
+                                       "WHERE t.typname = 'vector'")  # fmt: skip
+    await connection.set_type_codec("vector", schema=schema, encoder=bytes, decoder=bytes, format="binary")
+    return connection
+
+
+def rows(delivery: ResultDelivery) -> Iterator[tuple[int, str | None, bytes | None, str | None, str | None]]:
+    """(item_index, key, vector, error_reason, error_message) of each covered item."""
+    keys = delivery.keys or (None,) * delivery.item_count
+    first = delivery.first_item
+    for index, vector in zip(delivery.rows, delivery.vectors, strict=True):
+        yield int(index), keys[index - first], encode_vector(vector), None, None
+    for error in delivery.errors:
+        yield error.index, keys[error.index - first], None, error.reason, error.message
+
+
+async def write(connection: asyncpg.Connection, delivery: Delivery) -> None:
+    """Commits one delivery: all of it or nothing."""
+    async with connection.transaction():
+        if isinstance(delivery, ResultDelivery):
+            indexes, keys, vectors, reasons, messages = zip(*rows(delivery), strict=True)
+            await connection.execute(_WRITE_ITEMS, delivery.job_id, indexes, keys, vectors, reasons, messages)
+        else:
+            await connection.execute(_WRITE_JOB, delivery.job.job_id, delivery.job.state.value)
+
+
+async def consume(client: AsyncClient, connection: asyncpg.Connection, group: str, stop: asyncio.Event) -> None:
+    """Writes and acknowledges deliveries until `stop`."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        async with aclosing(client.consume(group=group)) as deliveries:
+            while True:
+                following = asyncio.ensure_future(anext(deliveries))
+                await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    # Nothing is in hand. Only the wait is cancelled: there is nothing to undo.
+                    following.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await following
+                    return
+                delivery = following.result()
+                await write(connection, delivery)
+                await delivery.ack()
+                if stop.is_set():
+                    return
+    finally:
+        stopped.cancel()
+
+
+async def run(url: str, group: str) -> None:
+    """Consumes until SIGTERM or SIGINT, and waits while Postgres is away."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncClient() as client:
+        while not stop.is_set():
+            try:
+                connection = await connect(url)
+                try:
+                    await consume(client, connection, group, stop)
+                finally:
+                    connection.terminate()
+            except _AWAY as error:
+                print(f"Postgres is away, trying again: {error}", file=sys.stderr)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _PAUSE_S)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write every result of an app into Postgres with pgvector.")
+    parser.add_argument("url", help="postgresql://user:password@host/database")
+    parser.add_argument("--group", default="pgvector", help="consumer group (default: %(default)s)")
+    arguments = parser.parse_args()
+    asyncio.run(run(arguments.url, arguments.group))
+
+
+if __name__ == "__main__":
+    main()
