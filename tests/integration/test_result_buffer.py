@@ -50,3 +50,10 @@ async def test_a_batch_that_was_dropped_can_be_admitted_again(buffer: adapter.Bu
     await buffer.drop_batches(JOB, [0])
     await buffer.admit_results([(JOB, 0, 1, [b"half"])])
     assert await chunks(buffer) == [b"half"]
+
+
+async def test_the_jobs_with_results_are_known(buffer: adapter.Buffer) -> None:
+    others = [uuid.UUID(int=n) for n in range(2, 40)]
+    await buffer.admit_results([(job_id, 0, 2, [b"a"]) for job_id in (JOB, *others)])
+    await buffer.drop_results(others[1:])
+    assert set(await buffer.jobs_there()) == {JOB, others[0]}

@@ -228,6 +228,13 @@ async def test_what_has_expired_can_be_neither_released_nor_computed_again(ledge
     assert await ledger.job(job_id) == before
 
 
+async def test_released_archived_and_unknown_jobs_are_over_for_readers(ledger: Ledger) -> None:
+    unread = await ledger.over(2, released=False, age=timedelta(0))
+    released = await ledger.over(2, age=timedelta(0))
+    unknown = UUID(int=5)
+    assert set(await ledger.archive.over_among([unread, released, unknown])) == {released, unknown}
+
+
 async def test_failures_are_told_after_their_batches_have_left(ledger: Ledger) -> None:
     job_id = await ledger.over(10, failed=3)
     other = await ledger.over(2, failed=2, released=False)

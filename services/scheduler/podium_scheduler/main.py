@@ -53,6 +53,7 @@ from podium_scheduler.app import (
     queue_metrics,
     reconciler,
     rescuer,
+    returned_results,
     revocation,
     session_keeper,
     session_lives,
@@ -322,6 +323,7 @@ class Scheduler:
         stores = self._stores.under(term, self._leader.wake.set)
         recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, self._policy)
         lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
+        returned = returned_results.ReturnedResults(stores.archive, stores.buffer)
         settings, names = self._settings, sorted(self._workloads)
         return [
             feeder.Feeder(
@@ -334,7 +336,7 @@ class Scheduler:
                 self._sizes,
             ),
             rescuer.Rescuer(stores.sessions, recovery),
-            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, lost, names, self._ids),
+            reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, lost, returned, names, self._ids),
             shedder.Shedder(stores.batches, stores.holdings, stores.buffer, stores.buffer, self._wakers, self._sizes),
             unservable.Unservable(
                 stores.batches,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from podium_runtime import ids
-from podium_scheduler.app import lost_results, reconciler, records
+from podium_scheduler.app import lost_results, reconciler, records, returned_results
 
 JOB = uuid.UUID(int=7)
 
@@ -20,6 +20,7 @@ class World:
         self.completed: dict[int, int] = {}
         self.results: set[int] = set()
         self.recomputed: list[int] = []
+        self.there = [JOB]
         self.then: Callable[[], None] = lambda: None
 
     async def redis_epoch(self) -> str:
@@ -59,9 +60,19 @@ class World:
 
     async def feed(self) -> None: ...
 
+    async def jobs_there(self) -> list[uuid.UUID]:
+        return list(self.there)
+
+    async def over_among(self, job_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+        return [job_id for job_id in job_ids if job_id != JOB]
+
+    async def drop_results(self, job_ids: Sequence[uuid.UUID]) -> None:
+        self.there = [job_id for job_id in self.there if job_id not in job_ids]
+
     def reconciler(self) -> reconciler.Reconciler:
         lost = lost_results.LostResults(self, self, self)  # type: ignore[arg-type]
-        return reconciler.Reconciler(self, self, self, lost, ["hash-384"], ids.SequentialIds())  # type: ignore[arg-type]
+        returned = returned_results.ReturnedResults(self, self)  # type: ignore[arg-type]
+        return reconciler.Reconciler(self, self, self, lost, returned, ["hash-384"], ids.SequentialIds())  # type: ignore[arg-type]
 
 
 async def test_what_completes_meanwhile_is_not_taken_for_lost() -> None:
@@ -84,3 +95,10 @@ async def test_a_result_written_before_the_loss_and_completed_after_is_computed_
     await loop.run_once()
     assert world.recomputed == [1]
     assert world.epoch_in_ledger == "new"
+
+
+async def test_results_of_released_jobs_that_an_older_file_brought_back_are_dropped() -> None:
+    world = World()
+    world.there = [uuid.UUID(int=6), JOB, *(uuid.UUID(int=n) for n in range(100, 3_000))]
+    await world.reconciler().run_once()
+    assert world.there == [JOB]

@@ -3,7 +3,8 @@
 Three kinds of difference. A work entry whose batch waits no more (its job was cancelled): the entry goes. A batch that
 has been QUEUED for a while without an entry (a crash between commit and push, or a loss): it is fed again. And Redis
 as a whole: it lives another life than the one that the ledger has filled (it is empty, or was restarted, or a replica
-took over); then results may be gone too, perhaps only the last second's, and those batches are computed again.
+took over); then results may be gone too, perhaps only the last second's, and those batches are computed again, and
+results that were dropped before may be back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from podium_runtime import ids, logs
-from podium_scheduler.app import loops, lost_results, ports
+from podium_scheduler.app import loops, lost_results, ports, returned_results
 
 log = logs.get_logger(__name__)
 
@@ -32,6 +33,7 @@ class Reconciler(loops.PatientLoop):
         cluster: ports.ClusterLedger,
         buffer: ports.WorkBuffer,
         lost: lost_results.LostResults,
+        returned: returned_results.ReturnedResults,
         workloads: list[str],
         make: ids.Ids,
     ) -> None:
@@ -40,6 +42,7 @@ class Reconciler(loops.PatientLoop):
         self._cluster = cluster
         self._buffer = buffer
         self._lost = lost
+        self._returned = returned
         self._workloads = workloads
         self._ids = make
         self._gone_through = ""
@@ -54,6 +57,7 @@ class Reconciler(loops.PatientLoop):
             log.warning("buffer_is_another", known=known, found=life)
             await self._requeue(timedelta(0))
             await self._recompute_lost()
+            await self._returned.drop()
             # Twice: a batch whose result was written into the life before may have been completed since.
             if self._gone_through == life:
                 await self._cluster.set_redis_epoch(life)

@@ -24,6 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _GROUP = "schedulers"
 _HERE = Path(__file__).parent
+_SCAN = 1_000
 
 # What a failover, a restart or a full disk makes Redis say for a while.
 _PASSING = (
@@ -88,7 +89,11 @@ class Buffer:
 
     def results_key(self, job_id: UUID) -> str:
         """The result stream of a job; the braces keep it and its index on one node of a Redis cluster."""
-        return f"{self._prefix}:results:{{{job_id}}}"
+        return f"{self.results_key_prefix()}{job_id}}}"
+
+    def results_key_prefix(self) -> str:
+        """How the keys of all result streams begin."""
+        return f"{self._prefix}:results:{{"
 
     def index_key(self, job_id: UUID) -> str:
         """Hash of first_item to the batch's entries in the result stream."""
@@ -230,6 +235,13 @@ class Buffer:
     async def release_results(self, job_id: UUID, before_item: int) -> None:
         """Drops the results of the batches that begin before an item."""
         await self._release(self._keys(job_id), [before_item])
+
+    @buffer_call
+    async def jobs_there(self) -> list[UUID]:
+        """Jobs of which Redis has results."""
+        prefix = self.results_key_prefix()
+        found = [key.decode() async for key in self.client.scan_iter(match=f"{prefix}*", count=_SCAN)]
+        return [UUID(key.removeprefix(prefix).rstrip("}")) for key in found]
 
     @buffer_call
     async def drop_results(self, job_ids: Sequence[UUID]) -> None:

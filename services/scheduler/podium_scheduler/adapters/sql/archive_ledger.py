@@ -82,6 +82,12 @@ _REMOVE = text("""
     RETURNING job_id
 """)
 
+_OVER_AMONG = text("""
+    SELECT a.job_id FROM unnest(CAST(:job_ids AS uuid[])) AS a(job_id)
+    WHERE NOT EXISTS (SELECT FROM jobs j
+                      WHERE j.job_id = a.job_id AND NOT j.archived AND j.items_released < j.item_count)
+""")
+
 
 class ArchiveLedger:
     """What is over, in Postgres. Every method is one transaction; all raise errors.Unavailable while it is away."""
@@ -115,3 +121,9 @@ class ArchiveLedger:
             over = list((await connection.scalars(_REMOVABLE, values)).all())
             await connection.execute(_FORGET_FAILURES, {"job_ids": over, "max_failures": max_failures})
             return list((await connection.scalars(_REMOVE, {"job_ids": over})).all())
+
+    @ledger_call
+    async def over_among(self, job_ids: Sequence[UUID]) -> list[UUID]:
+        """Those of the jobs of which nobody can read results any more: released, archived or unknown."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_OVER_AMONG, {"job_ids": list(job_ids)})).all())
