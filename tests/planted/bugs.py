@@ -144,8 +144,8 @@ BUGS = (
     Bug(
         "after a loss of Redis nothing is computed again",
         f"{_SCHEDULER}/app/reconciler.py",
-        "            await self._recompute_lost()\n            # Twice",
-        "            # Twice",
+        "            await self._recompute_lost()\n            await self._returned",
+        "            await self._returned",
         "tests/unit/scheduler/test_reconciler.py",
     ),
     Bug(
