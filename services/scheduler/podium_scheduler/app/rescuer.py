@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from podium_scheduler.app import loops, ports, session_lives
 
-_INTERVAL_S = 0.5
+# A part of the time from a worker's death to its batches running elsewhere.
+_INTERVAL_S = 0.25
 _PAGE = 100
 
 
