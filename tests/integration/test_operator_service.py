@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from podium_embedded import EmbeddedPostgres
 from podium_runtime import auth, channels, errors, grpc_server, statuses
 from podium_scheduler.adapters.grpc import operator_servicer
 from podium_scheduler.adapters.sql import database, job_ledger, leadership, migrate, operator_ledger, session_ledger
-from podium_scheduler.app import records
+from podium_scheduler.app import draining, records, worker_sessions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -65,6 +66,13 @@ class Rig:
             await connection.close()
 
 
+class Silence:
+    """Wake-ups that reach nobody."""
+
+    async def replicas(self, kind: str, **fields: object) -> None: ...
+    async def job_changed(self, changes: Sequence[tuple[uuid.UUID, str]]) -> None: ...
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     async with EmbeddedPostgres(tmp_path_factory.mktemp("operator")) as postgres:
@@ -73,7 +81,11 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
         server = grpc_server.Server(
             "127.0.0.1:0", authenticator=auth.Authenticator({SERVICE: auth.shared_secret("operator", TOKEN)})
         )
-        servicer = operator_servicer.OperatorServicer(operator_ledger.OperatorLedger(ledger), ["hash-384", "minilm"])
+        sessions = session_ledger.SessionLedger(ledger, timedelta(seconds=60))
+        drains = draining.Draining(worker_sessions.SessionRegistry(), sessions, Silence())
+        servicer = operator_servicer.OperatorServicer(
+            operator_ledger.OperatorLedger(ledger), drains, ["hash-384", "minilm"]
+        )
         server.add(operator_pb2_grpc.add_OperatorServiceServicer_to_server, servicer, SERVICE)
         address = await server.start()
         async with channels.open_channel(address) as channel:
@@ -230,6 +242,33 @@ async def test_workers_are_those_with_a_session(rig: Rig) -> None:
     assert (type(error), error.reason) == (errors.NotFound, "WORKER_NOT_FOUND")
 
 
+async def test_a_drain_is_remembered_over_the_worker_s_sessions(rig: Rig) -> None:
+    first = await open_worker(rig, {"minilm": 3})
+    worker_id = str(first.worker_id)
+    answer = await rig.call.DrainWorker(pb.DrainWorkerRequest(worker_id=worker_id))
+    assert answer.worker.worker_id == worker_id
+    sessions = session_ledger.SessionLedger(rig.ledger, timedelta(seconds=60))
+    assert await sessions.renew([records.Heartbeat(first.session_id, b"", {})]) == {first.session_id: True}
+    second = await open_worker(rig, {}, first.worker_id)
+    assert await sessions.renew([records.Heartbeat(second.session_id, b"", {})]) == {second.session_id: True}
+    assert (await refused(rig.call.DrainWorker(pb.DrainWorkerRequest(worker_id=NIL)))).reason == "WORKER_NOT_FOUND"
+
+
+async def test_a_quarantine_is_shown_and_remembered_over_the_worker_s_sessions(rig: Rig) -> None:
+    new = await open_worker(rig, {})
+    sessions = session_ledger.SessionLedger(rig.ledger, timedelta(seconds=60))
+    await sessions.renew([records.Heartbeat(new.session_id, b"", {}, "3 of its results were refused", 50.0)])
+    (listed,) = (await rig.call.ListWorkers(pb.ListWorkersRequest())).workers
+    assert listed.quarantine_reason == "3 of its results were refused"
+    again = dataclasses.replace(new, session_id=uuid.uuid4())
+    _, _, standing = await sessions.open(again, [])
+    assert standing.quarantine_reason == "3 of its results were refused"
+    assert 40 < standing.quarantine_left_s <= 50
+    await sessions.renew([records.Heartbeat(again.session_id, b"", {})])
+    (listed,) = (await rig.call.ListWorkers(pb.ListWorkersRequest())).workers
+    assert listed.quarantine_reason == ""
+
+
 async def test_queues_say_what_waits_what_runs_and_who_serves(rig: Rig) -> None:
     session = await open_worker(rig, {"minilm": 4, "hash-384": 0})
     await open_worker(rig, {"minilm": 3})
@@ -295,7 +334,6 @@ async def test_stats_name_the_leader_while_it_leads(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("name", "request_message"),
     [
-        ("DrainWorker", pb.DrainWorkerRequest()),
         ("ListPods", pb.ListPodsRequest()),
         ("GetPod", pb.GetPodRequest()),
         ("SpawnPod", pb.SpawnPodRequest()),

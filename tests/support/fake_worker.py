@@ -26,6 +26,12 @@ class FakeWorker:
         self.worker_id = str(uuid.uuid4())
         self._address = address
 
+    def at(self, address: str) -> FakeWorker:
+        """The same worker, to connect to another replica."""
+        moved = FakeWorker(address)
+        moved.worker_id = self.worker_id
+        return moved
+
     @asynccontextmanager
     async def session(self, in_hand: Sequence[worker_pb2.Lease] = ()) -> AsyncIterator[FakeSession]:
         """A stream after Hello and Welcome; it breaks at the end unless the test said Goodbye."""

@@ -60,11 +60,11 @@ app.command("cancel")(jobs.cancel_command)
 app.command("results")(jobs.results_command)
 app.command("consume")(consume.consume_command)
 app.command("workloads")(jobs.workloads_command)
-app.command("workers")(operator.workers_command)
 app.command("queues")(operator.queues_command)
 app.command("serve")(serve.serve_command)
 app.command("migrate")(serve.migrate_command)
 app.add_typer(operator.apps, name="apps")
+app.add_typer(operator.workers, name="workers")
 
 # The command-line library's own errors; older typer takes them from click, newer has its copy.
 _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 import podium_client
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
+from podium.worker.v1 import worker_pb2
 from podium_cli import output
 from podium_client import retry, rpc
 
@@ -107,8 +108,28 @@ def list_apps(as_json: output.AsJson = False) -> None:
     output.print_table(("APP", "#WEIGHT", "#MAX WAITING ITEMS"), rows, empty="no apps")
 
 
-def workers_command(as_json: output.AsJson = False) -> None:
+workers = typer.Typer(help="Connected workers: list them, or let one finish and leave.")
+
+
+@workers.command("drain")
+def drain_worker(
+    worker_id: Annotated[str, typer.Argument(metavar="WORKER_ID", help="From `podium workers`.")],
+    as_json: output.AsJson = False,
+) -> None:
+    """Let a worker finish what it has and end. It gets nothing new from now on."""
+    request = operator_pb2.DrainWorkerRequest(worker_id=worker_id)
+    worker = _call("DrainWorker", request, operator_pb2.DrainWorkerResponse).worker
+    if as_json:
+        output.print_json(worker)
+    else:
+        output.say(f"{worker.worker_id}: drains, {len(worker.status.in_hand)} batches in hand")
+
+
+@workers.callback(invoke_without_command=True)
+def list_workers(context: typer.Context, as_json: output.AsJson = False) -> None:
     """List connected workers; with --json one object a line."""
+    if context.invoked_subcommand is not None:
+        return
     found: list[operator_pb2.Worker] = []
     request = operator_pb2.ListWorkersRequest(page_size=PAGE)
     while True:
@@ -122,13 +143,26 @@ def workers_command(as_json: output.AsJson = False) -> None:
             output.print_json(one)
         return
     output.print_table(
-        ("WORKER", "HOST", "VERSION", "DEVICES", "REPLICA"),
+        ("WORKER", "HOST", "VERSION", "DEVICES", "REPLICA", "STATE"),
         (
-            (one.worker_id, one.hostname, one.version, ", ".join(d.name for d in one.devices), one.replica_id)
+            (
+                one.worker_id, one.hostname, one.version, ", ".join(d.name for d in one.devices), one.replica_id,
+                _state_of(one),
+            )
             for one in found
         ),
         empty="no workers are connected",
-    )
+    )  # fmt: skip
+
+
+def _state_of(worker: operator_pb2.Worker) -> str:
+    """What an operator should know first."""
+    if worker.quarantine_reason:
+        return f"quarantined: {worker.quarantine_reason}"
+    faulted = [d for d in worker.status.devices if d.state == worker_pb2.DEVICE_STATE_FAULTED]
+    if faulted:
+        return "; ".join(f"device {d.index} faulted: {d.reason}" for d in faulted)
+    return "draining" if worker.status.draining else "serving"
 
 
 def queues_command(as_json: output.AsJson = False) -> None:

@@ -44,6 +44,7 @@ from podium_scheduler.app import (
     consumption,
     delivery_news,
     dispatcher,
+    draining,
     feeder,
     janitor,
     jobs_of_apps,
@@ -171,7 +172,10 @@ class Scheduler:
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
         self._policy = policy
-        self._frames = worker_frames.WorkerFrames(workloads, self._completer, policy, self._wakers.dispatcher)
+        self._frames = worker_frames.WorkerFrames(
+            workloads, self._completer, policy, self._wakers.dispatcher, settings.conduct
+        )
+        self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
         self._leader = leader.Leader(stores.leadership, stores.wakeups, self._leader_loops)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -233,7 +237,9 @@ class Scheduler:
         server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
         server.add(
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
-            operator_servicer.OperatorServicer(operator_ledger.OperatorLedger(stores.database), self._workloads),
+            operator_servicer.OperatorServicer(
+                operator_ledger.OperatorLedger(stores.database), self._draining, self._workloads
+            ),
             "podium.operator.v1.OperatorService",
         )
         return server, workers
@@ -297,6 +303,8 @@ class Scheduler:
             self._revocation.heard(message)
         elif kind == "leads":
             self._keeper.leader_heard()
+        elif kind == "drain":
+            self._draining.heard(message)
 
     def _loops(self, server: grpc_server.Server) -> Sequence[supervision.Loop]:
         stores = self._stores

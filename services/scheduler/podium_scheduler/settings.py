@@ -10,6 +10,7 @@ from pathlib import Path
 import pydantic
 
 from podium_runtime.settings import ServiceSettings
+from podium_scheduler.domain import quarantine
 
 
 class SchedulerSettings(ServiceSettings):
@@ -46,6 +47,11 @@ class SchedulerSettings(ServiceSettings):
     """Attempts of a batch before it is given up."""
     unservable_patience_s: float = pydantic.Field(default=20.0, ge=0)
     """How long batches wait when no worker can load their model before they fail, in seconds."""
+    quarantine_refusals: int = pydantic.Field(default=3, ge=1)
+    """Refused results of a worker within `quarantine_window_s` after which it gets no more batches."""
+    quarantine_window_s: float = pydantic.Field(default=60.0, gt=0)
+    quarantine_s: float = pydantic.Field(default=60.0, ge=0)
+    """How long that lasts at least, in seconds; then its canaries must pass."""
     aging_s: float = pydantic.Field(default=600.0, gt=0)
     """Waiting time that lifts a job by one priority, in seconds."""
     consumer_lease_s: float = pydantic.Field(default=10.0, gt=0)
@@ -80,6 +86,11 @@ class SchedulerSettings(ServiceSettings):
         if self.job_retention_s < self.result_retention_s:
             raise ValueError("PODIUM_JOB_RETENTION_S must be at least PODIUM_RESULT_RETENTION_S")
         return self
+
+    @property
+    def conduct(self) -> quarantine.Policy:
+        """When a worker is quarantined."""
+        return quarantine.Policy(self.quarantine_refusals, self.quarantine_window_s, self.quarantine_s)
 
     @property
     def retention(self) -> timedelta:

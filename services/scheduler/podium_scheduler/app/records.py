@@ -218,6 +218,17 @@ class Heartbeat:
     session_id: UUID
     status: bytes
     credits: Mapping[str, int]
+    quarantine_reason: str = ""
+    quarantine_left_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a worker's new session takes over from the one before."""
+
+    drain: bool = False
+    quarantine_reason: str = ""
+    quarantine_left_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

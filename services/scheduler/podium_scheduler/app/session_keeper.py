@@ -8,6 +8,7 @@ have in hand, before their sessions expire. Clock: monotonic, injected.
 
 from __future__ import annotations
 
+import time
 from uuid import UUID
 
 from podium.worker.v1 import worker_pb2
@@ -65,6 +66,8 @@ class SessionKeeper(loops.PatientLoop):
             alive = await self._renew(heard)
             for session in heard:
                 if session.session_id in alive:
+                    if alive[session.session_id]:
+                        session.drain()
                     # Only now: the word that keeps a worker's trust alive means that the ledger renewed it, or that
                     # nobody can take from it (`_hold_on_or_let_go`).
                     session.desire()
@@ -73,10 +76,9 @@ class SessionKeeper(loops.PatientLoop):
         await self._audit()
         return self._interval_s
 
-    async def _renew(self, heard: list[worker_sessions.Session]) -> set[UUID]:
-        beats = [records.Heartbeat(s.session_id, s.status.SerializeToString(), s.levels) for s in heard]
+    async def _renew(self, heard: list[worker_sessions.Session]) -> dict[UUID, bool]:
         try:
-            alive = set(await self._sessions.renew(beats))
+            alive = await self._sessions.renew([_heartbeat(session) for session in heard])
         except BaseException as error:
             for session in heard:
                 session.heard = True
@@ -110,3 +112,11 @@ class SessionKeeper(loops.PatientLoop):
             for batch_id, one in held.items():
                 if batch_id not in valid and session.in_hand.get(batch_id) is one and not one.settling:
                     session.revoke(batch_id, worker_pb2.CANCEL_REASON_LEASE_LOST)
+
+
+def _heartbeat(session: worker_sessions.Session) -> records.Heartbeat:
+    status, apart = session.status.SerializeToString(), session.quarantine
+    if apart is None:
+        return records.Heartbeat(session.session_id, status, session.levels)
+    left_s = max(0.0, apart.until - time.monotonic())
+    return records.Heartbeat(session.session_id, status, session.levels, apart.reason, left_s)

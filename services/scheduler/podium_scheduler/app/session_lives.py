@@ -91,12 +91,16 @@ class SessionLives:
             hello=hello.SerializeToString(),
         )
         in_hand = [records.LeaseKey(lease.batch_id, lease.lease_token) for lease in hello.in_hand]
-        resumed, superseded = await self._ledger.open(new, in_hand)
+        resumed, superseded, standing = await self._ledger.open(new, in_hand)
         # What an earlier session holds and the worker does not have was lost on the wire: no fault of the batch.
         await self._recovery.recover(superseded, handed_back=True)
         session = worker_sessions.Session(new.session_id, worker_id)
+        session.draining = standing.drain
+        if standing.quarantine_reason:
+            session.quarantine_for(standing.quarantine_reason, standing.quarantine_left_s)
         for lease in resumed:
             session.resume(lease)
+        worker_sessions.STALE.labels("hello").inc(len(hello.in_hand) - len(resumed))
         self._registry.add(session)
         log.info("session_opened", worker_id=hello.worker_id, session_id=str(new.session_id), resumed=len(resumed))
         return session, resumed

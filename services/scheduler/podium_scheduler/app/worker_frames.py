@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from prometheus_client import Counter, Histogram
@@ -11,11 +12,12 @@ from podium.common.v1 import job_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
 from podium_scheduler.app import completer, result_checks, worker_sessions
-from podium_scheduler.domain import batches
+from podium_scheduler.domain import batches, quarantine
 
 log = logs.get_logger(__name__)
 
 REFUSED = Counter("podium_refused_results_total", "Result chunks that failed the checks.", ["workload"])
+QUARANTINES = Counter("podium_quarantines_total", "Times that a worker's session was quarantined.")
 STAGE = Histogram("podium_batch_stage_seconds", "Time of a batch in a stage.", ["workload", "stage"])
 
 _REASON_PREFIX = "BATCH_FAILURE_REASON_"
@@ -30,11 +32,13 @@ class WorkerFrames:
         settle: completer.Completer,
         policy: batches.RetryPolicy,
         wake_dispatcher: asyncio.Event,
+        conduct: quarantine.Policy,
     ) -> None:
         self._workloads = workloads
         self._completer = settle
         self._policy = policy
         self._wake = wake_dispatcher
+        self._conduct = conduct
 
     def apply(self, session: worker_sessions.Session, frame: worker_pb2.WorkerFrame) -> None:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
@@ -103,6 +107,22 @@ class WorkerFrames:
         cancel = worker_pb2.Cancel(lease=lease, reason=worker_pb2.CANCEL_REASON_RESULT_REFUSED)
         session.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=cancel))
         self._end(session, lease, held, batches.FailureReason.BAD_RESULT, wrong, retryable=True, handed_back=False)
+        session.conduct = session.conduct.refused(time.monotonic(), self._conduct)
+        if session.quarantine is None and session.conduct.too_much(self._conduct):
+            self._quarantine(session, wrong)
+
+    def _quarantine(self, session: worker_sessions.Session, wrong: str) -> None:
+        """The worker gets nothing more, and what it has goes to others."""
+        reason = f"{len(session.conduct.refusals)} of its results were refused, the last one because {wrong}"
+        session.quarantine_for(reason, self._conduct.pause_s)
+        QUARANTINES.inc()
+        log.error("worker_quarantined", worker_id=str(session.worker_id), reason=reason)
+        for batch_id, held in [(b, h) for b, h in session.in_hand.items() if not h.settling]:
+            lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
+            cancel = worker_pb2.Cancel(lease=lease, reason=worker_pb2.CANCEL_REASON_LEASE_LOST)
+            session.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=cancel))
+            lost = batches.FailureReason.WORKER_LOST
+            self._end(session, lease, held, lost, "its worker was quarantined", retryable=True, handed_back=True)
 
     def _end(
         self,

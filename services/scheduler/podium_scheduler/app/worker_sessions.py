@@ -7,8 +7,10 @@ database's clock; the keeper renews it while Status frames come.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
 from podium_scheduler.app import records
-from podium_scheduler.domain import dispatch
+from podium_scheduler.domain import dispatch, quarantine
 
 log = logs.get_logger(__name__)
 
@@ -60,8 +62,14 @@ class Session:
         self.status = worker_pb2.Status()
         self.heard = True
         """Whether a Status has come since the keeper last looked."""
-        self.desired = worker_pb2.Desired()
-        """What this worker should be like."""
+        self.resident: Sequence[str] = ()
+        """Workloads that it should keep loaded, the most wanted first."""
+        self.draining = False
+        """Whether an operator wants it to finish and leave."""
+        self.conduct = quarantine.Conduct()
+        self.quarantine: quarantine.Quarantine | None = None
+        # No number of an earlier session, whose check the worker may have passed before.
+        self._checks = itertools.count(1 + (session_id.int & 0x7FFF_FFFF))
         self.closed = asyncio.Event()
         self.said_goodbye = False
 
@@ -69,9 +77,19 @@ class Session:
         """Takes the whole current state; credits for workloads that are not known count for nothing."""
         self.status = status
         self.heard = True
+        if self.quarantine is not None and status.checked == self.quarantine.check:
+            log.info("quarantine_over", worker_id=str(self.worker_id))
+            self.quarantine, self.conduct = None, quarantine.Conduct()
+        if self.draining or self.quarantine is not None:
+            self.offer_nothing()
+            return
         offered = [] if status.draining else [w for w in status.workloads if w.credits and w.workload in known]
         self.total_level = 0 if status.draining else min(status.total_credits, _MAX_CREDITS)
         self.levels = {w.workload: min(w.credits, _MAX_CREDITS) for w in offered}
+
+    def offer_nothing(self) -> None:
+        """It gets no more batches, whatever its last Status said."""
+        self.total_level, self.levels = 0, {}
 
     def free(self, workload: str, planned: Mapping[str, int]) -> int:
         """Batches of a workload it can still take, beyond what is planned for it (by workload) already."""
@@ -96,7 +114,23 @@ class Session:
 
     def desire(self) -> None:
         """Says what is desired, also when nothing changed: a worker that hears nothing for the lease's TTL lets go."""
-        self.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=self.desired))
+        desired = worker_pb2.Desired(resident_workloads=self.resident, drain=self.draining)
+        if self.quarantine is not None and self.quarantine.probes(time.monotonic()):
+            desired.check = self.quarantine.check
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=desired))
+
+    def drain(self) -> None:
+        """An operator wants it to finish what it has and leave."""
+        if not self.draining:
+            log.info("worker_drains", worker_id=str(self.worker_id), session_id=str(self.session_id))
+            self.draining = True
+            self.offer_nothing()
+            self.desire()
+
+    def quarantine_for(self, reason: str, pause_s: float) -> None:
+        """It gets nothing for `pause_s` seconds, and then only once its canaries pass."""
+        self.quarantine = quarantine.Quarantine(reason, time.monotonic() + pause_s, next(self._checks))
+        self.offer_nothing()
 
     def assign(self, batch: records.Leased) -> None:
         """Puts a batch into its hands."""

@@ -18,6 +18,7 @@ from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert
 from podium_scheduler.adapters.grpc.operator_requests import Check, page_token
 from podium_scheduler.adapters.sql import operator_ledger
+from podium_scheduler.app import draining
 
 TOKEN_PREFIX = "pdm_"
 _TOKEN_BYTES = 32
@@ -25,9 +26,6 @@ _TOKEN_BYTES = 32
 
 class _Later(operator_pb2_grpc.OperatorServiceServicer):
     """The calls whose work belongs to later releases: in the contract, and refused with a reason."""
-
-    async def DrainWorker(self, request: Any, context: Context) -> operator_pb2.DrainWorkerResponse:
-        _not_yet("draining workers by call")
 
     async def ListPods(self, request: Any, context: Context) -> operator_pb2.ListPodsResponse:
         _not_yet("renting pods")
@@ -61,8 +59,11 @@ def _not_yet(what: str) -> NoReturn:
 class OperatorServicer(_Later):
     """Checks and translates; the ledger does the rest. `workloads` are those that ListQueues always shows."""
 
-    def __init__(self, ledger: operator_ledger.OperatorLedger, workloads: Collection[str] = ()) -> None:
+    def __init__(
+        self, ledger: operator_ledger.OperatorLedger, drains: draining.Draining, workloads: Collection[str] = ()
+    ) -> None:
         self._ledger = ledger
+        self._drains = drains
         self._workloads = frozenset(workloads)
 
     async def CreateApp(
@@ -145,6 +146,18 @@ class OperatorServicer(_Later):
             raise errors.NotFound(f"no worker {worker_id} has a session", reason="WORKER_NOT_FOUND")
         return operator_pb2.GetWorkerResponse(worker=_worker(worker))
 
+    async def DrainWorker(
+        self, request: operator_pb2.DrainWorkerRequest, context: Context
+    ) -> operator_pb2.DrainWorkerResponse:
+        check = Check()
+        worker_id = check.uuid("worker_id", request.worker_id)
+        check.done()
+        known = await self._drains.drain(worker_id)
+        worker = await self._ledger.worker(worker_id)
+        if not known or worker is None:
+            raise errors.NotFound(f"no worker {worker_id} has a session", reason="WORKER_NOT_FOUND")
+        return operator_pb2.DrainWorkerResponse(worker=_worker(worker))
+
     async def ListQueues(
         self, request: operator_pb2.ListQueuesRequest, context: Context
     ) -> operator_pb2.ListQueuesResponse:
@@ -215,6 +228,7 @@ def _worker(worker: operator_ledger.Worker) -> operator_pb2.Worker:
         status=worker_pb2.Status.FromString(worker.status),
         connect_time=convert.timestamp(worker.connect_time),
         heartbeat_time=convert.timestamp(worker.heartbeat_time),
+        quarantine_reason=worker.quarantine_reason,
     )
 
 

@@ -118,8 +118,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _desire(self, session: worker_sessions.Session, hello: worker_pb2.Hello) -> None:
         wanted = await self._lives.wanted(hello)
-        if wanted:
-            session.desired = worker_pb2.Desired(resident_workloads=wanted)
+        session.resident = wanted
+        if wanted or session.draining:
             session.desire()
 
 

@@ -82,6 +82,7 @@ class Worker:
     status: bytes
     connect_time: datetime
     heartbeat_time: datetime
+    quarantine_reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,10 +182,16 @@ sessions = Table(
     Column("connect_time", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("heartbeat_time", DateTime(timezone=True), nullable=False, server_default=_now),
     _time("expire_time", nullable=False),
+    # An operator wants the worker to finish and leave. A later session of the worker takes it over.
+    Column("drain", Boolean, nullable=False, server_default=text("false")),
+    # Why it gets no batches, and until when at least; taken over likewise. Empty: it gets some.
+    Column("quarantine_reason", Text, nullable=False, server_default=""),
+    _time("quarantine_until"),
     CheckConstraint("state IN ('OPEN','BROKEN','ENDED')", name="state"),
 )
 Index("ix_sessions_live", sessions.c.expire_time, postgresql_where=text("state <> 'ENDED'"))
 Index("ix_sessions_worker", sessions.c.worker_id, postgresql_where=text("state <> 'ENDED'"))
+Index("ix_sessions_history", sessions.c.worker_id, sessions.c.connect_time.desc())
 Index("ix_sessions_ended", sessions.c.expire_time, postgresql_where=text("state = 'ENDED'"))
 
 batches = Table(

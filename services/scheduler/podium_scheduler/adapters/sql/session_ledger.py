@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
 
@@ -17,10 +18,19 @@ _SUPERSEDE = text("""
     WHERE worker_id = :worker_id AND state <> 'ENDED' RETURNING session_id
 """)
 
+# What operators and the scheduler's checks decided about a worker outlives its stream.
+_STANDING = text("""
+    SELECT drain, quarantine_reason,
+        CAST(greatest(extract(epoch FROM quarantine_until - now()), 0) AS float) AS quarantine_left_s
+    FROM sessions WHERE worker_id = :worker_id ORDER BY connect_time DESC LIMIT 1
+""")
+
 _OPEN = text("""
-    INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, pod_id, hello, state, expire_time)
+    INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, pod_id, hello, state, expire_time,
+        drain, quarantine_reason, quarantine_until)
     VALUES (:session_id, :worker_id, :replica_id, :hostname, :version, :pod_id, :hello, 'OPEN',
-            now() + CAST(:ttl AS interval))
+        now() + CAST(:ttl AS interval),
+        :drain, :quarantine_reason, now() + make_interval(secs => :quarantine_left_s))
 """)
 
 # The token proves that the lease is the worker's own, whichever of its sessions took it.
@@ -34,11 +44,13 @@ _RESUME = text("""
 _RENEW = text("""
     UPDATE sessions s
     SET status = h.status, credits = CAST(h.credits AS jsonb), heartbeat_time = now(),
-        expire_time = now() + CAST(:ttl AS interval)
-    FROM unnest(CAST(:session_ids AS uuid[]), CAST(:statuses AS bytea[]), CAST(:credits AS text[]))
-        AS h(session_id, status, credits)
+        expire_time = now() + CAST(:ttl AS interval),
+        quarantine_reason = h.reason, quarantine_until = now() + make_interval(secs => h.left_s)
+    FROM unnest(CAST(:session_ids AS uuid[]), CAST(:statuses AS bytea[]), CAST(:credits AS text[]),
+            CAST(:reasons AS text[]), CAST(:left_s AS float[]))
+        AS h(session_id, status, credits, reason, left_s)
     WHERE s.session_id = h.session_id AND s.state = 'OPEN'
-    RETURNING s.session_id
+    RETURNING s.session_id, s.drain
 """)
 
 _BREAK = text("""
@@ -48,6 +60,11 @@ _BREAK = text("""
 
 _END = text("""
     UPDATE sessions SET state = 'ENDED', expire_time = now() WHERE session_id = :session_id AND state <> 'ENDED'
+""")
+
+_DRAIN = text("""
+    UPDATE sessions SET drain = true
+    WHERE worker_id = :worker_id AND state <> 'ENDED' AND expire_time > now() RETURNING session_id
 """)
 
 _OPEN_AMONG = text("""
@@ -104,15 +121,18 @@ class SessionLedger:
     @ledger_call
     async def open(
         self, new: records.NewSession, in_hand: Sequence[records.LeaseKey]
-    ) -> tuple[list[records.ResumedLease], list[UUID]]:
+    ) -> tuple[list[records.ResumedLease], list[UUID], records.Standing]:
         """Opens a session, ends the worker's earlier ones, moves the leases it still has in hand over.
 
-        Returns those leases and the superseded sessions; what these still hold, the worker does not have.
+        Returns those leases, the superseded sessions (what these still hold, the worker does not have), and what was
+        decided about the worker before.
         """
         async with self._database.transaction() as connection:
+            before = (await connection.execute(_STANDING, {"worker_id": new.worker_id})).first()
+            standing = records.Standing(*before) if before else records.Standing()
             superseded = list((await connection.scalars(_SUPERSEDE, {"worker_id": new.worker_id})).all())
             values = {name: getattr(new, name) for name in records.NewSession.__dataclass_fields__}
-            await connection.execute(_OPEN, {**values, "ttl": self._ttl})
+            await connection.execute(_OPEN, {**values, **asdict(standing), "ttl": self._ttl})
             rows = (
                 await connection.execute(
                     _RESUME,
@@ -123,19 +143,29 @@ class SessionLedger:
                     },
                 )
             ).all()
-        return [records.ResumedLease(*row) for row in rows], superseded
+        return [records.ResumedLease(*row) for row in rows], superseded, standing
 
     @ledger_call
-    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> set[UUID]:
-        """Extends the sessions that are still open; returns them. The others have been fenced."""
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[UUID, bool]:
+        """Extends the sessions that are still open; returns them, each with whether it is to drain. The others have
+        been fenced."""
         values = {
             "ttl": self._ttl,
             "session_ids": [h.session_id for h in heartbeats],
             "statuses": [h.status for h in heartbeats],
             "credits": [json.dumps(dict(h.credits)) for h in heartbeats],
+            "reasons": [h.quarantine_reason for h in heartbeats],
+            "left_s": [h.quarantine_left_s for h in heartbeats],
         }
         async with self._database.transaction() as connection:
-            return set((await connection.scalars(_RENEW, values)).all())
+            return {row.session_id: row.drain for row in (await connection.execute(_RENEW, values)).all()}
+
+    @ledger_call
+    async def drain(self, worker_id: UUID) -> UUID | None:
+        """A worker is to finish and leave, over all of its sessions; returns the one it has, None when it has none."""
+        async with self._database.transaction() as connection:
+            found: UUID | None = await connection.scalar(_DRAIN, {"worker_id": worker_id})
+            return found
 
     @ledger_call
     async def mark_broken(self, session_id: UUID, grace: timedelta) -> None:
