@@ -65,7 +65,7 @@ def test_a_slow_batch_is_not_taken_for_a_hang() -> None:
     slow = rig.compute(1)
     for _ in range(10):
         rig.pass_time(LIMIT - 1)
-        rig.worker.progressed(0, slow.key, b"")
+        rig.worker.progressed(0, slow.key, "texts", 1, b"")
     assert not rig.killed()
     rig.finish(slow)
     assert rig.outbox.sent == [b"chunk", b"done"]

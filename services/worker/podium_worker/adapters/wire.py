@@ -43,13 +43,14 @@ class Kind(enum.IntEnum):
     COMPUTING = 15
     """Up: header key."""
     PROGRESS = 16
-    """Up: header key; a micro-batch is done. Body = serialized WorkerFrame, or empty."""
+    """Up: header key, workload, items computed since the last one; body = serialized WorkerFrame, or empty."""
     RESULT = 17
-    """Up: header key, sizes and statistics; body = serialized WorkerFrames, one after the other."""
+    """Up: header key, workload, items that PROGRESS has not told, sizes and statistics; body = serialized WorkerFrames,
+    one after the other."""
     FAILED = 18
     """Up: header key, reason (number), message, retryable."""
     DROPPED = 19
-    """Up: header key, workload, items computed; a batch that was cancelled has left the device."""
+    """Up: header key, workload, items that PROGRESS has not told; a batch that was cancelled has left the device."""
     CHECKED = 20
     """Up: header workload; the canary that was asked for has passed."""
     FAULTY = 21

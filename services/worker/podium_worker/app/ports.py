@@ -40,6 +40,7 @@ class Result:
     frames: Sequence[bytes]
     workload: str
     items: int
+    """Those that progress has not told."""
     items_failed: int
     items_truncated: int
     tokens: int

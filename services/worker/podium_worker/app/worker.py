@@ -270,14 +270,15 @@ class Worker:
         seat.moved(key)
         self._apply(key, batches.Event.COMPUTE_STARTED)
 
-    def progressed(self, device: int, key: str, frame: bytes) -> None:
-        """A micro-batch is done; `frame`, unless it is empty, tells the scheduler about a slow batch."""
+    def progressed(self, device: int, key: str, workload: str, items: int, frame: bytes) -> None:
+        """`items` more of a batch are computed; `frame`, unless it is empty, tells the scheduler about a slow batch."""
         self._seats[device].moved(key)
+        self._observer.items_computed(workload, items)
         if frame and key in self._hand:
             self._outbox.frames([frame])
 
     def dropped(self, device: int, key: str, workload: str, items: int) -> None:
-        """A batch that was taken back is off the device, after `items` of its items."""
+        """A batch that was taken back is off the device; `items` of its items were not told by progress."""
         self._seats[device].off_device(key)
         self._observer.items_computed(workload, items)
         self._observer.batch_dropped(workload)

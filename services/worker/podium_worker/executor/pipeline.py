@@ -239,7 +239,8 @@ class Pipeline:
                 _vouch(ready.loaded)
         except backend.Abandoned:
             self._cancelled.discard(received.key)
-            header = {"key": received.key, "workload": received.assign.workload, "items": watch.items_done}
+            untold = watch.items_done - watch.items_told
+            header = {"key": received.key, "workload": received.assign.workload, "items": untold}
             self._tell(wire.Kind.DROPPED, header)
         except backend.ModelUnavailable as error:
             reason = job_pb2.BATCH_FAILURE_REASON_MODEL_UNAVAILABLE
@@ -255,7 +256,7 @@ class Pipeline:
         except Exception as error:
             self._fail(received, _internal(error))
         else:
-            self._tell_result(ready, packed, timing, idle_s)
+            self._tell_result(ready, packed, timing, idle_s, items=ready.prepared.item_count - watch.items_told)
 
     def _check(self, loaded: _Loaded) -> None:
         """Runs a canary between two batches."""
@@ -270,9 +271,10 @@ class Pipeline:
         """Whether a batch has not been taken back."""
         return key not in self._cancelled
 
-    def tell_progress(self, key: str, body: bytes) -> None:
-        """A micro-batch is done."""
-        self._tell(wire.Kind.PROGRESS, {"key": key}, body)
+    def tell_progress(self, received: _Received, items: int, body: bytes) -> None:
+        """`items` more are computed."""
+        header = {"key": received.key, "workload": received.assign.workload, "items": items}
+        self._tell(wire.Kind.PROGRESS, header, body)
 
     def _pack(self, ready: _Ready, computed: backend.Computed, timing: results.Timing) -> results.Packed:
         outcome = results.Outcome(computed.vectors, ready.keys, ready.prepared.truncations, computed.out_of_memory)
@@ -285,14 +287,16 @@ class Pipeline:
             max_chunk_bytes=ready.received.max_chunk_bytes,
         )
 
-    def _tell_result(self, ready: _Ready, packed: results.Packed, timing: results.Timing, idle_s: float) -> None:
+    def _tell_result(
+        self, ready: _Ready, packed: results.Packed, timing: results.Timing, idle_s: float, *, items: int
+    ) -> None:
         self._results.acquire()
         self._cancelled.discard(ready.received.key)
         frames = self._spoil(packed.frames)
         header = {
             "key": ready.received.key,
             "workload": ready.received.assign.workload,
-            "items": ready.prepared.item_count,
+            "items": items,
             "sizes": [len(frame) for frame in frames],
             "items_failed": packed.failed_items,
             "items_truncated": len(ready.prepared.truncations),
@@ -348,19 +352,25 @@ class _Watch:
         self._received = received
         self._moved_at = self._told_at = time.monotonic()
         self.items_done = 0
+        self.items_told = 0
 
     def progress(self, items_done: int) -> bool:
         """What a backend calls; False when the batch is not wanted any more."""
         self.items_done = items_done
         now = time.monotonic()
-        if now - self._told_at >= _PROGRESS_EVERY_S:
-            self._told_at = self._moved_at = now
-            said = worker_pb2.Progress(lease=self._received.assign.lease, items_done=items_done)
-            self._pipeline.tell_progress(self._received.key, worker_pb2.WorkerFrame(progress=said).SerializeToString())
-        elif now - self._moved_at >= _MOVING_EVERY_S:
+        if now - self._moved_at >= _MOVING_EVERY_S:
             self._moved_at = now
-            self._pipeline.tell_progress(self._received.key, b"")
+            self._pipeline.tell_progress(self._received, items_done - self.items_told, self._for_scheduler(now))
+            self.items_told = items_done
         return self._pipeline.wanted(self._received.key)
+
+    def _for_scheduler(self, now: float) -> bytes:
+        """A Progress frame when it is time for one, else nothing."""
+        if now - self._told_at < _PROGRESS_EVERY_S:
+            return b""
+        self._told_at = now
+        said = worker_pb2.Progress(lease=self._received.assign.lease, items_done=self.items_done)
+        return worker_pb2.WorkerFrame(progress=said).SerializeToString()
 
 
 def _vouch(loaded: _Loaded) -> None:
