@@ -191,13 +191,37 @@ async def test_what_is_not_resumed_is_dropped(tmp_path: Path) -> None:
         assert done.lease == other.lease
 
 
-async def test_leases_are_dropped_when_the_scheduler_falls_silent(tmp_path: Path) -> None:
-    scheduler = fake.FakeScheduler([fake.hash_workload()], lease_ttl=fake.seconds(0.5))
+async def test_a_silent_stream_is_given_up_while_its_leases_are_good(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()], lease_ttl=fake.seconds(4))
     async with fake.served(scheduler) as address, fake.worker(address, tmp_path):
+        session = await scheduler.session()
+        kept = scheduler.assignment("hash-64", TEXTS)
+        session.say(assign=kept)
+        await session.result()
+        again = await scheduler.session()
+        assert again.hello.worker_id == session.hello.worker_id
+        assert list(again.hello.in_hand) == [kept.lease]
+
+
+async def test_leases_are_dropped_when_no_scheduler_says_a_word(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()], lease_ttl=fake.seconds(2))
+    async with (
+        fake.served(scheduler) as address,
+        fake.worker(address, tmp_path, connect_timeout_s="0.5") as process,
+    ):
         session = await scheduler.session()
         session.say(assign=scheduler.assignment("hash-64", TEXTS))
         await session.result()
+        scheduler.welcoming = False
+        async with asyncio.timeout(fake.STEP_S):
+            metrics = process.ready()["metrics"]
+            while not await processes.metric(metrics, "podium_worker_fenced_total"):  # noqa: ASYNC110 - by the worker
+                await asyncio.sleep(0.02)
+        scheduler.welcoming = True
         again = await scheduler.session()
+        # The Hello that is answered first may be one that was on its way before.
+        if again.hello.in_hand:
+            again = await scheduler.session()
         assert again.hello.worker_id == session.hello.worker_id
         assert not again.hello.in_hand
 

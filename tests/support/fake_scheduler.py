@@ -126,13 +126,15 @@ class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
         self._workloads = workloads
         self._welcome: dict[str, Any] = {
             "heartbeat_interval": seconds(0.2),
-            "lease_ttl": seconds(60),
+            "lease_ttl": seconds(600),
             "max_chunk_bytes": 1 << 20,
         } | welcome
         self._sessions: asyncio.Queue[Session] = asyncio.Queue()
         self._batch_ids = itertools.count(1)
         self.resume = True
         """Whether the next session keeps what the worker has in hand."""
+        self.welcoming = True
+        """Whether a Hello gets an answer."""
 
     async def session(self) -> Session:
         """The next session that a worker opens."""
@@ -147,6 +149,8 @@ class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
         if ("authorization", f"Bearer {JOIN_TOKEN}") not in tuple(context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no join token")
         hello = await anext(aiter(request_iterator))
+        if not self.welcoming:
+            await asyncio.Event().wait()
         session = Session(hello.hello)
         resumed = hello.hello.in_hand if self.resume else []
         welcome = worker_pb2.Welcome(

@@ -1,9 +1,9 @@
 """The worker's sessions, one after the other, for as long as it lives.
 
 Promises: there is always a session or an attempt at one, at the next replica after each failure, with a growing and
-jittered pause; batches in hand are carried over; without a word from the scheduler for its lease_ttl everything in hand
-is dropped, stream or no stream, and a stream that silent is given up. Clock: monotonic, injected; the scheduler's clock
-is never read. Failure: every error of a stream ends in another attempt; only `leave` ends the loop.
+jittered pause; batches in hand are carried over; a stream that is silent for half of the lease_ttl is given up, and
+without a word from any replica for all of it everything in hand is dropped. Clock: monotonic, injected; the scheduler's
+clock is never read. Failure: every error of a stream ends in another attempt; only `leave` ends the loop.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _METHOD = "/podium.worker.v1.WorkerService/Connect"
 # Changes that come in a burst are told in one Status.
 _STATUS_SPACING_S = 0.05
 _FENCE_STEP_S = 1.0
-# Together less than the shortest sensible lease: a connection into nowhere is noticed while the leases are still good,
-# and the next replica resumes them. The transport answers pings, however busy a scheduler's event loop is.
-_KEEPALIVE_S = (3.0, 3.0)
+_SILENCE_SHARE = 0.5
 _DEFAULT_LEASE_TTL_S = 30.0
 _DEFAULT_CHUNK_BYTES = 1 << 20
 
@@ -102,7 +100,6 @@ class Connection:
         self._heartbeat_s = 1.0
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
-        self._silent = asyncio.Event()
         self._in_session = False
         self.welcomed = asyncio.Event()
         """Set at the first Welcome."""
@@ -141,8 +138,6 @@ class Connection:
                 await self._clock.sleep(min(left_s, _FENCE_STEP_S))
                 continue
             self._trust.heard.clear()
-            # The stream may be half open: even with nothing in hand, another replica is the better bet.
-            self._silent.set()
             if not self._worker.emptied.is_set():
                 metrics.FENCED.inc()
                 self._worker.fence()
@@ -253,10 +248,14 @@ class Connection:
                     await self._worker.changed.wait()
 
     async def _until_silent(self) -> None:
-        """Ends the session when leases had to be dropped: a new Hello tells the scheduler that they are."""
-        self._silent.clear()
-        await self._silent.wait()
-        raise SessionOver(f"no word from the scheduler for {self._trust.ttl_s:g} s")
+        """Ends a session that has heard nothing for half of its trust: the stream may be half open, and what is in hand
+        can still be taken along to the next replica."""
+        limit_s = max(self._trust.ttl_s * _SILENCE_SHARE, 2 * self._heartbeat_s)
+        while True:
+            left_s = leases.trust_left_s(self._trust.last_word_at, limit_s, self._clock.monotonic())
+            if left_s <= 0:
+                raise SessionOver(f"no word from the scheduler for {limit_s:g} s")
+            await self._clock.sleep(min(left_s, _FENCE_STEP_S))
 
     # --- around it
 
@@ -295,7 +294,7 @@ async def _raise_status(call: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _channel(address: str, target: Target) -> AsyncIterator[grpc.aio.Channel]:
-    channel = channels.open_channel(address, tls=target.tls, keepalive=_KEEPALIVE_S)
+    channel = channels.open_channel(address, tls=target.tls)
     try:
         yield channel
     finally:
