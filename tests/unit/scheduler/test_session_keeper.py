@@ -18,10 +18,10 @@ class Ledger:
     def __init__(self) -> None:
         self.away = False
 
-    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> set[uuid.UUID]:
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[uuid.UUID, bool]:
         if self.away:
             raise errors.Unavailable("away", reason="LEDGER_UNAVAILABLE")
-        return {h.session_id for h in heartbeats}
+        return {h.session_id: False for h in heartbeats}
 
 
 class Rig:
