@@ -41,7 +41,7 @@ class SchedulerSettings(ServiceSettings):
     """How often workers send Status, in seconds."""
     lease_ttl_s: float = pydantic.Field(default=10.0, gt=0)
     """How long a session and its leases last without a Status, in seconds."""
-    resume_grace_s: float = pydantic.Field(default=2.0, ge=0)
+    resume_grace_s: float = pydantic.Field(default=1.5, ge=0)
     """How long a broken stream may last before its batches go to others, in seconds."""
     max_attempts: int = pydantic.Field(default=5, ge=1, le=100)
     """Attempts of a batch before it is given up."""
