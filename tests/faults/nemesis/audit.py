@@ -8,14 +8,13 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import exceptions
 
 from podium_client import AsyncClient, PodiumError
 from tests.faults.nemesis import clients, ledger, logs, plan
-from tests.faults.nemesis.cluster import WORKLOADS, Cluster
+from tests.faults.nemesis.cluster import LEDGER_AWAY, WORKLOADS, Cluster
 from tests.faults.nemesis.history import History, Submission
 from tests.support import stack
 
@@ -54,7 +53,7 @@ async def _restless(cluster: Cluster) -> list[str]:
         if attached != len(plan.WORKERS):
             found.append(f"{attached} sessions are open, {len(plan.WORKERS)} workers run")
         return found + await _work_streams(cluster)
-    except (OSError, TimeoutError, asyncpg.PostgresError, exceptions.RedisError) as error:
+    except (*LEDGER_AWAY, exceptions.RedisError) as error:
         return [f"{type(error).__name__}: {error}"]
 
 
@@ -80,9 +79,9 @@ async def last_reads(cluster: Cluster, history: History) -> list[str]:
         async with waiting:
             try:
                 async with asyncio.timeout(_LAST_READ_S):
-                    if submission.read_up_to < submission.item_count:
-                        await clients.read(sdk, submission, "last look")
                     if submission.job_id in unreleased:
+                        if submission.read_up_to < submission.item_count:
+                            await clients.read(sdk, submission, "last look")
                         await clients.release(sdk, submission)
             except TimeoutError:
                 return [f"job {submission.job_id}: its results cannot be read to the end"]

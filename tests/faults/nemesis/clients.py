@@ -120,7 +120,8 @@ class Client:
         reading = Reading("fetch")
         submission.readings.append(reading)
         assert submission.job_id is not None
-        result = await sdk.fetch(submission.job_id, on_error="return")
+        # Released at once: the SDK may have to acknowledge a part while it reads, and a fetch gives no cursor to go on.
+        result = await sdk.fetch(submission.job_id, on_error="return", release=True)
         rows = tuple(digest(row) for row, ok in zip(result.vectors, result.ok, strict=True) if ok)
         reading.pieces.append(Piece(0, len(result), rows, {e.index: e.reason for e in result.errors}))
         reading.ended = True

@@ -20,6 +20,8 @@ from tests.support import stack
 from tests.support.tcp_proxy import TcpProxy, free_port
 
 WORKLOADS = {"hash-384": 384, "hash-1024": 1024}
+LEDGER_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection to a Postgres that is down, paused or just restarted raises."""
 _START_S = 120.0
 _WORKER = {
     "devices": "cpu",

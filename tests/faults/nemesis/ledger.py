@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.faults.nemesis.cluster import Cluster
+from tests.faults.nemesis.cluster import LEDGER_AWAY, Cluster
 from tests.faults.nemesis.history import BatchRow, JobRow
 
 _HEADER = re.compile(r"^-- (always|quiet): (\w+)$", re.MULTILINE)
@@ -63,7 +63,7 @@ class Watchman:
                 async with self._cluster.ledger() as connection:
                     self.found += await violations(connection, quiet=False)
                 self.looks += 1
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except LEDGER_AWAY:
                 # Postgres is down or paused, which is no violation.
                 pass
             await asyncio.sleep(_BETWEEN_LOOKS_S)

@@ -86,7 +86,7 @@ async def run_seed(seed: int, seconds: float) -> Report:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             _write_log(directory, injuries, faults)
-        report.violations += watchman.found
+        report.violations += watchman.found or ([] if watchman.looks else ["the ledger was never looked at in between"])
         report.violations += await _last_look(cluster, history, injuries)
         _fill(report, cluster, history, injuries, watchman)
     report.wall_s = round(time.monotonic() - started, 1)
