@@ -110,6 +110,24 @@ async def test_a_failure_is_acknowledged_after_its_commit_too(outcome: batches.O
         assert (await rig.told()).WhichOneof("frame") == "ack"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "steps"),
+    [
+        (batches.Retry(batches.RetryPolicy().first_delay), ["commit", "wake"]),
+        (batches.Split(1, 1), ["drop", "commit", "wake"]),
+        (batches.GiveUp(batches.FailureReason.WORKER_LOST), ["drop", "commit", "wake"]),
+    ],
+)
+async def test_no_vectors_stay_where_the_ledger_has_a_failure(outcome: batches.Outcome, steps: list[str]) -> None:
+    async with working() as rig:
+        rig.ports.commit.set()
+        rig.completer.fail(rig.session, 7, rig.held, outcome, "on purpose")
+        async with asyncio.timeout(STEP_S):
+            while rig.ports.steps[-1:] != ["wake"]:
+                await asyncio.sleep(0)
+        assert rig.ports.steps == steps
+
+
 async def test_a_stale_outcome_is_taken_back_and_never_acknowledged() -> None:
     async with working() as rig:
         rig.ports.commit.set()

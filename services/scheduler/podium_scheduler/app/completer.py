@@ -105,7 +105,7 @@ class Completer:
             self._report(done, settled)
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
-            await self._forget_wholes(failed)
+            await self._forget_results(failed)
             settled = await self._patiently(lambda: self._ledger.fail(failures))
             self._report(failed, settled)
         self._wake_dispatcher.set()
@@ -113,13 +113,13 @@ class Completer:
         changed.update({o.held.job_id: "state" for o in failed})
         await self._wakeups.job_changed(list(changed.items()))
 
-    async def _forget_wholes(self, failed: Sequence[_Outcome]) -> None:
-        """Of batches that are halved: an attempt whose lease was lost may have left its result, and readers must not
-        find the whole where the ledger has halves, which may fail."""
+    async def _forget_results(self, failed: Sequence[_Outcome]) -> None:
+        """Of batches that are halved or given up: an attempt whose lease was lost may have left its result, and readers
+        must not find vectors where the ledger has halves, which may fail, or a failure."""
         for outcome in failed:
-            if outcome.failure is not None and isinstance(outcome.failure.outcome, batches.Split):
-                whole = outcome.held
-                await self._patiently(functools.partial(self._results.drop_batches, whole.job_id, [whole.first_item]))
+            if outcome.failure is not None and not isinstance(outcome.failure.outcome, batches.Retry):
+                held = outcome.held
+                await self._patiently(functools.partial(self._results.drop_batches, held.job_id, [held.first_item]))
 
     async def _complete(self, done: Sequence[_Outcome]) -> set[int]:
         tries = 0
