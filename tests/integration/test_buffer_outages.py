@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from podium_embedded import EmbeddedRedis
 from podium_runtime import errors
 from podium_scheduler.adapters.redis import buffer as adapter
+from podium_scheduler.adapters.redis import wakeups
+from podium_scheduler.adapters.sql import leadership
 
 
 @pytest.fixture
@@ -51,3 +54,25 @@ async def test_scripts_that_were_flushed_come_back(buffer: adapter.Buffer) -> No
     await buffer.client.script_flush()
     await buffer.release_results(job_id, 1)
     assert await buffer.result_items(job_id) == {1}
+
+
+async def test_a_silent_redis_keeps_nobody_who_only_wakes_others() -> None:
+    """The leader says that it leads between two heartbeats; another would take its lead from it meanwhile."""
+
+    left = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        left.set()
+
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        silent = adapter.Buffer(f"redis://127.0.0.1:{port}", prefix="test", consumer="me", result_ttl_s=60)
+        began = time.monotonic()
+        await wakeups.Wakeups(silent, "test", "me").replicas("leads")
+        waited = time.monotonic() - began
+        await silent.close()
+        await left.wait()
+    assert waited < leadership.LEASE.total_seconds()

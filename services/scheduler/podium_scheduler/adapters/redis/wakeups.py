@@ -1,4 +1,7 @@
-"""Wake-ups between replicas and gateways by Redis pub/sub. A message lost costs a poll interval, never more."""
+"""Wake-ups between replicas and gateways by Redis pub/sub. A message lost costs a poll interval, never more.
+
+So nobody waits long to send one: the leader's heartbeat goes on while Redis is silent, and an admitted job is answered.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from podium_runtime import logs
 from podium_scheduler.adapters.redis.buffer import Buffer
 
 log = logs.get_logger(__name__)
+_PATIENCE_S = 0.5
 Handler = Callable[[Mapping[str, object]], Awaitable[None]]
 
 
@@ -39,12 +43,12 @@ class Wakeups:
 
     async def _publish(self, messages: Sequence[tuple[str, str]]) -> None:
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
+            async with asyncio.timeout(_PATIENCE_S), self._client.pipeline(transaction=False) as pipe:
                 for channel, message in messages:
                     pipe.publish(channel, message)
                 await pipe.execute()
         except (exceptions.RedisError, OSError) as error:
-            log.warning("wake_up_not_published", error=str(error))
+            log.warning("wake_up_not_published", error=repr(error))
 
     async def listen(self, handle: Handler) -> None:
         """Calls `handle` for each message of another replica, until cancelled. Reconnects by itself."""
@@ -65,6 +69,6 @@ class Wakeups:
             content = json.loads(data)
             if content["from"] != self._replica_id:
                 await handle(content)
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             # Anybody may publish on a channel, another version of ours too.
             log.warning("wake_up_not_understood", error=str(error))
