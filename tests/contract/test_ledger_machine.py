@@ -155,7 +155,7 @@ class Calls(RuleBasedStateMachine):
         assert sorted(lease.lease_token for lease in ended.revoked) == sorted(void)
 
     def expire_due(self) -> None:
-        ended = self.ledger.do(self.ledger.jobs.expire_due(LONG, 100))
+        ended = self.ledger.do(self.ledger.jobs.expire_due(LONG, max_jobs=100, max_batches=10_000))
         expected = self.model.expire_due()
         assert {e.job.job_id: sorted(r.lease_token for r in e.revoked) for e in ended} == {
             job_id: sorted(void) for job_id, void in expected.items()

@@ -186,7 +186,7 @@ async def test_every_way_a_batch_can_end_is_offered(ledger: Ledger) -> None:
     await ledger.lease(cancelled, 1)
     await ledger.jobs.cancel(ledger.app, cancelled, WEEK)
     await ledger.run("UPDATE jobs SET deadline = now() WHERE job_id = :job_id", job_id=expired)
-    await ledger.jobs.expire_due(WEEK, 10)
+    await ledger.jobs.expire_due(WEEK, max_jobs=10, max_batches=100)
     workload = f"unservable-{ledger.app}"
     unserved = await ledger.admit(1, workload)
     await ledger.batches.give_up_waiting(workload, "no such model", 10)

@@ -69,7 +69,7 @@ WRITES: Mapping[str, Write] = {
     "give up waiting": lambda db: batch_ledger.BatchLedger(db, WEEK).give_up_waiting("w", "nobody", 10),
     "end expired": lambda db: session_ledger.SessionLedger(db, timedelta(seconds=10)).end_expired(10),
     "delete ended": lambda db: session_ledger.SessionLedger(db, WEEK).delete_ended(timedelta(hours=1), 10),
-    "expire due": lambda db: job_ledger.JobLedger(db).expire_due(WEEK, 10),
+    "expire due": lambda db: job_ledger.JobLedger(db).expire_due(WEEK, max_jobs=10, max_batches=100),
     "due": lambda db: archive_ledger.ArchiveLedger(db).due(9),
     "archive": lambda db: archive_ledger.ArchiveLedger(db).archive([DUE], max_batches=9, max_payload_bytes=99),
     "remove": lambda db: archive_ledger.ArchiveLedger(db).remove(timedelta(0), max_jobs=9, max_failures=9),

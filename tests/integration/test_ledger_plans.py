@@ -53,7 +53,7 @@ OVER_HISTORY = {
 }
 PARAMETERS = {
     ":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'", ":after": "'00000000-0000-0000-0000-000000000000'",
-    ":retention": "'30 days'", ":max_jobs": "10", ":app_id": "'default'", ":lock_key": "1",
+    ":retention": "'30 days'", ":max_jobs": "10", ":max_batches": "10", ":app_id": "'default'", ":lock_key": "1",
 }  # fmt: skip
 
 

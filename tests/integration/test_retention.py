@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import (
@@ -291,6 +292,23 @@ async def test_a_step_passes_over_what_somebody_holds(ledger: Ledger) -> None:
     assert (await ledger.step()).jobs == (held,)
 
 
+async def test_a_step_locks_what_it_moves_and_no_more(ledger: Ledger) -> None:
+    for _ in range(5):
+        await ledger.over(20)
+    free = []
+
+    async def look(_: AsyncConnection) -> None:
+        async with ledger.database.transaction() as other:
+            statement = text("SELECT count(*) FROM (SELECT FROM batches FOR UPDATE SKIP LOCKED) AS free")
+            free.append(await other.scalar(statement))
+
+    watched = archive_ledger.ArchiveLedger(ledger.database.under(look))
+    due = await ledger.archive.due(50)
+    step = await watched.archive(due, max_batches=10, max_payload_bytes=MAX_PAYLOAD_BYTES)
+    assert step.batches == 10
+    assert free == [90]
+
+
 async def test_another_janitor_goes_on_where_one_was_stopped(ledger: Ledger) -> None:
     job_id = await ledger.over(2_500, released=False, age=WEEK)
     results = Results(ledger)
@@ -316,3 +334,39 @@ async def test_only_active_jobs_are_counted(ledger: Ledger) -> None:
     await ledger.over(3)
     await ledger.admit(2)
     assert (await ledger.batches.counts())[0] == {"PENDING": 1, "RUNNING": 0}
+
+
+async def _let_deadlines_pass(ledger: Ledger) -> None:
+    async with ledger.database.transaction() as connection:
+        await connection.execute(text("UPDATE jobs SET deadline = now() - interval '1 s'"))
+
+
+async def test_deadlines_that_pass_together_end_their_jobs_in_bounded_steps(ledger: Ledger) -> None:
+    admitted = {await ledger.admit(4) for _ in range(3)}
+    await _let_deadlines_pass(ledger)
+    steps = []
+    while ended := await ledger.jobs.expire_due(WEEK, max_jobs=10, max_batches=5):
+        steps.append({one.job.job_id for one in ended})
+    assert [len(step) for step in steps] == [2, 1]
+    assert set.union(*steps) == admitted
+
+
+async def test_a_janitor_expires_one_step_after_the_other_without_a_rest(ledger: Ledger) -> None:
+    admitted = [await ledger.admit(janitor._MAX_BATCHES) for _ in range(2)]
+    await _let_deadlines_pass(ledger)
+    one = cleaner(ledger, Results(ledger))
+    while await one.round() < janitor._INTERVAL_S:
+        pass
+    assert [(await ledger.job(job_id)).state for job_id in admitted] == [jobs.State.EXPIRED] * 2
+
+
+async def test_a_job_that_was_completed_in_time_is_computed_again_after_its_deadline(ledger: Ledger) -> None:
+    """Its result was lost, or shed to make room for others: neither is the client's delay."""
+    job_id = await ledger.admit(2)
+    leased = await ledger.claimed(job_id, 2)
+    await ledger.finish(leased)
+    await _let_deadlines_pass(ledger)
+    await ledger.batches.recompute(job_id, [leased[0].batch_id])
+    assert await ledger.jobs.expire_due(WEEK, max_jobs=10, max_batches=100) == []
+    await ledger.finish(await ledger.claimed(job_id, 2))
+    assert (await ledger.job(job_id)).state is jobs.State.COMPLETED

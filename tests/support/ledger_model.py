@@ -61,6 +61,8 @@ class Job:
     batches: list[Batch]
     state: str = "PENDING"
     released: int = 0
+    in_time: bool = False
+    """It was COMPLETED once: what is computed again of it has no deadline."""
 
     @property
     def items(self) -> int:
@@ -74,7 +76,7 @@ class Job:
         if all(b.state not in OPEN for b in self.batches):
             self.state = "COMPLETED"
         elif self.state == "COMPLETED":
-            self.state = "RUNNING"
+            self.state, self.in_time = "RUNNING", True
 
     def end(self, state: str) -> list[bytes]:
         """Ends what is left of it; returns the tokens that are void now."""
@@ -215,7 +217,8 @@ class Model:
 
     def expire_due(self) -> dict[UUID, list[bytes]]:
         """Deadlines that have passed; returns the void tokens by job."""
-        return {j.job_id: j.end("EXPIRED") for j in self.jobs.values() if j.due and j.state in ACTIVE}
+        due = [j for j in self.jobs.values() if j.due and not j.in_time and j.state in ACTIVE]
+        return {j.job_id: j.end("EXPIRED") for j in due}
 
     def release(self, job_id: UUID, before: int) -> int:
         """The reader has everything before an item; returns the first item that it may still ask for."""

@@ -68,11 +68,11 @@ class Janitor(loops.PatientLoop):
 
     async def _expire(self) -> bool:
         """Jobs whose deadline has passed; whether there may be more of them."""
-        ended = await self._jobs.expire_due(self._retention.results, _PAGE)
+        ended = await self._jobs.expire_due(self._retention.results, max_jobs=_PAGE, max_batches=_MAX_BATCHES)
         for one in ended:
             log.info("job_expired", job_id=str(one.job.job_id))
             await self._revoke.spread(one, "deadline")
-        return len(ended) == _PAGE
+        return len(ended) > 0
 
     async def _archive_next(self) -> bool:
         """The next batches that serve nobody any more; whether there may be more of them."""

@@ -40,14 +40,17 @@ _LOCK_DUE = text("""
 """)
 
 # The first batch goes whatever its size, so that every step gets on. `octet_length` reads no payload, only its header.
+# The limit comes before the sum, which would read, and so lock, the next batches of every job that is due.
 _MOVE = text("""
-    WITH next AS (
-        SELECT b.batch_id, sum(b.bytes) OVER (ORDER BY b.batch_id) - b.bytes AS bytes_before
+    WITH picked AS (
+        SELECT b.batch_id, b.bytes
         FROM unnest(CAST(:job_ids AS uuid[])) AS due(job_id) CROSS JOIN LATERAL (
             SELECT batch_id, coalesce(octet_length(payload), 0) AS bytes FROM batches
             WHERE job_id = due.job_id ORDER BY first_item LIMIT :max_batches FOR UPDATE SKIP LOCKED) AS b
         LIMIT :max_batches
-    ), gone AS (
+    ), next AS (
+        SELECT batch_id, sum(bytes) OVER (ORDER BY batch_id) - bytes AS bytes_before FROM picked
+), gone AS (
         DELETE FROM batches USING next
         WHERE batches.batch_id = next.batch_id AND next.bytes_before < :max_payload_bytes
         RETURNING batches.*

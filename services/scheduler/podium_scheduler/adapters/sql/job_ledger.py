@@ -76,10 +76,15 @@ _LIST_BATCHES = text("""
     ORDER BY first_item LIMIT :limit
 """)
 
+# The first goes whatever its size. A job that was COMPLETED in time stays so: what is computed again of it was lost by
+# us.
 _DUE_DEADLINES = text("""
-    SELECT job_id FROM jobs
-    WHERE deadline <= now() AND deadline IS NOT NULL AND state IN ('PENDING', 'RUNNING')
-    ORDER BY deadline LIMIT :limit
+    SELECT job_id FROM (
+        SELECT job_id, sum(unfinished) OVER (ORDER BY deadline, job_id) - unfinished AS ahead FROM (
+            SELECT job_id, deadline, batch_count - batches_finished AS unfinished FROM jobs
+            WHERE deadline <= now() AND deadline IS NOT NULL AND state IN ('PENDING', 'RUNNING') AND NOT offered
+            ORDER BY deadline LIMIT :max_jobs) AS due) AS step
+    WHERE ahead < :max_batches
 """)
 
 _APP_OF_TOKEN = text("SELECT app_id FROM app_tokens WHERE token_sha256 = :token_sha256 AND revoke_time IS NULL")
@@ -224,11 +229,12 @@ class JobLedger:
         return ended
 
     @ledger_call
-    async def expire_due(self, retention: timedelta, limit: int) -> list[Ended]:
-        """Expires what is left of up to `limit` jobs whose deadline has passed."""
+    async def expire_due(self, retention: timedelta, *, max_jobs: int, max_batches: int) -> list[Ended]:
+        """Expires what is left of jobs whose deadline has passed, up to a number of them and about one of batches."""
         ended: list[Ended] = []
+        bounds = {"max_jobs": max_jobs, "max_batches": max_batches}
         async with self._database.transaction() as connection:
-            due = (await connection.scalars(_DUE_DEADLINES, {"limit": limit})).all()
+            due = (await connection.scalars(_DUE_DEADLINES, bounds)).all()
             for job_id in sorted(due):
                 one = await _end(
                     connection,
