@@ -17,7 +17,8 @@ from podium_scheduler.domain import fairness, room
 log = logs.get_logger(__name__)
 _INTERVAL_S = 1.0
 _PATIENCE_ROUNDS = 2
-_HOLDERS = 5
+# Most rounds need one. But what a job's counters say that it holds, its first few batches may, which stay.
+_HOLDERS = 100
 _PER_LEVEL = 4
 _PAGE = 500
 

@@ -18,13 +18,15 @@ _IN_FLIGHT = text("""
     JOIN jobs j ON j.job_id = b.job_id GROUP BY j.workload
 """)
 
+# An item without a vector takes next to nothing, and one whose batch was given up nothing at all.
 _LARGEST = text("""
     SELECT j.job_id, j.workload
     FROM jobs j JOIN unnest(CAST(:workloads AS text[]), CAST(:sizes AS int[])) AS s(workload, item_bytes)
         ON s.workload = j.workload
     WHERE NOT j.archived AND NOT j.results_expired AND j.state IN ('RUNNING', 'COMPLETED') AND j.batches_finished > 0
       AND j.items_released < j.item_count
-    ORDER BY (j.items_succeeded + j.items_failed - j.items_released) * CAST(s.item_bytes AS bigint) DESC LIMIT :limit
+    ORDER BY least(j.items_succeeded, j.items_succeeded + j.items_failed - j.items_released)
+        * CAST(s.item_bytes AS bigint) DESC LIMIT :limit
 """)
 
 _LATEST_RESULTS = text("""
