@@ -2,8 +2,9 @@
 
 Promise: a call that failed because the service was away or full is repeated with jittered, growing pauses
 until `retry_for_s` seconds have passed without any progress; before the first contact with the service the
-shorter `connect_for_s` holds, so that a wrong address is told at once. The clock is the process's monotonic
-one and can be replaced. RetryInfo from the service is a lower bound for the pause.
+shorter `connect_for_s` holds, so that a wrong address is told at once. A try that lasted for long is progress, too: a
+stream with nothing to say was not without the service. The clock is the process's monotonic one and can be replaced.
+RetryInfo from the service is a lower bound for the pause.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class RetryPolicy:
     dice: Callable[[], float] = random.random
 
 
+# No connection takes this long to be refused: a try that fails later than this had reached the service.
+_CONNECTED_AFTER_S = 30.0
 _FULL = "BUFFER_FULL"
 # A stream that a proxy or a dying server cuts ends with one of these texts and no better code.
 _CUT_STREAM = ("RST_STREAM", "Stream removed", "GOAWAY")
@@ -65,16 +68,17 @@ class Patience:
     on_full: Callable[[], Awaitable[None]] | None = None
     """Called when the service refuses work because unread results fill it up; may make room."""
     _since: float = field(init=False)
+    _tried_at: float = field(init=False)
     _pause: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._since = self.policy.now()
+        self._since = self._tried_at = self.policy.now()
         self._pause = self.policy.first_pause_s
 
     def progress(self) -> None:
         """Something came from the service: full patience again."""
         self.contacted = True
-        self._since = self.policy.now()
+        self._since = self._tried_at = self.policy.now()
         self._pause = self.policy.first_pause_s
 
     async def wait(self, error: grpc.RpcError) -> None:
@@ -82,6 +86,8 @@ class Patience:
         ended."""
         if not is_retryable(error):
             raise from_rpc_error(error) from error
+        if self.policy.now() - self._tried_at >= _CONNECTED_AFTER_S:
+            self.progress()
         details = decode_details(error)
         # A status with details was written by Podium itself, so the address is right.
         self.contacted = self.contacted or not details.empty
@@ -93,6 +99,7 @@ class Patience:
         if details.reason == _FULL and self.on_full is not None:
             await self.on_full()
         await self.policy.sleep(pause)
+        self._tried_at = self.policy.now()
 
 
 async def call(patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -82,6 +82,26 @@ async def test_progress_renews_patience() -> None:
     assert time.now_s >= 45.0
 
 
+async def test_a_stream_that_had_nothing_to_say_for_hours_is_no_hours_without_the_service() -> None:
+    time = FakeTime()
+    patience = Patience(policy(time))
+    for _ in range(3):
+        time.now_s += 3_600.0
+        for _ in range(3):
+            await patience.wait(failure(grpc.StatusCode.UNAVAILABLE))
+    assert time.pauses == pytest.approx([0.1, 0.2, 0.4] * 3)
+
+
+async def test_connections_into_nowhere_use_patience_up() -> None:
+    time = FakeTime()
+    patience = Patience(policy(time), contacted=True)
+    with pytest.raises(podium_client.Unavailable):
+        for _ in range(9):
+            time.now_s += 20.0
+            await patience.wait(failure(grpc.StatusCode.UNAVAILABLE))
+    assert time.pauses == []
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
