@@ -116,10 +116,14 @@ class Completer:
     async def _forget_results(self, failed: Sequence[_Outcome]) -> None:
         """Of batches that are halved or given up: an attempt whose lease was lost may have left its result, and readers
         must not find vectors where the ledger has halves, which may fail, or a failure."""
-        for outcome in failed:
-            if outcome.failure is not None and not isinstance(outcome.failure.outcome, batches.Retry):
-                held = outcome.held
-                await self._patiently(functools.partial(self._results.drop_batches, held.job_id, [held.first_item]))
+        ended = [o for o in failed if o.failure is not None and not isinstance(o.failure.outcome, batches.Retry)]
+        if not ended:
+            return
+        # Whoever has lost the lease says nothing about the results that may be there: another's, and good.
+        keys = [records.LeaseKey(o.batch_id, o.held.lease_token) for o in ended]
+        leased = await self._patiently(lambda: self._ledger.still_leased(keys))
+        for held in (o.held for o in ended if o.batch_id in leased):
+            await self._patiently(functools.partial(self._results.drop_batches, held.job_id, [held.first_item]))
 
     async def _complete(self, done: Sequence[_Outcome]) -> set[int]:
         tries = 0
