@@ -15,6 +15,7 @@ import pytest_asyncio
 from podium.common.v1 import job_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
+from podium_gateway.app import consume
 from tests.integration import gateway_rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -203,6 +204,7 @@ async def test_acknowledgements_of_what_is_not_out_are_ignored(rig: gateway_rig.
 async def test_failures_and_jobs_are_delivered_too(rig: gateway_rig.Rig) -> None:
     call = await started(rig)
     job = rig.ledger.add_job("app-a", 10, 10)
+    job.state = job_pb2.JOB_STATE_COMPLETED
     batch = scheduler_pb2.Batch(
         first_item=0,
         item_count=10,
@@ -229,6 +231,66 @@ async def test_results_that_are_not_in_the_store_go_back_and_the_next_ones_come(
     got = await call.read()
     assert got.delivery_id.startswith(f"{kept}-")
     await until_advance(rig, lambda r: list(r.returned) == [lost])
+    call.cancel()
+
+
+async def offer_bulky(rig: gateway_rig.Rig, items: int) -> scheduler_pb2.Delivery:
+    """A batch of which 30 items are stored, five a chunk, so large that the gateway reads four chunks at a time."""
+    job = rig.ledger.add_job("app-a", 30, 30)
+    chunks = gateway_rig.chunks_of(job.job_id, 0, 30, 5)
+    for chunk in chunks:
+        chunk.keys.append("k" * (consume.READ_BYTES // 4 + 1))
+    await gateway_rig.store(rig.redis, job.job_id, chunks)
+    batch = scheduler_pb2.Batch(first_item=0, item_count=items, state=COMPLETED, attempt=1)
+    delivery = scheduler_pb2.Delivery(delivery=next(numbers), job_id=job.job_id, batch=batch)
+    rig.ledger.offers.append(delivery)
+    await rig.redis.publish("podium:group:7", "deliveries")
+    return delivery
+
+
+async def test_no_id_names_two_messages_when_a_delivery_is_lost_on_its_way_and_comes_again(
+    rig: gateway_rig.Rig,
+) -> None:
+    call = await started(rig, window=1)
+    offered = await offer_bulky(rig, items=30)
+    seen = [(await call.read()).delivery_id]
+    await rig.redis.delete(f"podium:results:{{{offered.job_id}}}", f"podium:index:{{{offered.job_id}}}")
+    for _ in range(3):
+        await call.write(ack(seen[-1]))
+        seen.append((await call.read()).delivery_id)
+    await call.write(ack(seen[-1]))
+    await until_advance(rig, lambda r: list(r.returned) == [offered.delivery])
+    # Computed again, in other chunks.
+    await gateway_rig.store(rig.redis, offered.job_id, gateway_rig.chunks_of(offered.job_id, 0, 30, 10))
+    rig.ledger.offers.append(offered)
+    await rig.redis.publish("podium:group:7", "deliveries")
+    again = await call.read()
+    assert again.chunk.item_count == 10
+    assert again.delivery_id not in seen
+    call.cancel()
+
+
+async def test_a_half_that_finds_the_result_of_the_whole_is_sent_once_and_settled(rig: gateway_rig.Rig) -> None:
+    call = await started(rig)
+    offered = await offer_bulky(rig, items=10)
+    for first_item in (0, 5):
+        got = await call.read()
+        assert got.chunk.first_item == first_item
+        await call.write(ack(got.delivery_id))
+    await until_advance(rig, lambda r: list(r.acknowledged) == [offered.delivery])
+    call.cancel()
+
+
+async def test_a_job_that_goes_on_is_not_told_to_be_over(rig: gateway_rig.Rig) -> None:
+    call = await started(rig)
+    job = job_pb2.Job()
+    job.CopyFrom(rig.ledger.add_job("app-a", 10, 10))
+    job.state = job_pb2.JOB_STATE_RUNNING
+    goes_on = scheduler_pb2.Delivery(delivery=next(numbers), job_id=job.job_id, job=job)
+    rig.ledger.offers.append(goes_on)
+    kept = await offer(rig, items=5)
+    assert (await call.read()).delivery_id.startswith(f"{kept}-")
+    await until_advance(rig, lambda r: list(r.returned) == [goes_on.delivery])
     call.cancel()
 
 

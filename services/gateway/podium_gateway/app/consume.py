@@ -13,6 +13,7 @@ and costs no more than its window's list, one read of about READ_BYTES and one m
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, suppress
 
@@ -25,6 +26,7 @@ from podium_runtime import clock, errors
 
 READ_BYTES = 2 << 20
 MAX_UNACKNOWLEDGED_BYTES = 64 << 20
+_FINAL = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_EXPIRED})
 _WITHOUT_RESULT = frozenset({job_pb2.BATCH_STATE_FAILED, job_pb2.BATCH_STATE_CANCELLED, job_pb2.BATCH_STATE_EXPIRED})
 Frames = AsyncIterator[gateway_pb2.ConsumeResultsRequest]
 
@@ -98,6 +100,7 @@ class _Stream:
         self._store = store
         self._meter = meter
         self._ids = deliveries.DeliveryIds(lease.tag)
+        self._numbers = itertools.count()
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """Everything that is delivered while the consumer's side is open."""
@@ -163,7 +166,7 @@ class _Stream:
     async def _deliver(self) -> AsyncGenerator[bytes, None]:
         """The messages of the next deliveries: one, or a run of batches that are read together."""
         first = self._lease.queue[0]
-        if first.WhichOneof("what") == "job":
+        if first.WhichOneof("what") == "job" and first.job.state in _FINAL:
             yield self._whole(self._lease.queue.popleft(), job=first.job)
         elif first.batch.state in _WITHOUT_RESULT:
             yield self._whole(self._lease.queue.popleft(), failure=_failure(first))
@@ -172,7 +175,8 @@ class _Stream:
                 async for message in messages:
                     yield message
         else:
-            # It was leased to us, the answer was lost, and then its result was lost too.
+            # It was leased to us, the answer was lost, and then its result was lost too: it is computed again, and its
+            # job goes on.
             self._lease.give_back(self._lease.queue.popleft())
 
     def _whole(
@@ -182,15 +186,15 @@ class _Stream:
         job: job_pb2.Job | None = None,
         failure: result_pb2.BatchFailure | None = None,
     ) -> bytes:
-        delivery_id = self._ids.encode(delivery.delivery, 0)
+        number = next(self._numbers)
+        delivery_id = self._ids.encode(delivery.delivery, number)
         response = gateway_pb2.ConsumeResultsResponse(delivery_id=delivery_id, job=job, failure=failure)
         message = response.SerializeToString()
-        self._window.sent(delivery.delivery, 0, len(message), last=True)
+        self._window.sent(delivery.delivery, number, len(message), last=True)
         return message
 
     async def _results(self, first: scheduler_pb2.Delivery) -> AsyncGenerator[bytes, None]:
         start = ports.ReadFrom(first.batch.first_item)
-        sent = 0
         while True:
             run = await self._store.read(first.job_id, start, READ_BYTES, _run(self._lease.queue))
             if not run:
@@ -202,29 +206,33 @@ class _Stream:
                 delivery = self._lease.queue[0]
                 if (delivery.job_id, delivery.batch.first_item) != (first.job_id, stored.first_item):
                     return
-                for message in self._chunks(delivery, stored, sent):
+                for message in self._chunks(delivery, stored):
                     yield message
-                if not stored.complete:
-                    start = ports.ReadFrom(stored.first_item, stored.last_entry)
-                    first, sent = delivery, sent + len(stored.chunks)
+                if self._lease.queue and self._lease.queue[0] is delivery:
+                    start, first = ports.ReadFrom(stored.first_item, stored.last_entry), delivery
                     break
-                sent = 0
+                if not stored.complete:
+                    return
             else:
                 return
 
-    def _chunks(self, delivery: scheduler_pb2.Delivery, stored: ports.StoredBatch, sent: int) -> Iterator[bytes]:
-        """The messages of what was read of one batch, after `sent` chunks of it; it leaves the queue with its last.
+    def _chunks(self, delivery: scheduler_pb2.Delivery, stored: ports.StoredBatch) -> Iterator[bytes]:
+        """The messages of what was read of one batch; it leaves the queue with its last.
 
-        A half of a split batch may find the result of the whole, which reaches beyond it.
+        A batch that was halved may find the result of the whole, which reaches beyond it, or be the whole and find the
+        result of its first half, whose sibling is a delivery of its own.
         """
         end = delivery.batch.first_item + delivery.batch.item_count
-        chunks = [chunk for chunk in stored.chunks if frames.span(chunk)[0] < end]
-        for index, chunk in enumerate(chunks, sent):
-            last = stored.complete and index == sent + len(chunks) - 1
+        spans = [frames.span(chunk) for chunk in stored.chunks]
+        chunks = [chunk for chunk, (first, _) in zip(stored.chunks, spans, strict=True) if first < end]
+        ends = stored.complete or sum(spans[-1]) >= end
+        for index, chunk in enumerate(chunks):
+            last = ends and index == len(chunks) - 1
             if last:
                 self._lease.queue.popleft()
-            self._window.sent(delivery.delivery, index, len(chunk), last=last)
-            yield frames.delivery_message(self._ids.encode(delivery.delivery, index).encode(), chunk)
+            number = next(self._numbers)
+            self._window.sent(delivery.delivery, number, len(chunk), last=last)
+            yield frames.delivery_message(self._ids.encode(delivery.delivery, number).encode(), chunk)
 
 
 def _run(queue: Iterable[scheduler_pb2.Delivery]) -> int:

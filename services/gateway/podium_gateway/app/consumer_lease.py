@@ -20,7 +20,8 @@ from podium_runtime import clock, errors, logs
 log = logs.get_logger(__name__)
 
 POLL_S = 1.0
-MAX_CLAIM = 64
+# Leased and not yet sent: what a consumer holds in reserve, its neighbours cannot have.
+MAX_AHEAD = 64
 _RETRY_S = 0.25
 # Until the reconciler has noticed the loss, asking for the same batch again would only be a loop.
 _LOST_PAUSE_S = 1.0
@@ -95,14 +96,18 @@ class ConsumerLease:
         now = self._clock.monotonic()
         returned = {delivery for delivery, until in self._lost.items() if until <= now}
         held = self._held() - returned
-        room = self._window.size - len(held)
         return scheduler_pb2.AdvanceConsumerRequest(
             consumer_id=self._opened.consumer_id,
             acknowledged=sorted(self._window.settled),
             returned=sorted(returned),
             held=sorted(held),
-            limit=max(0, min(room, MAX_CLAIM)),
+            limit=self._room(returned=len(returned)),
         )
+
+    def _room(self, *, returned: int = 0) -> int:
+        """Deliveries that can be sent soon: each is a chunk at least, and none is sent while the window is full."""
+        ahead = len(self.queue) + len(self._lost) - returned
+        return max(0, min(self._window.room, MAX_AHEAD) - ahead)
 
     def _held(self) -> set[int]:
         return {d.delivery for d in self.queue} | self._window.deliveries | set(self._lost)
@@ -122,7 +127,7 @@ class ConsumerLease:
         """Until there is something to tell or to ask."""
         if self._window.settled:
             return
-        room = len(self._held()) < self._window.size
+        room = self._room() > 0
         if room and 0 < asked <= got:
             return
         kinds = (_ACKNOWLEDGED, wakes.DELIVERIES) if room else (_ACKNOWLEDGED,)

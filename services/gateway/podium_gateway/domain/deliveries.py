@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_ID = re.compile(r"([0-9]{1,19})-([0-9]{1,9})-([0-9a-f]{8})")
+_ID = re.compile(r"([0-9]{1,19})-([0-9]{1,19})-([0-9a-f]{8})")
 
 
 class BadDeliveryId(ValueError):
@@ -17,13 +17,17 @@ class BadDeliveryId(ValueError):
 
 
 class DeliveryIds:
-    """Writes and reads the delivery ids of one stream, told from those of others by its tag (8 hex digits)."""
+    """Writes and reads the delivery ids of one stream, told from those of others by its tag (8 hex digits).
+
+    No id names two messages: of a delivery that was sent, lost and sent again, perhaps cut into other chunks, the
+    acknowledgements of what came first must not count for what came later.
+    """
 
     def __init__(self, tag: str) -> None:
         self._tag = tag
 
     def encode(self, delivery: int, chunk: int) -> str:
-        """The id of a chunk of a delivery."""
+        """The id of a chunk of a delivery; `chunk` is its number in the stream."""
         return f"{delivery}-{chunk}-{self._tag}"
 
     def decode(self, text: str) -> tuple[int, int] | None:
@@ -36,7 +40,7 @@ class DeliveryIds:
 
 @dataclass(slots=True)
 class _Sent:
-    """Sizes of a delivery's chunks that are not acknowledged, by their position."""
+    """Sizes of a delivery's chunks that are not acknowledged, by their number."""
 
     waiting: dict[int, int] = field(default_factory=dict)
     complete: bool = False
@@ -52,6 +56,11 @@ class Window:
         self._chunks = 0
         self._bytes = 0
         self.settled: set[int] = set()
+
+    @property
+    def room(self) -> int:
+        """Chunks that may go out now, as far as their number goes."""
+        return 0 if self.full else self.size - self._chunks
 
     @property
     def full(self) -> bool:
