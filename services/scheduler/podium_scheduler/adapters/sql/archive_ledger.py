@@ -50,7 +50,7 @@ _MOVE = text("""
         LIMIT :max_batches
     ), next AS (
         SELECT batch_id, sum(bytes) OVER (ORDER BY batch_id) - bytes AS bytes_before FROM picked
-), gone AS (
+    ), gone AS (
         DELETE FROM batches USING next
         WHERE batches.batch_id = next.batch_id AND next.bytes_before < :max_payload_bytes
         RETURNING batches.*
