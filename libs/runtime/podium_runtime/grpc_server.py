@@ -1,11 +1,13 @@
 """The server every service builds on: auth, errors, health, reflection, TLS and a graceful end.
 
 Promises: a handler's PodiumError becomes its rich status; anything else becomes INTERNAL without a word of the
-traceback, which is logged here; cancellation passes through untouched. Without tokens it binds loopback only.
+traceback, which is logged here; cancellation passes through untouched. A write that fails because the connection broke
+under it is a cancellation that gRPC has not told yet. Without tokens it binds loopback only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
@@ -155,6 +157,10 @@ class _Edge(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 code = grpc.StatusCode(context.code()) if context.code() else grpc.StatusCode.UNKNOWN
                 raise
+            except grpc.aio.InternalError as error:
+                # gRPC's own: an operation on this call failed, as nobody is at its other end any more.
+                log.debug("caller_gone", method=method, error=str(error))
+                raise asyncio.CancelledError from error
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 log.exception("rpc_crashed", method=method)
