@@ -54,7 +54,8 @@ _RENEW = text("""
 """)
 
 _BREAK = text("""
-    UPDATE sessions SET state = 'BROKEN', credits = '{}', expire_time = now() + CAST(:grace AS interval)
+    UPDATE sessions SET state = 'BROKEN', credits = '{}',
+        expire_time = least(expire_time, now() + CAST(:grace AS interval))
     WHERE session_id = :session_id AND state = 'OPEN'
 """)
 
@@ -169,7 +170,7 @@ class SessionLedger:
 
     @ledger_call
     async def mark_broken(self, session_id: UUID, grace: timedelta) -> None:
-        """The stream broke: the worker may resume within `grace`, then the leases are lost."""
+        """The stream broke: the worker may resume within `grace`, and its lease, then the leases are lost."""
         async with self._database.transaction() as connection:
             await connection.execute(_BREAK, {"session_id": session_id, "grace": grace})
 

@@ -1,0 +1,50 @@
+"""How long a session lasts in Postgres: as long as its lease, and never longer for having broken."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from podium_embedded import EmbeddedPostgres
+from podium_scheduler.adapters.sql import database, migrate, session_ledger
+from podium_scheduler.app import records
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TTL = timedelta(minutes=1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
+    async with EmbeddedPostgres(tmp_path_factory.mktemp("sessions")) as postgres:
+        await migrate.upgrade(postgres.url)
+        made = database.Database(postgres.url, pool_size=1)
+        yield made
+        await made.close()
+
+
+async def expiry(pool: database.Database, session_id: uuid.UUID) -> datetime:
+    async with pool.transaction() as connection:
+        query = text("SELECT expire_time FROM sessions WHERE session_id = :session_id")
+        found: datetime = await connection.scalar(query, {"session_id": session_id})
+        return found
+
+
+async def test_a_broken_stream_shortens_its_session_and_never_lengthens_it(pool: database.Database) -> None:
+    sessions = session_ledger.SessionLedger(pool, TTL)
+    new = records.NewSession(uuid.uuid4(), uuid.uuid4(), "replica-1", "host", "0", "", b"")
+    await sessions.open(new, [])
+    lease = await expiry(pool, new.session_id)
+    await sessions.mark_broken(new.session_id, 10 * TTL)
+    assert await expiry(pool, new.session_id) == lease
+
+    again = records.NewSession(uuid.uuid4(), new.worker_id, "replica-1", "host", "0", "", b"")
+    await sessions.open(again, [])
+    lease = await expiry(pool, again.session_id)
+    await sessions.mark_broken(again.session_id, TTL / 4)
+    assert lease - TTL < await expiry(pool, again.session_id) < lease - TTL / 2
