@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from podium_scheduler.adapters.sql import batch_ledger, database, job_ledger, session_ledger
+from podium_scheduler.adapters.sql import batch_ledger, database, job_ledger, requeue_ledger, session_ledger
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches
 from tests.support import stack
@@ -63,6 +63,7 @@ class Ledger:
         self.jobs = job_ledger.JobLedger(self.pool)
         self.batches = batch_ledger.BatchLedger(self.pool, LONG)
         self.sessions = session_ledger.SessionLedger(self.pool, LONG)
+        self.failed = requeue_ledger.RequeueLedger(self.pool, LONG)
 
     def do(self, call: Awaitable[T]) -> T:
         """Waits for one call."""
@@ -281,6 +282,12 @@ class Calls(RuleBasedStateMachine):
     def _held(self) -> set[bytes]:
         return {b.token for b in self.model.batches() if b.token is not None}
 
+    def requeue(self, picks: Sequence[int]) -> None:
+        for batch in self.some_batches(picks, "FAILED"):
+            done = self.ledger.do(self.ledger.failed.requeue(batch.batch_id))
+            assert done is not None
+            assert (done.job_id, done.refused) == (self.job_id_of(batch.batch_id), self.model.requeue(batch.batch_id))
+
     # --- losses -------------------------------------------------------------------------------------------
 
     def entries_are_lost(self, picks: list[int]) -> None:
@@ -435,13 +442,20 @@ class LedgerMachine(Calls):
             case _:
                 self.retry(leases, counts=how == "retry")
 
-    @precondition(lambda self: any(b.state == "COMPLETED" for b in self.model.batches()))
+    @precondition(lambda self: any(b.state == "FAILED" for b in self.model.batches()))
+    @rule(picks=PICKS)
+    def an_operator_requeues(self, picks: list[int]) -> None:
+        self.requeue(picks)
+
+    @precondition(lambda self: any(b.state in ("COMPLETED", "FAILED") for b in self.model.batches()))
     @rule(pick=PICK, before=st.integers(0, 20))
     def a_reader_has_read(self, pick: int, before: int) -> None:
         self.release(pick, before)
 
     @rule(
-        pick=PICK, picks=PICKS, how=st.sampled_from(["feed", "claim", "claim anything", "claim again", "admit again"])
+        pick=PICK,
+        picks=PICKS,
+        how=st.sampled_from(["feed", "claim", "claim anything", "claim again", "admit again", "requeue"]),
     )
     def a_step_alone(self, pick: int, picks: list[int], how: str) -> None:
         match how:
@@ -451,6 +465,8 @@ class LedgerMachine(Calls):
                 self.claim_again(picks)
             case "admit again":
                 self.admit_again(pick)
+            case "requeue":
+                self.requeue(picks)
             case _:
                 self.claim(picks, pick, anything=how == "claim anything")
 

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import re
 import signal
 import sys
 import uuid
@@ -20,6 +21,7 @@ import pytest
 
 from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
+from podium.worker.v1 import worker_pb2
 from podium_cli import exits, main
 from tests.support import fake_gateway
 from tests.support.fake_gateway import FakeGateway, Refusal, serve_fake_gateway
@@ -306,6 +308,31 @@ class FakeOperator(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ListQueuesResponse:
         return operator_pb2.ListQueuesResponse(queues=[operator_pb2.Queue(workload="minilm", batches_pending=1234)])
 
+    async def ListFailures(
+        self, request: operator_pb2.ListFailuresRequest, context: Any
+    ) -> operator_pb2.ListFailuresResponse:
+        assert (request.workload, request.page_size) == ("minilm", 7)
+        failure = operator_pb2.Failure(
+            batch_id=41, app_id="shop", job_id="j1", workload="minilm", first_item=256, item_count=64, attempt=5,
+            reason=job_pb2.BATCH_FAILURE_REASON_OUT_OF_MEMORY, message="no memory is left",
+        )  # fmt: skip
+        return operator_pb2.ListFailuresResponse(failures=[failure])
+
+    async def RequeueBatch(
+        self, request: operator_pb2.RequeueBatchRequest, context: Any
+    ) -> operator_pb2.RequeueBatchResponse:
+        if request.batch_id != 41:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "only a failed batch can be requeued")
+        return operator_pb2.RequeueBatchResponse()
+
+    async def DrainWorker(
+        self, request: operator_pb2.DrainWorkerRequest, context: Any
+    ) -> operator_pb2.DrainWorkerResponse:
+        if request.worker_id != "w1":
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no worker {request.worker_id} has a session")
+        status = worker_pb2.Status(in_hand=[worker_pb2.Lease(batch_id=1), worker_pb2.Lease(batch_id=2)])
+        return operator_pb2.DrainWorkerResponse(worker=operator_pb2.Worker(worker_id="w1", status=status))
+
     async def ListWorkers(
         self, request: operator_pb2.ListWorkersRequest, context: Any
     ) -> operator_pb2.ListWorkersResponse:
@@ -329,6 +356,17 @@ async def test_operator_commands(podium: Run, monkeypatch: pytest.MonkeyPatch) -
         ]
         assert "1,234" in (await podium("queues")).out
         assert "w1" in (await podium("workers")).out
+        assert (await podium("workers", "drain", "w1")).out == "w1: drains, 2 batches in hand\n"
+        assert (await podium("workers", "drain", "w1", "--json")).json["worker_id"] == "w1"
+        assert (await podium("workers", "drain", "w2")).code == exits.NOT_FOUND
+        listed = await podium("failures", "-w", "minilm", "--limit", 7)
+        assert re.search(
+            r"^\s*41 +shop +j1 +minilm +256\.\.319 +5 .* OUT_OF_MEMORY +no memory is left", listed.out, re.M
+        )
+        assert (await podium("requeue", 41)).out == "41: waits again\n"
+        refused = await podium("requeue", 41, 42)
+        assert (refused.code, refused.out) == (exits.WRONG_STATE, "41: waits again\n")
+        assert "only a failed batch can be requeued" in refused.err
         not_served = await podium("apps", "revoke", "t1")
         assert not_served.code == exits.WRONG_STATE
     finally:

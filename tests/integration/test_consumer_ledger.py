@@ -16,7 +16,15 @@ from sqlalchemy import text
 
 from podium_embedded import EmbeddedPostgres
 from podium_runtime import errors
-from podium_scheduler.adapters.sql import batch_ledger, consumer_ledger, database, job_ledger, migrate, session_ledger
+from podium_scheduler.adapters.sql import (
+    batch_ledger,
+    consumer_ledger,
+    database,
+    job_ledger,
+    migrate,
+    requeue_ledger,
+    session_ledger,
+)
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches as batch_states
 from podium_scheduler.domain import jobs
@@ -91,6 +99,20 @@ class Ledger:
             await self.ack(consumer, found)
             got += found
         return got
+
+    async def failed(self) -> tuple[UUID, int]:
+        """A completed job of two batches, of which the first was given up; and that batch's id."""
+        job_id = await self.admit(2)
+        first, second = await self.lease(job_id, 2)
+        await self.fail([first], batch_states.GiveUp(batch_states.FailureReason.OUT_OF_MEMORY))
+        await self.complete([second])
+        return job_id, first.batch_id
+
+    async def requeue(self, batch_id: int) -> str | None:
+        """Why it is refused."""
+        done = await requeue_ledger.RequeueLedger(self.database, WEEK).requeue(batch_id)
+        assert done is not None
+        return done.refused
 
     async def states(self, job_id: UUID) -> list[str]:
         return [b.state.value for b in await self.jobs.list_batches(job_id, 0, 1000)]
@@ -374,6 +396,38 @@ async def test_both_halves_of_a_lost_batch_come_to_the_groups_that_wait_for_it(l
     assert [(d.batch.first_item, d.batch.item_count) for d in got if d.batch] == [(0, 1), (1, 3)]
     assert got[-1].job is not None
     assert (await ledger.job(job_id)).items_released == 4
+
+
+async def test_a_requeued_batch_comes_again_to_every_group_and_the_end_of_its_job_too(ledger: Ledger) -> None:
+    job_id, batch_id = await ledger.failed()
+    quick, slow = await ledger.consumer("quick"), await ledger.consumer("slow")
+    assert told(await ledger.drain(quick)) == [(0, "FAILED"), (4, "COMPLETED"), "COMPLETED"]
+    assert await ledger.requeue(batch_id) is None
+    assert (await ledger.job(job_id)).state is jobs.State.RUNNING
+    assert told(await ledger.drain(slow)) == [(4, "COMPLETED")]
+    assert await ledger.drain(quick) == []
+    await ledger.complete(await ledger.lease(job_id, 1))
+    for group in (quick, slow):
+        assert told(await ledger.drain(group)) == [(0, "COMPLETED"), "COMPLETED"]
+    assert (await ledger.job(job_id)).items_released == 8
+
+
+async def test_a_failure_acknowledged_after_its_requeue_does_not_cost_the_new_outcome(ledger: Ledger) -> None:
+    job_id, batch_id = await ledger.failed()
+    me = await ledger.consumer()
+    old = await ledger.take(me)
+    assert told(old) == [(0, "FAILED"), (4, "COMPLETED")]
+    assert await ledger.requeue(batch_id) is None
+    await ledger.complete(await ledger.lease(job_id, 1))
+    assert await ledger.ack(me, old) == [records.Released(job_id, (4,), False)]
+    assert told(await ledger.drain(me)) == [(0, "COMPLETED"), "COMPLETED"]
+
+
+async def test_a_batch_whose_failure_all_groups_have_acknowledged_is_not_requeued(ledger: Ledger) -> None:
+    job_id, batch_id = await ledger.failed()
+    await ledger.drain(await ledger.consumer())
+    assert await ledger.requeue(batch_id) == "RESULTS_RELEASED"
+    assert await ledger.states(job_id) == ["FAILED", "DELIVERED"]
 
 
 async def test_results_lost_of_a_cancelled_job_come_as_failures(ledger: Ledger) -> None:

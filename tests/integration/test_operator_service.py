@@ -24,8 +24,18 @@ from podium.worker.v1 import worker_pb2
 from podium_embedded import EmbeddedPostgres
 from podium_runtime import auth, channels, errors, grpc_server, statuses
 from podium_scheduler.adapters.grpc import operator_servicer
-from podium_scheduler.adapters.sql import database, job_ledger, leadership, migrate, operator_ledger, session_ledger
-from podium_scheduler.app import draining, records, worker_sessions
+from podium_scheduler.adapters.sql import (
+    archive_ledger,
+    batch_ledger,
+    database,
+    job_ledger,
+    leadership,
+    migrate,
+    operator_ledger,
+    requeue_ledger,
+    session_ledger,
+)
+from podium_scheduler.app import draining, records, requeueing, wakers, worker_sessions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -66,6 +76,21 @@ class Rig:
             await connection.close()
 
 
+class Leads:
+    """This replica has the lead."""
+
+    leads = True
+    term = 1
+
+    async def attempt(self) -> bool:
+        return True
+
+    async def confirm(self) -> bool:
+        return True
+
+    async def resign(self) -> None: ...
+
+
 class Silence:
     """Wake-ups that reach nobody."""
 
@@ -84,8 +109,11 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
         )
         sessions = session_ledger.SessionLedger(ledger, timedelta(seconds=60))
         drains = draining.Draining(worker_sessions.SessionRegistry(), sessions, Silence())
+        requeues = requeueing.Requeueing(
+            requeue_ledger.RequeueLedger(ledger, timedelta(days=7)), Silence(), wakers.Wakers(Silence(), Leads())
+        )
         servicer = operator_servicer.OperatorServicer(
-            operator_ledger.OperatorLedger(ledger), drains, ["hash-384", "minilm"]
+            operator_ledger.OperatorLedger(ledger), drains, requeues, ["hash-384", "minilm"]
         )
         server.add(operator_pb2_grpc.add_OperatorServiceServicer_to_server, servicer, SERVICE)
         address = await server.start()
@@ -319,6 +347,85 @@ async def test_failures_come_newest_first_and_by_workload(rig: Rig) -> None:
     assert [f.job_id for f in only.failures] == [str(new)]
 
 
+async def requeue(rig: Rig, batch_id: int) -> str:
+    """Why it is refused; empty when it is not."""
+    request = pb.RequeueBatchRequest(batch_id=batch_id)
+    try:
+        await rig.call.RequeueBatch(request)
+    except grpc.aio.AioRpcError as error:
+        refusal = statuses.from_rpc_error(error)
+        assert isinstance(refusal, errors.NotFound | errors.FailedPrecondition)
+        return refusal.reason
+    return ""
+
+
+async def give_up(rig: Rig, job_id: uuid.UUID) -> list[int]:
+    """The batches of a job, given up for want of a model; in item order."""
+    batches = batch_ledger.BatchLedger(rig.ledger, timedelta(days=7))
+    await batches.give_up_waiting("minilm", "no worker can load it", 10)
+    async with rig.sql() as connection:
+        rows = await connection.fetch("SELECT batch_id FROM batches WHERE job_id = $1 ORDER BY first_item", job_id)
+    return [row["batch_id"] for row in rows]
+
+
+async def test_a_failed_batch_that_is_requeued_waits_as_if_it_had_never_been_tried(rig: Rig) -> None:
+    jobs = job_ledger.JobLedger(rig.ledger)
+    job_id = await admit(rig, "minilm", 3)
+    first, second, _ = await give_up(rig, job_id)
+    before = await jobs.job("app-a", job_id)
+    assert before is not None
+    assert (before.state, before.items_failed, before.batches_finished) == ("COMPLETED", 30, 3)
+    assert await requeue(rig, second) == ""
+    after = await jobs.job("app-a", job_id)
+    assert after is not None
+    assert (after.state, after.items_failed, after.batches_finished) == ("RUNNING", 20, 2)
+    assert (after.finish_time, after.expire_time) == (None, None)
+    found = await jobs.list_batches(job_id, 0, 10)
+    assert [(b.state, b.attempt, b.failure_reason) for b in found][1] == ("PENDING", 0, None)
+    assert [b.state for b in found] == ["FAILED", "PENDING", "FAILED"]
+    batches = batch_ledger.BatchLedger(rig.ledger, timedelta(days=7))
+    assert await batches.feed({job_id: 5}) == {job_id: [second]}
+    listed = (await rig.call.ListFailures(pb.ListFailuresRequest())).failures
+    assert sorted(f.first_item for f in listed) == [0, 20]
+    assert await requeue(rig, second) == "BATCH_NOT_FAILED"
+    assert await requeue(rig, first) == ""
+
+
+async def test_a_batch_that_nobody_waits_for_is_not_requeued(rig: Rig) -> None:
+    jobs = job_ledger.JobLedger(rig.ledger)
+    read, late, over = [await admit(rig, "minilm", 2) for _ in range(3)]
+    (read_first, read_second), (late_first, _), (over_first, _) = [await give_up(rig, j) for j in (read, late, over)]
+    await jobs.release("app-a", read, 10)
+    async with rig.sql() as connection:
+        await connection.execute("UPDATE jobs SET deadline = now() WHERE job_id = $1", late)
+        await connection.execute("UPDATE jobs SET expire_time = now() WHERE job_id = $1", over)
+    archive = archive_ledger.ArchiveLedger(rig.ledger)
+    assert await archive.due(10) == [over]
+    assert await requeue(rig, read_first) == "RESULTS_RELEASED"
+    assert await requeue(rig, late_first) == "JOB_ENDED"
+    assert await requeue(rig, over_first) == "RESULTS_EXPIRED"
+    step = await archive.archive([over], max_batches=10, max_payload_bytes=1 << 20)
+    assert (step.batches, step.jobs) == (2, (over,))
+    assert await requeue(rig, over_first) == "RESULTS_EXPIRED"
+    assert await requeue(rig, 1 << 62) == "BATCH_NOT_FOUND"
+    # Of the job that was read half, the other half may run again.
+    assert await requeue(rig, read_second) == ""
+
+
+async def test_batches_of_a_cancelled_job_stay_failed(rig: Rig) -> None:
+    job_id = await admit(rig, "minilm", 2)
+    async with rig.sql() as connection:
+        await connection.execute(
+            "UPDATE batches SET state = 'FAILED', failure_reason = 'INTERNAL', finish_time = now()"
+            " WHERE job_id = $1 AND first_item = 0",
+            job_id,
+        )
+        await connection.execute("UPDATE jobs SET batches_pending = 1, batches_finished = 1, items_failed = 10")
+        first = await connection.fetchval("SELECT batch_id FROM batches WHERE job_id = $1 AND first_item = 0", job_id)
+    await job_ledger.JobLedger(rig.ledger).cancel("app-a", job_id, timedelta(days=7))
+    assert await requeue(rig, first) == "JOB_ENDED"
+
+
 async def test_stats_name_the_leader_while_it_leads(rig: Rig) -> None:
     assert (await rig.call.GetStats(pb.GetStatsRequest())).leader_replica_id == ""
     lead = leadership.Leadership(rig.url, "replica-7")
@@ -342,7 +449,6 @@ async def test_stats_name_the_leader_while_it_leads(rig: Rig) -> None:
         ("DestroyPod", pb.DestroyPodRequest()),
         ("SetAutoscaling", pb.SetAutoscalingRequest()),
         ("ExplainQueue", pb.ExplainQueueRequest()),
-        ("RequeueBatch", pb.RequeueBatchRequest()),
     ],
 )
 async def test_what_is_not_built_yet_says_so(rig: Rig, name: str, request_message: Any) -> None:

@@ -29,6 +29,8 @@ class Batch:
     session: UUID | None = None
     failed: int = 0
     truncated: int = 0
+    dropped: bool = False
+    """Its reader has acknowledged it: the texts are gone."""
 
     @property
     def end(self) -> int:
@@ -204,6 +206,20 @@ class Model:
         job.settle()
         return len(lost)
 
+    def requeue(self, batch_id: int) -> str | None:
+        """An operator wants a failed batch to run again; returns why it may not."""
+        batch = next(b for b in self.batches() if b.batch_id == batch_id)
+        job = self._job_of(batch)
+        if batch.state != "FAILED":
+            return "BATCH_NOT_FAILED"
+        if job.due or job.state in ("CANCELLED", "EXPIRED"):
+            return "JOB_ENDED"
+        if batch.dropped:
+            return "RESULTS_RELEASED"
+        batch.state, batch.attempt = "PENDING", 0
+        job.settle()
+        return None
+
     def start(self, job_id: UUID) -> None:
         """Its first batch was leased."""
         job = self.jobs[job_id]
@@ -226,8 +242,8 @@ class Model:
         if before <= job.released:
             return job.released
         for batch in job.batches:
-            if batch.state == "COMPLETED" and job.released <= batch.first and batch.end <= before:
-                batch.state = "DELIVERED"
+            if batch.state not in OPEN and job.released <= batch.first and batch.end <= before:
+                batch.state, batch.dropped = "DELIVERED" if batch.state == "COMPLETED" else batch.state, True
         kept = [b.first for b in job.batches if b.end > before or b.state in OPEN]
         job.released = min(kept, default=job.items)
         return job.released

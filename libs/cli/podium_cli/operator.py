@@ -1,4 +1,4 @@
-"""`podium apps`, `workers` and `queues`: what operators do, over OperatorService."""
+"""`podium apps`, `workers`, `queues`, `failures` and `requeue`: what operators do, over OperatorService."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from google.protobuf.message import Message
 
 import podium_client
+from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.worker.v1 import worker_pb2
 from podium_cli import output
@@ -183,3 +184,47 @@ def queues_command(as_json: output.AsJson = False) -> None:
         ),
         empty="no queues",
     )  # fmt: skip
+
+
+def failures_command(
+    workload: Annotated[str, typer.Option("--workload", "-w", help="Only this workload.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="Most failures to show.")] = 100,
+    as_json: output.AsJson = False,
+) -> None:
+    """List batches that were given up, newest first; with --json one object a line."""
+    request = operator_pb2.ListFailuresRequest(workload=workload, page_size=limit)
+    found = _call("ListFailures", request, operator_pb2.ListFailuresResponse).failures
+    if as_json:
+        for one in found:
+            output.print_json(one)
+        return
+    output.print_table(
+        ("#BATCH", "APP", "JOB", "WORKLOAD", "ITEMS", "#ATTEMPTS", "FAILED", "REASON", "MESSAGE"),
+        (
+            (
+                str(one.batch_id), one.app_id, one.job_id, one.workload,
+                f"{one.first_item}..{one.first_item + one.item_count - 1}", str(one.attempt),
+                one.finish_time.ToJsonString(), _reason(one.reason), one.message,
+            )
+            for one in found
+        ),
+        empty="no failed batches",
+    )  # fmt: skip
+
+
+def _reason(reason: job_pb2.BatchFailureReason) -> str:
+    return job_pb2.BatchFailureReason.Name(reason).removeprefix("BATCH_FAILURE_REASON_")
+
+
+def requeue_command(
+    batch_ids: Annotated[list[int], typer.Argument(metavar="BATCH_ID...", help="From `podium failures`.")],
+    as_json: output.AsJson = False,
+) -> None:
+    """Put failed batches back into the queue, with all their attempts before them."""
+    for batch_id in batch_ids:
+        request = operator_pb2.RequeueBatchRequest(batch_id=batch_id)
+        _call("RequeueBatch", request, operator_pb2.RequeueBatchResponse)
+        if as_json:
+            output.print_json({"requeued": batch_id})
+        else:
+            output.say(f"{batch_id}: waits again")

@@ -35,6 +35,7 @@ from podium_scheduler.adapters.sql import (
     ledger_watch,
     migrate,
     operator_ledger,
+    requeue_ledger,
     session_ledger,
 )
 from podium_scheduler.app import (
@@ -53,6 +54,7 @@ from podium_scheduler.app import (
     pressure,
     queue_metrics,
     reconciler,
+    requeueing,
     rescuer,
     returned_results,
     revocation,
@@ -228,6 +230,8 @@ class Scheduler:
         admit = admission.Admission(stores.jobs, frozenset(self._workloads), self._gauge, self._wakers, self._ids)
         jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._lost, self._revocation, settings.retention)
         consumers = consumption.Consumption(stores.consumers, stores.news, self._ids)
+        failed = requeue_ledger.RequeueLedger(stores.database, settings.retention)
+        requeues = requeueing.Requeueing(failed, stores.wakeups, self._wakers)
         workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence())
         server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
@@ -238,7 +242,7 @@ class Scheduler:
         server.add(
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
             operator_servicer.OperatorServicer(
-                operator_ledger.OperatorLedger(stores.database), self._draining, self._workloads
+                operator_ledger.OperatorLedger(stores.database), self._draining, requeues, self._workloads
             ),
             "podium.operator.v1.OperatorService",
         )

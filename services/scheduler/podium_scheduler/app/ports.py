@@ -165,6 +165,12 @@ class ResultBuffer(Protocol):
     async def drop_results(self, job_ids: Sequence[UUID]) -> None: ...
 
 
+class RequeueLedger(Protocol):
+    """See adapters.sql.requeue_ledger."""
+
+    async def requeue(self, batch_id: int) -> records.Requeued | None: ...
+
+
 class Wakeups(Protocol):
     """See adapters.redis.wakeups."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from podium_scheduler.domain import batches, jobs
+from podium_scheduler.domain import batches, jobs, requeue
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,3 +302,11 @@ class Advance:
     group_id: int
     deliveries: tuple[Delivery, ...]
     filled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What came of an operator's wish to run a batch again."""
+
+    job_id: UUID
+    refused: requeue.Refusal | None

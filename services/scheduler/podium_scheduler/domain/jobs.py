@@ -6,7 +6,7 @@ stateDiagram-v2
     PENDING --> RUNNING: first batch leased
     PENDING --> COMPLETED: last batch finished
     RUNNING --> COMPLETED: last batch finished
-    COMPLETED --> RUNNING: results lost, recomputed
+    COMPLETED --> RUNNING: results lost, or a failed batch requeued
     PENDING --> CANCELLED: cancel
     RUNNING --> CANCELLED: cancel
     PENDING --> EXPIRED: deadline

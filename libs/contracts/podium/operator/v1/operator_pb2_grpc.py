@@ -221,7 +221,8 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequeueBatch(self, request, context):
-        """Puts a failed batch back into the queue with a fresh retry budget.
+        """Puts a failed batch back into the queue with a fresh retry budget. FAILED_PRECONDITION, reason BATCH_NOT_FAILED,
+        JOB_ENDED (cancelled, or past its deadline), RESULTS_EXPIRED, or RESULTS_RELEASED (the failure was acknowledged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

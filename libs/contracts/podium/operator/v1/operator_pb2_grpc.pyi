@@ -41,7 +41,9 @@ class OperatorServiceStub:
     ListFailures: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFailuresRequest, _operator_pb2.ListFailuresResponse]
     """Lists failed batches, newest first."""
     RequeueBatch: _aio.UnaryUnaryMultiCallable[_operator_pb2.RequeueBatchRequest, _operator_pb2.RequeueBatchResponse]
-    """Puts a failed batch back into the queue with a fresh retry budget."""
+    """Puts a failed batch back into the queue with a fresh retry budget. FAILED_PRECONDITION, reason BATCH_NOT_FAILED,
+    JOB_ENDED (cancelled, or past its deadline), RESULTS_EXPIRED, or RESULTS_RELEASED (the failure was acknowledged).
+    """
     CreateApp: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateAppRequest, _operator_pb2.CreateAppResponse]
     """Creates an app."""
     ListApps: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListAppsRequest, _operator_pb2.ListAppsResponse]
@@ -160,7 +162,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.RequeueBatchRequest,
         context: _aio.ServicerContext[_operator_pb2.RequeueBatchRequest, _abc.Awaitable[_operator_pb2.RequeueBatchResponse]],
     ) -> _abc.Awaitable[_operator_pb2.RequeueBatchResponse]:
-        """Puts a failed batch back into the queue with a fresh retry budget."""
+        """Puts a failed batch back into the queue with a fresh retry budget. FAILED_PRECONDITION, reason BATCH_NOT_FAILED,
+        JOB_ENDED (cancelled, or past its deadline), RESULTS_EXPIRED, or RESULTS_RELEASED (the failure was acknowledged).
+        """
 
     @_abc_1.abstractmethod
     def CreateApp(

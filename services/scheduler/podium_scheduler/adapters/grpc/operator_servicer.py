@@ -18,7 +18,7 @@ from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert
 from podium_scheduler.adapters.grpc.operator_requests import Check, page_token
 from podium_scheduler.adapters.sql import operator_ledger
-from podium_scheduler.app import draining
+from podium_scheduler.app import draining, requeueing
 
 TOKEN_PREFIX = "pdm_"
 _TOKEN_BYTES = 32
@@ -48,9 +48,6 @@ class _Later(operator_pb2_grpc.OperatorServiceServicer):
     async def ExplainQueue(self, request: Any, context: Context) -> operator_pb2.ExplainQueueResponse:
         _not_yet("autoscaling")
 
-    async def RequeueBatch(self, request: Any, context: Context) -> operator_pb2.RequeueBatchResponse:
-        _not_yet("requeueing failed batches")
-
 
 def _not_yet(what: str) -> NoReturn:
     raise errors.Unimplemented(f"{what} is not built yet", reason="NOT_YET_IMPLEMENTED")
@@ -60,10 +57,15 @@ class OperatorServicer(_Later):
     """Checks and translates; the ledger does the rest. `workloads` are those that ListQueues always shows."""
 
     def __init__(
-        self, ledger: operator_ledger.OperatorLedger, drains: draining.Draining, workloads: Collection[str] = ()
+        self,
+        ledger: operator_ledger.OperatorLedger,
+        drains: draining.Draining,
+        requeues: requeueing.Requeueing,
+        workloads: Collection[str] = (),
     ) -> None:
         self._ledger = ledger
         self._drains = drains
+        self._requeues = requeues
         self._workloads = frozenset(workloads)
 
     async def CreateApp(
@@ -181,6 +183,12 @@ class OperatorServicer(_Later):
             last = found[size - 1]
             token = page_token([last.finish_time.isoformat(), str(last.batch_id)], *listing)
         return operator_pb2.ListFailuresResponse(failures=[_failure(f) for f in found[:size]], next_page_token=token)
+
+    async def RequeueBatch(
+        self, request: operator_pb2.RequeueBatchRequest, context: Context
+    ) -> operator_pb2.RequeueBatchResponse:
+        await self._requeues.requeue(request.batch_id)
+        return operator_pb2.RequeueBatchResponse()
 
     async def GetStats(self, request: operator_pb2.GetStatsRequest, context: Context) -> operator_pb2.GetStatsResponse:
         stats = await self._ledger.stats()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -16,14 +15,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_scheduler.adapters.sql import offers
+from podium_scheduler.adapters.sql import job_counters, offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, fairness, room
-
-_LOCK_JOBS = text("""
-    SELECT job_id FROM jobs WHERE job_id = ANY(CAST(:job_ids AS uuid[])) ORDER BY job_id FOR NO KEY UPDATE
-""")
 
 # A few jobs of each (app, priority), oldest first, by two index descents each: the cost does not grow with the backlog.
 # Those that can be given nothing now are passed over: all that waits is in backoff, or they hold too much already.
@@ -172,36 +167,6 @@ _GIVE_UP_WAITING = text("""
     RETURNING b.batch_id, b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
 """)
 
-_APPLY_DELTAS = text("""
-    WITH d AS (
-        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:added AS int[]), CAST(:pending AS int[]),
-            CAST(:finished AS int[]), CAST(:succeeded AS int[]), CAST(:failed AS int[]), CAST(:truncated AS int[]))
-            AS d(job_id, added, pending, finished, succeeded, failed, truncated)
-    ), after AS (
-        SELECT j.job_id, j.batches_pending + d.pending AS pending,
-            CASE WHEN j.state IN ('CANCELLED', 'EXPIRED') THEN j.state
-                 WHEN j.batches_finished + d.finished = j.batch_count + d.added THEN 'COMPLETED'
-                 WHEN j.state = 'COMPLETED' THEN 'RUNNING'
-                 ELSE j.state END AS state
-        FROM jobs j JOIN d ON d.job_id = j.job_id
-    )
-    UPDATE jobs j
-    SET batch_count = j.batch_count + d.added,
-        batches_pending = after.pending,
-        batches_finished = j.batches_finished + d.finished,
-        items_succeeded = j.items_succeeded + d.succeeded,
-        items_failed = j.items_failed + d.failed,
-        items_truncated = j.items_truncated + d.truncated,
-        state = after.state,
-        offered = j.offered OR (j.state = 'COMPLETED' AND after.state = 'RUNNING'),
-        feedable = after.pending > 0 AND after.state IN ('PENDING', 'RUNNING'),
-        finish_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL ELSE coalesce(j.finish_time, now()) END,
-        expire_time = CASE WHEN after.state IN ('PENDING', 'RUNNING') THEN NULL
-                           ELSE coalesce(j.expire_time, now() + CAST(:retention AS interval)) END
-    FROM d, after
-    WHERE j.job_id = d.job_id AND j.job_id = after.job_id
-""")
-
 _LEASES_OF = text("""
     SELECT batch_id, lease_token, attempt, job_id, session_id FROM batches
     WHERE state = 'LEASED' AND session_id = ANY(CAST(:session_ids AS uuid[])) LIMIT :limit
@@ -304,16 +269,6 @@ _OPEN_BATCH_COUNTS = text("""
 _MAX_WORDS = 2_000
 
 
-@dataclass(slots=True)
-class _Delta:
-    added: int = 0
-    pending: int = 0
-    finished: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    truncated: int = 0
-
-
 class BatchLedger:
     """Batches in Postgres. Every method is one transaction; all raise errors.Unavailable while it is away."""
 
@@ -372,9 +327,9 @@ class BatchLedger:
     async def feed(self, turns: Mapping[UUID, int]) -> dict[UUID, list[int]]:
         """Moves up to the given number of each job's next batches to QUEUED; returns their ids in order, by job."""
         async with self._database.transaction() as connection:
-            await _lock(connection, turns)
+            await job_counters.lock(connection, turns)
             rows = (await connection.execute(_FEED, {"job_ids": list(turns), "counts": list(turns.values())})).all()
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 deltas[row.job_id].pending -= 1
             await self._apply(connection, deltas)
@@ -402,7 +357,7 @@ class BatchLedger:
     async def start_jobs(self, job_ids: Iterable[UUID]) -> None:
         """Moves jobs whose first batch was leased to RUNNING."""
         async with self._database.transaction() as connection:
-            await _lock(connection, job_ids)
+            await job_counters.lock(connection, job_ids)
             await connection.execute(_START_JOBS, {"job_ids": list(job_ids)})
 
     @ledger_call
@@ -415,9 +370,9 @@ class BatchLedger:
             "truncated": [c.items_truncated for c in completions],
         }
         async with self._database.transaction() as connection:
-            await _lock(connection, {c.job_id for c in completions})
+            await job_counters.lock(connection, {c.job_id for c in completions})
             rows = (await connection.execute(_COMPLETE, values)).all()
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 delta = deltas[row.job_id]
                 delta.finished += 1
@@ -441,8 +396,8 @@ class BatchLedger:
     async def fail(self, failures: Sequence[records.Failure]) -> set[int]:
         """Retries, splits or gives up the batches whose lease is still the given one; returns their ids."""
         async with self._database.transaction() as connection:
-            await _lock(connection, {f.job_id for f in failures})
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            await job_counters.lock(connection, {f.job_id for f in failures})
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             retried = [(f, f.outcome) for f in failures if isinstance(f.outcome, batches.Retry)]
             rows: list[Any] = []
             if retried:
@@ -479,7 +434,7 @@ class BatchLedger:
             rows = (
                 await connection.execute(_GIVE_UP_WAITING, {"job_ids": job_ids, "message": _storable(message)})
             ).all()
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 delta = deltas[row.job_id]
                 delta.pending -= int(row.was_pending)
@@ -521,9 +476,11 @@ class BatchLedger:
     async def unqueue(self, batch_ids: Sequence[int]) -> int:
         """Moves batches whose entry is gone from Redis back to PENDING; returns how many."""
         async with self._database.transaction() as connection:
-            await _lock(connection, (await connection.scalars(_JOBS_OF, {"batch_ids": list(batch_ids)})).all())
+            await job_counters.lock(
+                connection, (await connection.scalars(_JOBS_OF, {"batch_ids": list(batch_ids)})).all()
+            )
             rows = (await connection.execute(_UNQUEUE, {"batch_ids": list(batch_ids)})).all()
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 deltas[row.job_id].pending += 1
             await self._apply(connection, deltas)
@@ -550,9 +507,9 @@ class BatchLedger:
         moved.
         """
         async with self._database.transaction() as connection:
-            await _lock(connection, [job_id])
+            await job_counters.lock(connection, [job_id])
             rows = (await connection.execute(_RECOMPUTE, {"batch_ids": list(batch_ids), "shed": shed})).all()
-            deltas: dict[UUID, _Delta] = defaultdict(_Delta)
+            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 delta = deltas[row.job_id]
                 delta.pending += 1
@@ -569,26 +526,8 @@ class BatchLedger:
             await self._apply(connection, deltas)
         return len(rows) + len(gone)
 
-    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, _Delta]) -> None:
-        if not deltas:
-            return
-        await connection.execute(
-            _APPLY_DELTAS,
-            {
-                "job_ids": list(deltas),
-                "added": [d.added for d in deltas.values()],
-                "pending": [d.pending for d in deltas.values()],
-                "finished": [d.finished for d in deltas.values()],
-                "succeeded": [d.succeeded for d in deltas.values()],
-                "failed": [d.failed for d in deltas.values()],
-                "truncated": [d.truncated for d in deltas.values()],
-                "retention": self._retention,
-            },
-        )
-
-
-async def _lock(connection: AsyncConnection, job_ids: Iterable[UUID]) -> None:
-    await connection.execute(_LOCK_JOBS, {"job_ids": list(job_ids)})
+    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> None:
+        await job_counters.apply(connection, deltas, self._retention)
 
 
 def _retry_values(retried: Sequence[tuple[records.Failure, batches.Retry]]) -> Mapping[str, object]:

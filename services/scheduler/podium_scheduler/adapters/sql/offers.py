@@ -6,7 +6,8 @@ locked the jobs it names. That is what makes opening a group safe: whoever fills
 has finished of it, and whoever finishes a batch later has locked the job after that, and so sees the group.
 
 `offered` marks what is computed again because its result was lost: it was offered when it finished first, so only the
-deliveries that were not acknowledged then are left, and no new ones are made.
+deliveries that were not acknowledged then are left, and no new ones are made. What an operator requeues is another
+matter: its outcome will be another one, so its deliveries are withdrawn and it is offered anew, to all.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ _OFFER_HALVES = text("""
     JOIN deliveries d ON d.batch_id = h.first
 """)
 
+# It comes anew, and the end of its job after it. Whoever holds one of these now acknowledges what is no more.
+_WITHDRAW = text("""
+    DELETE FROM deliveries WHERE job_id = :job_id AND (batch_id = :batch_id OR batch_id IS NULL)
+""")
+_WILL_END_ANEW = text("UPDATE jobs SET offered = false WHERE job_id = :job_id")
+
 # A group that is still being filled has not been offered all that it is to get.
 _RELEASE = text("""
     UPDATE batches b SET state = CASE b.state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE b.state END, payload = NULL
@@ -97,6 +104,12 @@ async def offer_halves(connection: AsyncConnection, halves: Sequence[tuple[int, 
     if halves:
         values = {"firsts": [first for first, _ in halves], "seconds": [second for _, second in halves]}
         await connection.execute(_OFFER_HALVES, values)
+
+
+async def withdraw(connection: AsyncConnection, job_id: UUID, batch_id: int) -> None:
+    """A batch that was finished runs again with another outcome to come, which will be offered like a first one."""
+    await connection.execute(_WITHDRAW, {"job_id": job_id, "batch_id": batch_id})
+    await connection.execute(_WILL_END_ANEW, {"job_id": job_id})
 
 
 async def release(connection: AsyncConnection, batch_ids: Sequence[int]) -> list[records.Released]:
