@@ -156,6 +156,33 @@ async def test_a_killed_service_comes_back_and_work_goes_on(tmp_path: Path) -> N
         assert result.ok.all()
 
 
+async def drain_the_worker(stack: Up) -> None:
+    """`podium workers drain` of the only worker."""
+
+    async def podium(*arguments: str) -> bytes:
+        settings = {f"PODIUM_{key.upper()}": value for key, value in stack.connection.items()}
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "podium_cli", "workers", *arguments,
+            env=os.environ | settings, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        printed, errors = await asyncio.wait_for(command.communicate(), READY_S)
+        assert command.returncode == 0, errors.decode()
+        return printed
+
+    (worker,) = [json.loads(line) for line in (await podium("--json")).splitlines()]
+    assert b"drains" in await podium("drain", worker["worker_id"])
+
+
+async def test_a_drained_worker_stays_away_and_others_come_back(tmp_path: Path) -> None:
+    async with up(tmp_path) as stack:
+        await drain_the_worker(stack)
+        await said(stack.process, "worker-1 was told to leave and has left")
+        # Longer than a restart takes: another service is brought back meanwhile.
+        os.kill(stack.facts["gateway"]["pid"], signal.SIGKILL)
+        await said(stack.process, "gateway is back")
+        assert not [p for p in stack.family if "podium_worker" in " ".join(p.cmdline())]
+
+
 async def test_your_own_servers_are_used_and_left_running(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "yours") as postgres, EmbeddedRedis(tmp_path / "yours") as redis:
         async with up(tmp_path / "up", "--postgres-url", postgres.url, "--redis-url", redis.url) as stack:

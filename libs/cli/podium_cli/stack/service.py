@@ -2,7 +2,7 @@
 
 `start` returns when the service said it is ready, through its ready file. After that `keep` waits for it to
 end and starts it again, with growing pauses when it keeps ending. The first start must succeed; a later one
-may fail as often as it likes.
+may fail as often as it likes. A worker that ends well was told to leave, and stays away.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Service:
 
     listen_variable: the PODIUM_..._LISTEN of its gRPC server. After the first start it is pinned to the port
     that was bound, because the others know it by that.
+    may_leave: whether its end with exit code 0 is somebody's wish (a drain, or a SIGTERM) that is to be respected.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Service:
         environment: Mapping[str, str],
         data_dir: Path,
         listen_variable: str | None = None,
+        *,
+        may_leave: bool = False,
     ) -> None:
         self.name = name
         self.log_file = data_dir / "logs" / f"{name}.log"
@@ -53,6 +56,7 @@ class Service:
         self._module = module
         self._environment = dict(environment)
         self._listen_variable = listen_variable
+        self._may_leave = may_leave
         self._ready_file = data_dir / "run" / f"{name}.json"
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -86,13 +90,16 @@ class Service:
             self._environment[self._listen_variable] = self.address
 
     async def keep(self, report: Report) -> None:
-        """Starts it again whenever it ends, until it is stopped."""
+        """Starts it again whenever it ends, until it is stopped, or has left."""
         pause = FIRST_PAUSE_S
         while True:
             assert self._process is not None
             since = time.monotonic()
             code = await self._process.wait()
             if self._stopping:
+                return
+            if code == 0 and self._may_leave:
+                report(f"{self.name} was told to leave and has left; it is started again by the next podium up")
                 return
             pause = FIRST_PAUSE_S if time.monotonic() - since > HEALTHY_AFTER_S else min(pause * 2, LONGEST_PAUSE_S)
             report(f"{self.name} ended ({_meaning(code)}); starting it again in {pause:g} s (log: {self.log_file})")

@@ -133,7 +133,7 @@ class Stack:
             "gateway", "podium_gateway", environments.gateway(address), data, "PODIUM_GATEWAY_LISTEN"
         )
         self.workers = [
-            Service(f"worker-{number}", "podium_worker", environments.worker(address), data)
+            Service(f"worker-{number}", "podium_worker", environments.worker(address), data, may_leave=True)
             for number in range(1, workers + 1)
         ]
         await _all([service.start() for service in (self.gateway, *self.workers)])
