@@ -381,6 +381,23 @@ async def test_a_device_that_computes_nans_is_out_of_service_until_its_canary_pa
         assert np.array_equal(_matrix(chunks), _expected(TEXTS[:3]))
 
 
+async def test_a_device_whose_context_is_lost_is_out_of_service_until_its_canary_passes(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path, fault_corrupt="error") as process:
+        session = await scheduler.session()
+        session.say(assign=scheduler.assignment("hash-64", TEXTS))
+        failed = await session.next("failed")
+        # It may be the batch's fault: the attempt counts.
+        assert failed.reason == job_pb2.BATCH_FAILURE_REASON_INTERNAL and not failed.handed_back
+        status = await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_FAULTED)
+        assert "the device's context is lost" in status.devices[0].reason
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_READY)
+        assert len(process.executors()) == 2
+        session.say(assign=scheduler.assignment("hash-64", TEXTS[:3]))
+        chunks, _ = await session.result()
+        assert np.array_equal(_matrix(chunks), _expected(TEXTS[:3]))
+
+
 async def test_a_check_is_answered_in_the_status(tmp_path: Path) -> None:
     scheduler = fake.FakeScheduler([fake.hash_workload()])
     async with fake.served(scheduler) as address, fake.worker(address, tmp_path) as process:

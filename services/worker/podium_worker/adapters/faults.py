@@ -5,7 +5,8 @@ PODIUM_FAULT_HANG      a text that contains this is never computed; a workload o
 PODIUM_FAULT_DELAY_S   each micro-batch (16 items then) takes this many seconds longer
 PODIUM_FAULT_CORRUPT   `nan`: from the first batch of 8 items on, the process computes NaNs only;
                        `flip`: a bit of each result flips after its checksum was made;
-                       `count`: each result lacks its last row
+                       `count`: each result lacks its last row;
+                       `error`: from the first batch of 8 items on, all that the process computes ends in an error
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ class Faults:
 
     def poisoned(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What the device makes of a batch."""
-        if self.corrupt == "nan":
-            self._sick = self._sick or len(vectors) >= _SICK_FROM_ITEMS
-            if self._sick:
-                vectors[:] = np.nan
+        if self.corrupt not in ("nan", "error"):
+            return vectors
+        self._sick = self._sick or len(vectors) >= _SICK_FROM_ITEMS
+        if self._sick and self.corrupt == "error":
+            raise RuntimeError("the device's context is lost")
+        if self._sick:
+            vectors[:] = np.nan
         return vectors
 
     def spoiled(self, frames: Sequence[bytes]) -> Sequence[bytes]:

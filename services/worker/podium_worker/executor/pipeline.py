@@ -147,9 +147,7 @@ class Pipeline:
                 if frame.header["now"]:
                     self._try_load(workload.name)
             elif frame.kind is wire.Kind.CHECK:
-                known = self._loaded.get(frame.header["workload"])
-                if known is not None:
-                    self._ready.put(_Check(known))
+                self._begin_check(frame.header["workload"])
             elif frame.kind is wire.Kind.ASSIGN:
                 assign = worker_pb2.Assign.FromString(frame.body)
                 header = frame.header
@@ -165,6 +163,16 @@ class Pipeline:
         """Waits until every batch that was begun is computed and its outcome is with the front."""
         self._ready.join()
         self._outbox.join()
+
+    def _begin_check(self, name: str) -> None:
+        known = self._loaded.get(name)
+        if known is not None:
+            self._ready.put(_Check(known))
+            return
+        # Its specification has changed since it was loaded. Whoever loads it runs its canary.
+        self._try_load(name)
+        if name in self._loaded:
+            self._tell(wire.Kind.CHECKED, {"workload": name})
 
     def _try_load(self, name: str) -> None:
         try:
@@ -254,7 +262,9 @@ class Pipeline:
             # The front hands the batch back with everything else that this device has.
             self._tell(wire.Kind.FAULTY, {"workload": received.assign.workload, "reason": str(error)})
         except Exception as error:
+            # It counts against the batch. But a lost context of the device fails all that come after it, too.
             self._fail(received, _internal(error))
+            self._check(ready.loaded)
         else:
             self._tell_result(ready, packed, timing, idle_s, items=ready.prepared.item_count - watch.items_told)
 
@@ -386,6 +396,8 @@ def _problem(loaded: _Loaded) -> str:
         canary.examine(loaded.model, loaded.backend)
     except (canary.Unsound, canary.NotAsRecorded, backend.ModelUnavailable) as error:
         return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:500]
     return ""
 
 
