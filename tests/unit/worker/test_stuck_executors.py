@@ -201,3 +201,24 @@ def test_a_check_is_told_when_every_loaded_model_has_passed() -> None:
     rig.worker.executor_up(1)
     rig.worker.loaded(1, "texts", 0.1)
     assert rig.worker.view().checked == 3
+
+
+def test_a_check_that_never_ends_is_found_although_nothing_is_in_hand() -> None:
+    rig = Watched()
+    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.desire([], check=3)
+    rig.pass_time(LIMIT + 1)
+    assert rig.killed()
+    rig.replace_process()
+    # The process that owed the answer has gone; the next one shows its models' soundness when it loads them.
+    assert rig.worker.view().checked == 3
+
+
+def test_a_check_does_not_wait_for_a_model_that_is_offered_no_more() -> None:
+    rig = Watched(executors=2)
+    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.desire([], check=3)
+    rig.worker.checked(0, "texts")
+    rig.worker.unavailable(1, "texts", "Its files have changed.")
+    assert rig.worker.view().checked == 3

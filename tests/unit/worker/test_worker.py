@@ -249,3 +249,34 @@ def test_a_batch_that_waited_for_a_model_is_not_to_blame_for_its_load() -> None:
     rig.worker.executor_lost(0)
     ((told, failure),) = rig.outbox.failures
     assert (told, failure.reason, failure.handed_back) == (lease, "MODEL_UNAVAILABLE", False)
+
+
+def test_a_model_that_one_device_cannot_load_is_served_by_its_sibling_and_tried_again_later() -> None:
+    rig = Rig(executors=2)
+    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.unavailable(0, "texts", "There is no memory left on the device.")
+    assert rig.worker.view().offers[0].unavailable == ""
+    assert rig.credits() == credits.Limits().minimum
+    for number in (1, 2, 3):
+        lease = rig.assign(number)
+        assert rig.executors[1].said[-1] == ("assign", lease.key)
+    rig.worker.desire(["texts"])
+    rig.worker.executor_lost(0)
+    rig.worker.executor_up(0)
+    rig.worker.executor_ready(0)
+    assert ("load", "texts") not in rig.executors[0].said
+    rig.clock.advance(301)
+    rig.worker.tick(0.5)
+    assert ("load", "texts") in rig.executors[0].said
+    rig.worker.loaded(0, "texts", 0.1)
+    assert rig.credits() == 2 * credits.Limits().minimum
+
+
+def test_a_model_that_no_device_can_load_is_offered_no_more() -> None:
+    rig = Rig(executors=2)
+    for device in (0, 1):
+        rig.worker.unavailable(device, "texts", f"No memory on device {device}.")
+    assert rig.worker.view().offers[0].unavailable == "No memory on device 1."
+    assert rig.credits() == 0
+    rig.worker.loaded(0, "texts", 0.1)
+    assert rig.credits() == credits.Limits().minimum

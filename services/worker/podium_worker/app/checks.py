@@ -23,8 +23,12 @@ class Checks:
         self._awaited = {(seat.index, workload) for seat, workload in to_run}
         return to_run
 
-    def passed(self, device: int, workload: str) -> None:
-        """A canary has passed."""
+    def awaits(self, device: int) -> bool:
+        """Whether the device owes an answer."""
+        return any(index == device for index, _ in self._awaited)
+
+    def settled(self, device: int, workload: str) -> None:
+        """A canary has passed, or its model is offered no more."""
         self._awaited.discard((device, workload))
 
     def drop(self, device: int) -> None:

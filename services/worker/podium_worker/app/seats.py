@@ -39,6 +39,8 @@ class Seat:
     resident: dict[str, None] = field(default_factory=dict)
     loading: dict[str, float] = field(default_factory=dict)
     """Workloads whose models are being loaded, each with its limit in seconds."""
+    refused: set[str] = field(default_factory=set)
+    """Workloads whose models could not be loaded here. They outlive the process: the next one is no better."""
     ready: bool = False
     computing: str = ""
     """Key of what is on the device by the executor's word, a cancelled batch too; empty for nothing."""

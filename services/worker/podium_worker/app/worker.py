@@ -161,7 +161,7 @@ class Worker:
         for name in resident:
             offer = self._offers.get(name)
             if offer is not None and not offer.unavailable:
-                self._load(offer)
+                self._load(offer, self._seats_for(offer))
 
     # --- what the executors say
 
@@ -170,7 +170,8 @@ class Worker:
         seat = self._seats[device]
         for offer in self._offers.values():
             if devices.fits(offer.workload.needs, seat.executor.device):
-                wanted = offer.workload.name in self._resident_wanted and not offer.unavailable and not seat.fault
+                blocked = offer.unavailable or seat.fault or offer.workload.name in seat.refused
+                wanted = offer.workload.name in self._resident_wanted and not blocked
                 seat.executor.know(offer.workload, load_now=wanted)
         self._note()
 
@@ -218,12 +219,15 @@ class Worker:
         seat.moved()
         seat.loading.pop(workload, None)
         seat.resident[workload] = None
+        seat.refused.discard(workload)
         if seat.fault is not None and seat.fault.workload == workload:
             seat.fault = None
             log.info("device_healthy", device=device, workload=workload)
         offer = self._offers.get(workload)
         if offer is not None:
-            offer.unavailable, offer.retry_at, offer.load_s = "", None, seconds
+            offer.unavailable, offer.load_s = "", seconds
+            if not any(workload in other.refused for other in self._seats.values()):
+                offer.retry_at = None
         log.info("model_loaded", workload=workload, device=device, seconds=round(seconds, 3))
         self._observer.model_loaded(workload, seconds)
         self._note()
@@ -234,9 +238,13 @@ class Worker:
         seat.moved()
         seat.loading.pop(workload, None)
         seat.postpone(workload, self._clock.monotonic())
+        seat.refused.add(workload)
+        self._checks.settled(device, workload)
         offer = self._offers.get(workload)
         if offer is not None:
-            offer.unavailable, offer.retry_at = reason, self._clock.monotonic() + _MODEL_RETRY_S
+            offer.retry_at = self._clock.monotonic() + _MODEL_RETRY_S
+            # Its siblings may well have it.
+            offer.unavailable = "" if self._seats_for(offer) else reason
         log.warning("model_unavailable", workload=workload, device=device, reason=reason)
         self._observer.model_unavailable(workload)
         self._note()
@@ -245,7 +253,7 @@ class Worker:
         """A canary that was asked for has passed."""
         self._seats[device].moved()
         self._observer.canary(workload, passed=True)
-        self._checks.passed(device, workload)
+        self._checks.settled(device, workload)
         self._note()
 
     def faulty(self, device: int, workload: str, reason: str) -> None:
@@ -313,7 +321,7 @@ class Worker:
         now = self._clock.monotonic()
         busy = {entry.device for entry in self._hand.values() if entry.state is not batches.State.FINISHED}
         for seat in self._seats.values():
-            limit_s = seat.watch(seconds, waiting=seat.index in busy)
+            limit_s = seat.watch(seconds, waiting=seat.index in busy or self._checks.awaits(seat.index))
             if limit_s is not None:
                 self._kill_hung(seat, limit_s)
             again = self._offers.get(seat.due(now))
@@ -322,7 +330,7 @@ class Worker:
         for offer in self._offers.values():
             if offer.retry_at is not None and offer.retry_at <= now:
                 offer.retry_at = now + _MODEL_RETRY_S
-                self._load(offer)
+                self._load(offer, self._fitting(offer))
 
     def fence(self) -> None:
         """The leases are not to be trusted any more: drops everything in hand."""
@@ -412,12 +420,14 @@ class Worker:
             # Missing files may appear; a missing backend or device will not.
             retry_at = self._clock.monotonic() + _MODEL_RETRY_S if reason and workload.missing_files else None
             offer = self._offers[workload.name] = _Offer(workload, reason, retry_at)
+            for seat in self._seats.values():
+                seat.refused.discard(workload.name)
             for seat in self._seats_for(offer):
                 seat.executor.know(workload, load_now=False)
 
-    def _load(self, offer: _Offer) -> None:
-        """On every device that fits and has not got it. Asking twice does no harm."""
-        for seat in self._seats_for(offer):
+    def _load(self, offer: _Offer, on: Iterable[seats.Seat]) -> None:
+        """On every one of the devices that has not got it. Asking twice does no harm."""
+        for seat in on:
             if offer.workload.name not in seat.resident and offer.workload.name not in seat.loading:
                 seat.executor.know(offer.workload, load_now=True)
 
@@ -437,7 +447,11 @@ class Worker:
         return min(self._seats_for(offer), key=lambda seat: load[seat.executor.device.index], default=None)
 
     def _seats_for(self, offer: _Offer) -> list[seats.Seat]:
-        """Devices whose process can take its batches, those that still boot included."""
+        """Devices that can be given its batches."""
+        return [seat for seat in self._fitting(offer) if offer.workload.name not in seat.refused]
+
+    def _fitting(self, offer: _Offer) -> list[seats.Seat]:
+        """Devices whose process can be told about it, those that still boot included."""
         return [
             seat
             for seat in self._seats.values()
