@@ -133,6 +133,22 @@ def test_a_welcome_sends_again_what_is_resumed_and_drops_the_rest() -> None:
     assert ("cancel", lost.key) in rig.executors[0].said
 
 
+@pytest.mark.parametrize("how", ["the leases were dropped", "the executor died"])
+def test_what_is_resumed_and_not_here_any_more_is_handed_back(how: str) -> None:
+    rig = Rig()
+    told_in_hello = rig.assign(1), rig.assign(2)
+    rig.worker.computing(0, told_in_hello[0].key)
+    if how == "the leases were dropped":
+        rig.worker.fence()
+    else:
+        rig.worker.executor_lost(0)
+    rig.outbox.failures.clear()
+    rig.worker.welcome([WORKLOAD], told_in_hello, 1 << 20)
+    assert [(lease, failure.handed_back) for lease, failure in rig.outbox.failures] == [
+        (lease, True) for lease in told_in_hello
+    ]
+
+
 def test_fencing_drops_everything() -> None:
     rig = Rig()
     rig.finish(rig.assign(1))

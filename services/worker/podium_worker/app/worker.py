@@ -107,12 +107,20 @@ class Worker:
     def welcome(
         self, workloads: Sequence[ports.Workload], resumed: Iterable[leases.Lease], max_chunk_bytes: int
     ) -> None:
-        """A new session: takes its specifications, lets go of what is not resumed, sends again what is finished."""
+        """A new session: takes its specifications, lets go of what is not resumed, sends again what is finished.
+
+        Hands back what is resumed and not here any more: leases were dropped, or an executor died, after the Hello.
+        """
         self._max_chunk_bytes = max_chunk_bytes
         self._learn(workloads)
-        kept = {lease.key for lease in resumed}
+        kept = {lease.key: lease for lease in resumed}
         for key in [key for key in self._hand if key not in kept]:
             self._apply(key, batches.Event.FENCED)
+        for key, lease in kept.items():
+            if key not in self._hand:
+                # Nobody else would ever notice: the lease lives as long as the session.
+                message = "It was let go of while the session was opened."
+                self._outbox.failed(lease, ports.Failure("WORKER_LOST", message, handed_back=True))
         for entry in self._hand.values():
             if entry.state is batches.State.FINISHED:
                 self._outbox.frames(entry.frames)
