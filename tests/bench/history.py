@@ -131,7 +131,7 @@ async def _round(ledgers: Sequence[Ledger], cycles: int, order: random.Random) -
             for which in order.sample(range(len(ledgers)), len(ledgers)):
                 await ledgers[which].cycle(fed[which][1][start : start + _GROUP])
         for ledger, (job_id, _) in zip(ledgers, fed, strict=True):
-            await ledger.jobs.release("default", job_id, _JOB_BATCHES)
+            await ledger.jobs.release("default", job_id, _JOB_BATCHES, _JOB_BATCHES)
 
 
 def _pooled(ledger: Ledger, without: Ledger) -> dict[str, float]:

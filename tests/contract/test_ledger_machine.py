@@ -166,9 +166,12 @@ class Calls(RuleBasedStateMachine):
         job = self.job(pick)
         before = min(before, job.items)
         already = job.released
-        found = self.ledger.do(self.ledger.jobs.release("default", job.job_id, before))
-        assert found is not None
-        assert found.items_released == self.model.release(job.job_id, before) >= already
+        released, more = already, True
+        while more:
+            found, more = self.ledger.do(self.ledger.jobs.release("default", job.job_id, before, 2))
+            assert found is not None
+            released = found.items_released
+        assert released == self.model.release(job.job_id, before) >= already
 
     # --- feeding and claiming -----------------------------------------------------------------------------
 
@@ -263,7 +266,9 @@ class Calls(RuleBasedStateMachine):
         self._has_ended(leases, held, found)
 
     def give_up_waiting(self, workload: str) -> None:
-        changed = self.ledger.do(self.ledger.batches.give_up_waiting(workload, "nobody can", 100))
+        changed = self.ledger.do(
+            self.ledger.batches.give_up_waiting(workload, "nobody can", max_jobs=100, max_batches=10_000)
+        )
         assert set(changed) == self.model.give_up_waiting(workload)
 
     def _fail(self, outcomes: dict[tuple[int, bytes], batches.Outcome]) -> set[int]:

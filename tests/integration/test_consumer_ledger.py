@@ -211,7 +211,7 @@ async def test_every_way_a_batch_can_end_is_offered(ledger: Ledger) -> None:
     await ledger.jobs.expire_due(WEEK, max_jobs=10, max_batches=100)
     workload = f"unservable-{ledger.app}"
     unserved = await ledger.admit(1, workload)
-    await ledger.batches.give_up_waiting(workload, "no such model", 10)
+    await ledger.batches.give_up_waiting(workload, "no such model", max_jobs=10, max_batches=100)
     got = await ledger.drain(me)
     by_job = {job_id: told(d for d in got if d.job_id == job_id) for job_id in (given_up, cancelled, expired, unserved)}
     assert by_job == {
@@ -444,7 +444,7 @@ async def test_a_cursor_does_not_release_what_a_group_waits_for(ledger: Ledger) 
     me = await ledger.consumer()
     first, second = await ledger.take(me)
     await ledger.ack(me, [first])
-    released = await ledger.jobs.release(ledger.app, job_id, 8)
+    released, _ = await ledger.jobs.release(ledger.app, job_id, 8, 100)
     assert released is not None
     assert (released.items_released, await ledger.states(job_id)) == (4, ["DELIVERED", "COMPLETED"])
     assert await ledger.ack(me, [second]) == [records.Released(job_id, (4,), True)]

@@ -66,7 +66,9 @@ WRITES: Mapping[str, Write] = {
     "fail": lambda db: batch_ledger.BatchLedger(db, WEEK).fail([RETRY]),
     "unqueue": lambda db: batch_ledger.BatchLedger(db, WEEK).unqueue([QUEUED]),
     "recompute": lambda db: batch_ledger.BatchLedger(db, WEEK).recompute(JOB, [COMPLETED]),
-    "give up waiting": lambda db: batch_ledger.BatchLedger(db, WEEK).give_up_waiting("w", "nobody", 10),
+    "give up waiting": lambda db: batch_ledger.BatchLedger(db, WEEK).give_up_waiting(
+        "w", "nobody", max_jobs=10, max_batches=100
+    ),
     "end expired": lambda db: session_ledger.SessionLedger(db, timedelta(seconds=10)).end_expired(10),
     "delete ended": lambda db: session_ledger.SessionLedger(db, WEEK).delete_ended(timedelta(hours=1), 10),
     "expire due": lambda db: job_ledger.JobLedger(db).expire_due(WEEK, max_jobs=10, max_batches=100),

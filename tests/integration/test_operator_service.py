@@ -362,7 +362,7 @@ async def requeue(rig: Rig, batch_id: int) -> str:
 async def give_up(rig: Rig, job_id: uuid.UUID) -> list[int]:
     """The batches of a job, given up for want of a model; in item order."""
     batches = batch_ledger.BatchLedger(rig.ledger, timedelta(days=7))
-    await batches.give_up_waiting("minilm", "no worker can load it", 10)
+    await batches.give_up_waiting("minilm", "no worker can load it", max_jobs=10, max_batches=100)
     async with rig.sql() as connection:
         rows = await connection.fetch("SELECT batch_id FROM batches WHERE job_id = $1 ORDER BY first_item", job_id)
     return [row["batch_id"] for row in rows]
@@ -395,7 +395,7 @@ async def test_a_batch_that_nobody_waits_for_is_not_requeued(rig: Rig) -> None:
     jobs = job_ledger.JobLedger(rig.ledger)
     read, late, over = [await admit(rig, "minilm", 2) for _ in range(3)]
     (read_first, read_second), (late_first, _), (over_first, _) = [await give_up(rig, j) for j in (read, late, over)]
-    await jobs.release("app-a", read, 10)
+    await jobs.release("app-a", read, 10, 100)
     async with rig.sql() as connection:
         await connection.execute("UPDATE jobs SET deadline = now() WHERE job_id = $1", late)
         await connection.execute("UPDATE jobs SET expire_time = now() WHERE job_id = $1", over)

@@ -180,7 +180,7 @@ async def test_a_job_of_many_batches_leaves_in_bounded_steps_and_answers_as_befo
     assert [step.jobs for step in steps] == [(), (), (job_id,), ()]
     assert await ledger.count("batches", job_id) == 0
     assert await ledger.job(job_id) == before
-    assert await ledger.jobs.release("default", job_id, 2_500) == before
+    assert await ledger.jobs.release("default", job_id, 2_500, 100) == (before, False)
     assert await ledger.admit(1, before.request_id) == job_id
     assert await ledger.jobs.list_jobs("default", records.JobFilter(), None, 10) == [before]
     ended = await ledger.jobs.cancel("default", job_id, WEEK)
@@ -223,7 +223,7 @@ async def test_what_has_expired_can_be_neither_released_nor_computed_again(ledge
     assert await ledger.archive.due(50) == [job_id]
     before = await ledger.job(job_id)
     assert before.results_expired
-    assert await ledger.jobs.release("default", job_id, 2) == before
+    assert await ledger.jobs.release("default", job_id, 2, 100) == (before, False)
     assert await ledger.batches.recompute(job_id, list(completed.values())) == 0
     assert await ledger.batches.jobs_with_results(UUID(int=0), 10) == []
     assert await ledger.job(job_id) == before
@@ -370,3 +370,33 @@ async def test_a_job_that_was_completed_in_time_is_computed_again_after_its_dead
     assert await ledger.jobs.expire_due(WEEK, max_jobs=10, max_batches=100) == []
     await ledger.finish(await ledger.claimed(job_id, 2))
     assert (await ledger.job(job_id)).state is jobs.State.COMPLETED
+
+
+async def test_a_large_release_takes_bounded_steps(ledger: Ledger) -> None:
+    job_id = await ledger.over(10, released=False)
+    places = []
+    more = True
+    while more:
+        job, more = await ledger.jobs.release("default", job_id, 9, 4)
+        assert job is not None
+        places.append(job.items_released)
+    assert places == [4, 8, 9]
+
+
+async def test_steps_of_a_release_go_on_behind_what_is_not_finished(ledger: Ledger) -> None:
+    job_id = await ledger.over(10, released=False)
+    first = (await ledger.batches.completed_of(job_id))[0]
+    await ledger.batches.recompute(job_id, [first])
+    left = [await ledger.jobs.release("default", job_id, 10, 4) for _ in range(3)]
+    assert [more for _, more in left] == [True, True, False]
+    assert list(await ledger.batches.completed_of(job_id)) == []
+
+
+async def test_what_nobody_can_serve_fails_in_bounded_steps(ledger: Ledger) -> None:
+    admitted = {await ledger.admit(4) for _ in range(2)}
+    steps = []
+    while changed := await ledger.batches.give_up_waiting("hash-384", "no model", max_jobs=10, max_batches=3):
+        steps.append(sum([(await ledger.job(job_id)).items_failed for job_id in admitted]))
+        assert admitted >= set(changed)
+    assert steps == [3, 6, 8]
+    assert {(await ledger.job(job_id)).state for job_id in admitted} == {jobs.State.COMPLETED}

@@ -12,6 +12,8 @@ from podium_runtime import errors
 from podium_scheduler.app import lost_results, ports, records, revocation
 from podium_scheduler.domain import jobs
 
+_RELEASE_STEP = 1_000
+
 
 class JobsOfApps:
     """What the gateways ask for."""
@@ -68,10 +70,16 @@ class JobsOfApps:
         return await self._lost.recompute(job_id)
 
     async def release(self, app_id: str, job_id: UUID, before_item: int) -> records.Job:
-        """The client has made all results before an item durable. The ledger first, then the buffer."""
-        job = _found(await self._ledger.release(app_id, job_id, before_item), job_id)
-        await self._results.release_results(job_id, job.items_released)
-        return job
+        """The client has made all results before an item durable. The ledger first, then the buffer.
+
+        In steps: who finishes a batch of the same job waits for no more than one of them.
+        """
+        while True:
+            found, more = await self._ledger.release(app_id, job_id, before_item, _RELEASE_STEP)
+            job = _found(found, job_id)
+            await self._results.release_results(job_id, job.items_released)
+            if not more:
+                return job
 
 
 def _found(job: records.Job | None, job_id: UUID) -> records.Job:

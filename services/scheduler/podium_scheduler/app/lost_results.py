@@ -16,6 +16,8 @@ from podium_scheduler.app import ports, wakers
 log = logs.get_logger(__name__)
 RECOMPUTED = Counter("podium_results_recomputed_total", "Batches computed again for want of their result.", ["cause"])
 
+_STEP = 1_000
+
 
 class LostResults:
     """Finds and repairs them, job by job."""
@@ -33,7 +35,10 @@ class LostResults:
         lost = [batch_id for first_item, batch_id in completed.items() if first_item not in there]
         if not lost:
             return 0
-        count = await self._batches.recompute(job_id, lost)
+        # In steps: who finishes a batch of the same job waits for no more than one of them.
+        count = 0
+        for start in range(0, len(lost), _STEP):
+            count += await self._batches.recompute(job_id, lost[start : start + _STEP])
         RECOMPUTED.labels("lost").inc(count)
         log.warning("lost_results_recomputed", job_id=str(job_id), batches=count)
         await self._wakers.feed()

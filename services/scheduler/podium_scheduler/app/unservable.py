@@ -14,7 +14,10 @@ from podium_scheduler.app import loops, ports
 log = logs.get_logger(__name__)
 
 _INTERVAL_S = 1.0
-_PAGE = 20
+_BREATH_S = 0.02
+"""Between two steps while there is more to do: the ledger has others to serve."""
+_MAX_JOBS = 20
+_MAX_BATCHES = 1_000
 
 
 class Unservable(loops.PatientLoop):
@@ -39,17 +42,21 @@ class Unservable(loops.PatientLoop):
         self._since: dict[str, float] = {}
 
     async def round(self) -> float:
-        """Fails what has been unservable for longer than the patience."""
+        """Fails what has been unservable for longer than the patience, a bounded step of each workload."""
         reasons = await self._reasons()
         now = self._clock.monotonic()
         self._since = {workload: self._since.get(workload, now) for workload in reasons}
+        more = False
         for workload, since in self._since.items():
             if now - since >= self._patience_s:
-                changed = await self._batches.give_up_waiting(workload, reasons[workload], _PAGE)
+                changed = await self._batches.give_up_waiting(
+                    workload, reasons[workload], max_jobs=_MAX_JOBS, max_batches=_MAX_BATCHES
+                )
                 if changed:
+                    more = True
                     log.warning("unservable_given_up", workload=workload, jobs=len(changed), reason=reasons[workload])
                     await self._wakeups.job_changed([(job_id, "state") for job_id in changed])
-        return _INTERVAL_S
+        return _BREATH_S if more else _INTERVAL_S
 
     async def _reasons(self) -> dict[str, str]:
         """Workloads that a worker cannot load and none offers, with that worker's words."""

@@ -153,13 +153,14 @@ _WAITING_JOBS = text("""
     SELECT job_id FROM jobs
     WHERE workload = :workload AND state IN ('PENDING', 'RUNNING')
       AND EXISTS (SELECT FROM batches b WHERE b.job_id = jobs.job_id AND b.state IN ('PENDING', 'QUEUED'))
-    ORDER BY job_id LIMIT :limit FOR NO KEY UPDATE
+    ORDER BY job_id LIMIT :max_jobs FOR NO KEY UPDATE
 """)
 
 _GIVE_UP_WAITING = text("""
     WITH waiting AS (
         SELECT batch_id, state FROM batches
-        WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state IN ('PENDING', 'QUEUED') FOR UPDATE
+        WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state IN ('PENDING', 'QUEUED')
+        LIMIT :max_batches FOR UPDATE
     )
     UPDATE batches b
     SET state = 'FAILED', failure_reason = 'MODEL_UNAVAILABLE', failure_message = :message, finish_time = now()
@@ -426,14 +427,13 @@ class BatchLedger:
         return {row.batch_id for row in rows}
 
     @ledger_call
-    async def give_up_waiting(self, workload: str, message: str, limit: int) -> list[UUID]:
-        """Fails the waiting batches of up to `limit` jobs of a workload that cannot be loaded; returns the jobs."""
+    async def give_up_waiting(self, workload: str, message: str, *, max_jobs: int, max_batches: int) -> list[UUID]:
+        """Fails the next waiting batches of a workload that cannot be loaded; returns their jobs, none at the end."""
         async with self._database.transaction() as connection:
-            values = {"workload": _storable(workload), "limit": limit}
+            values = {"workload": _storable(workload), "max_jobs": max_jobs}
             job_ids = list((await connection.scalars(_WAITING_JOBS, values)).all())
-            rows = (
-                await connection.execute(_GIVE_UP_WAITING, {"job_ids": job_ids, "message": _storable(message)})
-            ).all()
+            waiting = {"job_ids": job_ids, "max_batches": max_batches, "message": _storable(message)}
+            rows = (await connection.execute(_GIVE_UP_WAITING, waiting)).all()
             deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
             for row in rows:
                 delta = deltas[row.job_id]
@@ -443,7 +443,7 @@ class BatchLedger:
             await self._apply(connection, deltas)
             groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
         self._news(groups, ())
-        return job_ids
+        return list(deltas)
 
     @ledger_call
     async def leases_of(self, session_ids: Sequence[UUID], limit: int) -> list[records.HeldLease]:

@@ -61,10 +61,15 @@ _END_JOB = text("""
 
 # What a consumer group waits for stays until the group has acknowledged it too.
 _RELEASE_BATCHES = text("""
+    WITH next AS (
+        SELECT batch_id FROM batches
+        WHERE job_id = :job_id AND first_item >= :from_item AND first_item + item_count <= :before_item
+          AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') AND payload IS NOT NULL
+          AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = batches.batch_id)
+        ORDER BY first_item LIMIT :max_batches
+    )
     UPDATE batches SET state = CASE state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE state END, payload = NULL
-    WHERE job_id = :job_id AND first_item >= :from_item AND first_item + item_count <= :before_item
-      AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
-      AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = batches.batch_id)
+    FROM next WHERE batches.batch_id = next.batch_id
 """)
 
 _LIST_BATCHES = text("""
@@ -250,19 +255,22 @@ class JobLedger:
         return ended
 
     @ledger_call
-    async def release(self, app_id: str, job_id: UUID, before_item: int) -> records.Job | None:
-        """Marks the finished batches that end at or before an item as acknowledged and drops their payloads.
+    async def release(
+        self, app_id: str, job_id: UUID, before_item: int, max_batches: int
+    ) -> tuple[records.Job | None, bool]:
+        """Marks the next finished batches that end at or before an item as acknowledged and drops their payloads.
 
-        Changes nothing once the results have expired: then the batches are leaving the ledger.
+        Returns the job, and whether there may be more of them than `max_batches`. Changes nothing once the results have
+        expired: then the batches are leaving the ledger.
         """
         async with self._database.transaction() as connection:
             job = await _read(connection, app_id, job_id, lock=True)
             if job is None or before_item <= job.items_released or job.results_expired:
-                return job
-            values = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
-            await connection.execute(_RELEASE_BATCHES, values)
+                return job, False
+            place = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
+            step = await connection.execute(_RELEASE_BATCHES, {**place, "max_batches": max_batches})
             await connection.execute(offers.RELEASE_JOBS, {"job_ids": [job_id]})
-            return await _read(connection, app_id, job_id)
+            return await _read(connection, app_id, job_id), step.rowcount == max_batches
 
 
 JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
