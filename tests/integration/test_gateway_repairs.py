@@ -60,7 +60,9 @@ async def test_a_waiting_reader_is_asked_to_acknowledge_when_results_hold_back_w
         while (message := await call.read()) is not grpc.aio.EOF:
             cursors.append(message.cursor)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert gateway_rig.detail(caught.value, error_details_pb2.ErrorInfo).reason == "RESULTS_UNACKNOWLEDGED"
+    info = gateway_rig.detail(caught.value, error_details_pb2.ErrorInfo)
+    assert info.reason == "RESULTS_UNACKNOWLEDGED"
+    assert info.metadata["after_cursor"] == cursors[-1]
     assert gateway_rig.detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
     reading = asyncio.create_task(read_all(stream(rig, job.job_id, cursors[-1])))
     # It has nothing more to acknowledge, so it may wait.

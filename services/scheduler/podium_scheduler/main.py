@@ -178,7 +178,12 @@ class Scheduler:
             workloads, self._completer, policy, self._wakers.dispatcher, settings.conduct
         )
         self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
-        self._leader = leader.Leader(stores.leadership, stores.wakeups, self._leader_loops)
+        self._leader = leader.Leader(
+            stores.leadership,
+            stores.wakeups,
+            self._leader_loops,
+            (queue_metrics.forget, consumer_keeper.forget),
+        )
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serves until `stop`, then lets go of the workers, the lead and the connections, in this order."""

@@ -239,8 +239,10 @@ class _Relay:
     def _ask_to_acknowledge(self, found: scheduler_pb2.ListBatchesResponse) -> None:
         if found.acknowledge_results and self._place.batch > self._released:
             raise errors.ResourceExhausted(
-                "results that were sent and not acknowledged hold back new ones; go on with the last cursor",
+                "results that were sent and not acknowledged hold back new ones; store what has come, then call again "
+                "with the last cursor as after_cursor, which acknowledges it",
                 reason="RESULTS_UNACKNOWLEDGED",
+                metadata={"after_cursor": self._codec.encode(self._place).decode()},
                 retry_after_s=_ACKNOWLEDGE_AFTER_S,
             )
 

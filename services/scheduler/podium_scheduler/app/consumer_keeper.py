@@ -23,6 +23,12 @@ _PAGE = 500
 _COUNT_EVERY = 10
 
 
+def forget() -> None:
+    """Takes the gauges back: another replica leads."""
+    WAITING.set(0)
+    CONSUMERS.set(0)
+
+
 class ConsumerKeeper(loops.PatientLoop):
     """Keeps groups and consumers in order."""
 

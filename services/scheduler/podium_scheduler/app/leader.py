@@ -30,11 +30,14 @@ class Leader(loops.PatientLoop):
         leadership: ports.Leadership,
         wakeups: ports.Wakeups,
         make_loops: Callable[[int], Sequence[supervision.Loop]],
+        forget: Sequence[Callable[[], None]] = (),
     ) -> None:
+        """`forget`: what takes back the gauges that only a leader has, for the next leader has them too."""
         super().__init__()
         self._leadership = leadership
         self._wakeups = wakeups
         self._make_loops = make_loops
+        self._forget = forget
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -68,3 +71,5 @@ class Leader(loops.PatientLoop):
         if running is not None:
             self._stop.set()
             await asyncio.gather(running, return_exceptions=True)
+        for forget in self._forget:
+            forget()

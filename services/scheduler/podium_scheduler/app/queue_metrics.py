@@ -18,6 +18,12 @@ JOBS = Gauge("podium_jobs", "Unfinished jobs in the ledger.", ["state"])
 BATCHES = Gauge("podium_batches", "Unfinished batches in the ledger.", ["state"])
 
 
+def forget() -> None:
+    """Takes the gauges back: another replica leads."""
+    for gauge in (WAITING, AGE, DEPTH, CREDITS, JOBS, BATCHES):
+        gauge.clear()
+
+
 class QueueMetrics(loops.PatientLoop):
     """Sets the gauges."""
 
