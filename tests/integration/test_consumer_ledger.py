@@ -126,6 +126,10 @@ class Ledger:
         async with self.database.transaction() as connection:
             await connection.execute(text(sql), values)
 
+    async def count(self, sql: str) -> int:
+        async with self.database.transaction() as connection:
+            return int(await connection.scalar(text(sql), {"app": self.app}))
+
     async def batch_ids(self, job_id: UUID) -> dict[int, int]:
         """first_item to batch id of what is COMPLETED."""
         return await self.batches.completed_of(job_id)
@@ -384,6 +388,21 @@ async def test_what_was_acknowledged_while_it_was_lost_is_released_when_it_is_ba
     assert told(await ledger.drain(me)) == ["COMPLETED"]
 
 
+@pytest.mark.parametrize("how", ["given up", "cancelled"])
+async def test_what_was_acknowledged_while_it_was_lost_is_released_however_it_ends(ledger: Ledger, how: str) -> None:
+    job_id = await ledger.done(1)
+    me = await ledger.consumer()
+    taken = await ledger.take(me)
+    await ledger.batches.recompute(job_id, list((await ledger.batch_ids(job_id)).values()))
+    await ledger.ack(me, taken)
+    if how == "cancelled":
+        await ledger.jobs.cancel(ledger.app, job_id, WEEK)
+    else:
+        leased = await ledger.lease(job_id, 1)
+        await ledger.fail(leased, batch_states.GiveUp(batch_states.FailureReason.OUT_OF_MEMORY))
+    assert (await ledger.job(job_id)).items_released == 4
+
+
 async def test_both_halves_of_a_lost_batch_come_to_the_groups_that_wait_for_it(ledger: Ledger) -> None:
     job_id = await ledger.done(1)
     quick, slow = await ledger.consumer("quick"), await ledger.consumer("slow")
@@ -472,6 +491,19 @@ async def test_a_group_that_nobody_uses_is_retired_and_holds_nothing_back(ledger
     assert [released for _, released in steps] == [[], []]
     assert len(await ledger.drain(again)) == 4
     assert await ledger.states(job_id) == ["DELIVERED"] * 3
+
+
+async def test_a_retired_group_stays_until_nobody_writes_it_deliveries_any_more(ledger: Ledger) -> None:
+    """Whoever finishes a batch may have looked for groups before that, and needs the group's row to be there."""
+    await ledger.consumers.close(await ledger.consumer("gone"))
+    await ledger.run("UPDATE consumer_groups SET seen_time = now() - interval '8 days' WHERE name = 'gone'")
+    await ledger.consumers.retire(WEEK)
+    left = "SELECT count(*) FROM consumer_groups WHERE app_id = :app"
+    assert (await ledger.consumers.remove_retired(100), await ledger.count(left)) == ((0, []), 1)
+    await ledger.run(
+        "UPDATE consumer_groups SET retire_time = now() - interval '2 minutes' WHERE app_id = :app", app=ledger.app
+    )
+    assert (await ledger.consumers.remove_retired(100), await ledger.count(left)) == ((0, []), 0)
 
 
 async def test_what_only_a_retired_group_waited_for_is_released(ledger: Ledger) -> None:

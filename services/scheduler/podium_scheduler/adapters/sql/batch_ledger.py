@@ -146,7 +146,7 @@ _GIVE_UP = text("""
         lease_token = NULL, session_id = NULL
     FROM given_up g
     WHERE b.batch_id = g.batch_id AND b.state = 'LEASED' AND b.lease_token = g.lease_token
-    RETURNING b.batch_id, b.job_id, b.item_count
+    RETURNING b.batch_id, b.job_id, b.item_count, b.offered
 """)
 
 _WAITING_JOBS = text("""
@@ -165,7 +165,7 @@ _GIVE_UP_WAITING = text("""
     UPDATE batches b
     SET state = 'FAILED', failure_reason = 'MODEL_UNAVAILABLE', failure_message = :message, finish_time = now()
     FROM waiting w WHERE b.batch_id = w.batch_id
-    RETURNING b.batch_id, b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
+    RETURNING b.batch_id, b.job_id, b.item_count, b.offered, w.state = 'PENDING' AS was_pending
 """)
 
 _LEASES_OF = text("""
@@ -423,7 +423,8 @@ class BatchLedger:
                 rows += ended
             await self._apply(connection, deltas)
             groups = await offers.offer(connection, {r.job_id for r in ended}, [r.batch_id for r in ended])
-        self._news(groups, ())
+            released = await offers.release(connection, [row.batch_id for row in ended if row.offered])
+        self._news(groups, released)
         return {row.batch_id for row in rows}
 
     @ledger_call
@@ -442,7 +443,8 @@ class BatchLedger:
                 delta.failed += row.item_count
             await self._apply(connection, deltas)
             groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
-        self._news(groups, ())
+            released = await offers.release(connection, [row.batch_id for row in rows if row.offered])
+        self._news(groups, released)
         return list(deltas)
 
     @ledger_call

@@ -41,7 +41,7 @@ _WAITING_ITEMS = text("""
 
 _END_OPEN_BATCHES = text("""
     WITH ended AS (
-        SELECT batch_id, lease_token, session_id, item_count FROM batches
+        SELECT batch_id, lease_token, session_id, item_count, offered FROM batches
         WHERE job_id = :job_id AND state IN ('PENDING', 'QUEUED', 'LEASED')
         FOR UPDATE
     ), written AS (
@@ -49,7 +49,7 @@ _END_OPEN_BATCHES = text("""
             finish_time = now(), lease_token = NULL, session_id = NULL
         FROM ended WHERE batches.batch_id = ended.batch_id
     )
-    SELECT batch_id, lease_token, session_id, item_count FROM ended
+    SELECT batch_id, lease_token, session_id, item_count, offered FROM ended
 """)
 
 _END_JOB = text("""
@@ -315,6 +315,8 @@ async def _end(
     counts = {"batch_count": len(rows), "item_count": sum(r.item_count for r in rows)}
     await connection.execute(_END_JOB, {"job_id": job_id, "job_state": state.value, "retention": retention, **counts})
     groups = await offers.offer(connection, [job_id], [r.batch_id for r in rows])
+    # They were computed again for nobody: there is no result to drop.
+    await offers.release(connection, [r.batch_id for r in rows if r.offered])
     revoked = tuple(
         records.HeldLease(r.batch_id, r.lease_token, 0, job_id, r.session_id) for r in rows if r.lease_token
     )

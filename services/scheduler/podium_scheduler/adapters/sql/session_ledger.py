@@ -129,9 +129,10 @@ class SessionLedger:
         decided about the worker before.
         """
         async with self._database.transaction() as connection:
+            superseded = list((await connection.scalars(_SUPERSEDE, {"worker_id": new.worker_id})).all())
+            # Only now: whoever decided about the worker until here has committed, and later deciders find it here.
             before = (await connection.execute(_STANDING, {"worker_id": new.worker_id})).first()
             standing = records.Standing(*before) if before else records.Standing()
-            superseded = list((await connection.scalars(_SUPERSEDE, {"worker_id": new.worker_id})).all())
             values = {name: getattr(new, name) for name in records.NewSession.__dataclass_fields__}
             await connection.execute(_OPEN, {**values, **asdict(standing), "ttl": self._ttl})
             rows = (
