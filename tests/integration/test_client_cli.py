@@ -18,11 +18,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import yaml
 
 from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.worker.v1 import worker_pb2
 from podium_cli import exits, main
+from podium_scheduler.adapters import registry_entries
 from tests.support import fake_gateway
 from tests.support.fake_gateway import FakeGateway, Refusal, serve_fake_gateway
 
@@ -288,6 +290,16 @@ async def test_an_interrupt_while_stdin_is_silent_ends_it(fake: FakeGateway, tmp
     assert process.returncode == exits.INTERRUPTED
 
 
+async def test_a_recorded_canary_is_what_the_registry_reads(podium: Run, fake: FakeGateway) -> None:
+    printed = await podium("canary", "fake", 'A "quoted" text, naïve: yes', "--input-type", "query")
+    assert printed.code == exits.OK, printed.err
+    (found,) = yaml.safe_load(f"    canaries:\n{printed.out}")["canaries"]
+    expected = fake_gateway.vectors(['A "quoted" text, naïve: yes'])[0]
+    assert (found["text"], found["input_type"]) == ('A "quoted" text, naïve: yes', "query")
+    assert registry_entries.elements(found["vector"]) == expected.tolist()
+    assert (await podium("canary", "fake", "text", "--input-type", "both")).code == exits.BAD_INPUT
+
+
 class FakeOperator(operator_pb2_grpc.OperatorServiceServicer):
     async def CreateApp(self, request: operator_pb2.CreateAppRequest, context: Any) -> operator_pb2.CreateAppResponse:
         assert dict(context.invocation_metadata())["authorization"] == "Bearer operator"
@@ -336,7 +348,9 @@ class FakeOperator(operator_pb2_grpc.OperatorServiceServicer):
     async def ListWorkers(
         self, request: operator_pb2.ListWorkersRequest, context: Any
     ) -> operator_pb2.ListWorkersResponse:
-        return operator_pb2.ListWorkersResponse(workers=[operator_pb2.Worker(worker_id="w1", hostname="here")])
+        refused = worker_pb2.WorkloadStatus(workload="e5", unavailable_reason="other model files")
+        worker = operator_pb2.Worker(worker_id="w1", hostname="here", status=worker_pb2.Status(workloads=[refused]))
+        return operator_pb2.ListWorkersResponse(workers=[worker])
 
 
 async def test_operator_commands(podium: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +369,8 @@ async def test_operator_commands(podium: Run, monkeypatch: pytest.MonkeyPatch) -
             "b",
         ]
         assert "1,234" in (await podium("queues")).out
-        assert "w1" in (await podium("workers")).out
+        workers = (await podium("workers")).out
+        assert re.search(r"^w1 +here .* serving; cannot serve e5: other model files", workers, re.MULTILINE)
         assert (await podium("workers", "drain", "w1")).out == "w1: drains, 2 batches in hand\n"
         assert (await podium("workers", "drain", "w1", "--json")).json["worker_id"] == "w1"
         assert (await podium("workers", "drain", "w2")).code == exits.NOT_FOUND

@@ -408,3 +408,22 @@ async def test_a_check_is_answered_in_the_status(tmp_path: Path) -> None:
         await session.status(lambda s: s.checked == 7)
         metrics = process.ready()["metrics"]
         assert await processes.metric(metrics, "podium_worker_canaries_total", outcome="passed") == 1
+
+
+async def test_a_model_that_computes_what_was_recorded_is_offered_and_another_is_not(tmp_path: Path) -> None:
+    right, wrong = fake.hash_workload("right"), fake.hash_workload("wrong")
+    right.model.canaries.add(text=TEXTS[0], elements=_expected(TEXTS[:1])[0].tolist())
+    wrong.model.canaries.add(text=TEXTS[0], elements=_expected(TEXTS[1:2])[0].tolist())
+    scheduler = fake.FakeScheduler([right, wrong])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path):
+        session = await scheduler.session()
+        session.say(desired=worker_pb2.Desired(resident_workloads=["right", "wrong"]))
+        status = await session.status(lambda s: any(w.unavailable_reason for w in s.workloads))
+        (refused,) = [w for w in status.workloads if w.unavailable_reason]
+        assert (refused.workload, refused.credits) == ("wrong", 0)
+        assert refused.unavailable_reason.startswith("The vector of 'text 0, ")
+        assert refused.unavailable_reason.endswith("these are other model files, or wrong canaries in the registry.")
+        # The device is sound: the other model is served.
+        session.say(assign=scheduler.assignment("right", TEXTS))
+        chunks, _ = await session.result()
+        assert np.array_equal(_matrix(chunks), _expected(TEXTS))

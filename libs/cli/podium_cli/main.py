@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import podium_client
-from podium_cli import consume, exits, jobs, operator, serve, submit, up
+from podium_cli import canary, consume, exits, jobs, operator, serve, submit, up
 from podium_cli.connection import Connection
 
 EPILOG = "Exit codes: 0 done, 1 items failed, 2 bad input, 3 unreachable, 4 not found, 5 no access, 6 wrong state."
@@ -60,6 +60,7 @@ app.command("cancel")(jobs.cancel_command)
 app.command("results")(jobs.results_command)
 app.command("consume")(consume.consume_command)
 app.command("workloads")(jobs.workloads_command)
+app.command("canary")(canary.canary_command)
 app.command("queues")(operator.queues_command)
 app.command("failures")(operator.failures_command)
 app.command("requeue")(operator.requeue_command)

@@ -163,7 +163,9 @@ def _state_of(worker: operator_pb2.Worker) -> str:
     faulted = [d for d in worker.status.devices if d.state == worker_pb2.DEVICE_STATE_FAULTED]
     if faulted:
         return "; ".join(f"device {d.index} faulted: {d.reason}" for d in faulted)
-    return "draining" if worker.status.draining else "serving"
+    state = "draining" if worker.status.draining else "serving"
+    refused = [w for w in worker.status.workloads if w.unavailable_reason]
+    return "; ".join([state, *(f"cannot serve {w.workload}: {w.unavailable_reason}" for w in refused)])
 
 
 def queues_command(as_json: output.AsJson = False) -> None:

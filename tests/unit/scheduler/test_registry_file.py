@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import math
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -246,6 +249,70 @@ def test_deep_nesting_is_an_error_and_not_a_crash() -> None:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(registry_file.RegistryError, match=r"none\.yaml: cannot be read: No such file"):
         registry_file.load(tmp_path / "none.yaml")
+
+
+def packed(*numbers: float) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+
+
+NUMBERS = [number / 8 for number in range(-8, 12)]
+SHORT = packed(*NUMBERS[:16])
+PREFIXES = """\
+    prefixes:
+      query: "q: "
+      passage: "p: "
+"""
+CANARIES = f"""\
+    canaries:
+      - text: "A canary."
+        vector: >-
+          {packed(*NUMBERS)[:60]}
+          {packed(*NUMBERS)[60:]}
+      - {{text: "A question?", input_type: query, vector: "{SHORT}"}}
+"""
+
+
+def test_canaries_arrive_with_the_prefix_of_their_side() -> None:
+    workload = registry_file.parse((GOOD + CANARIES).encode(), "registry.yaml").workloads["minilm"]
+    assert [(c.text, list(c.elements)) for c in workload.model.canaries] == [
+        ("p: A canary.", NUMBERS), ("q: A question?", NUMBERS[:16]),
+    ]  # fmt: skip
+    bare = (GOOD + CANARIES).replace("input_type: query, ", "").replace(PREFIXES, "")
+    workload = registry_file.parse(bare.encode(), "registry.yaml").workloads["minilm"]
+    assert [c.text for c in workload.model.canaries] == ["A canary.", "A question?"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        (SHORT, "AAA?", "31:58: {}.1.vector: must be the base64 of little-endian float32 numbers"),
+        (SHORT, "AAAAAAA=", "31:58: {}.1.vector: must be the base64 of little-endian float32 numbers"),
+        (SHORT, packed(*NUMBERS[:15]), "31:58: {}.1.vector: holds 15 numbers, must be 16 to 384"),
+        (SHORT, packed(*NUMBERS * 20), "31:58: {}.1.vector: holds 400 numbers, must be 16 to 384"),
+        (SHORT, packed(*[0.0] * 16), "31:58: {}.1.vector: must be finite numbers, and not all of them 0"),
+        (SHORT, packed(*[math.nan] * 16), "31:58: {}.1.vector: must be finite numbers"),
+        ("input_type: query", "input_type: both", "31:43: {}.1.input_type: must be 'query' or 'passage'"),
+        ('text: "A canary."', 'text: ""', "27:15: {}.0.text: must not be empty"),
+        ('text: "A canary."', 'words: "A canary."', "27:16: {}.0.words: is no field of the registry"),
+        (PREFIXES, "", "28:43: {}.1.input_type: has no meaning without prefixes"),
+        (CANARIES, "    canaries: yes\n", "26:15: {}: must be a list"),
+    ],
+)
+def test_a_bad_canary_is_one_line(old: str, new: str, error: str) -> None:
+    assert (GOOD + CANARIES).count(old) == 1
+    message = refusal((GOOD + CANARIES).replace(old, new))
+    assert message.startswith("registry.yaml:" + error.format("workloads.minilm.canaries"))
+
+
+def test_canaries_are_few_and_of_texts() -> None:
+    first, *_, last = CANARIES.splitlines(keepends=True)
+    many = first + 17 * last
+    assert "workloads.minilm.canaries: must hold at most 16" in refusal(GOOD + many)
+    text = GOOD.replace(PREFIXES, "") + CANARIES
+    pictures = text.replace("modality: text", "modality: image").replace("sentence_transformers", "open_clip")
+    pictures = pictures.replace("max_text_bytes: 64KiB", "max_image_bytes: 1MiB\n      max_image_pixels: 9")
+    pictures = pictures.replace("input_type: query, ", "")
+    assert refusal(pictures).endswith("workloads.minilm.canaries: has no meaning for modality image")
 
 
 def test_an_open_clip_model_may_take_its_files_by_tag() -> None:

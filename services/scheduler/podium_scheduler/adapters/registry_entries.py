@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import math
 import re
+import struct
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Literal
 
 import pydantic
 
-Path = tuple[str, ...]
+Path = tuple[str | int, ...]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_ITEM_BYTES = 32 << 20
 """One item is a batch of its own when it must be, and a batch has to fit into one frame of a stream."""
+MIN_CANARY_ELEMENTS = 16
+"""Fewer would agree by chance."""
 
 _UNITS = {
     "": 1,
@@ -51,9 +57,24 @@ def span(value: object) -> object:
     return timedelta(seconds=seconds)
 
 
+def elements(value: object) -> object:
+    """Numbers from the base64 of little-endian float32, with white space wherever it helps. Raises ValueError."""
+    try:
+        packed = base64.b64decode("".join(value.split()), validate=True) if isinstance(value, str) else b""
+    except binascii.Error:
+        packed = b""
+    if not packed or len(packed) % 4:
+        raise ValueError("must be the base64 of little-endian float32 numbers, as podium canary prints it")
+    numbers = list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    if not all(map(math.isfinite, numbers)) or not any(numbers):
+        raise ValueError("must be finite numbers, and not all of them 0")
+    return numbers
+
+
 Size = Annotated[int, pydantic.BeforeValidator(size)]
 ItemSize = Annotated[Size, pydantic.Field(ge=1, le=MAX_ITEM_BYTES)]
 Span = Annotated[timedelta, pydantic.BeforeValidator(span)]
+Elements = Annotated[list[float], pydantic.BeforeValidator(elements)]
 Line = Annotated[str, pydantic.Field(min_length=1, max_length=200)]
 
 
@@ -108,6 +129,14 @@ class Prefixes(Section):
     default: Literal["query", "passage"] = "passage"
 
 
+class Canary(Section):
+    """A text whose vector is known, all of it or its beginning. `input_type` chooses the prefix put before it."""
+
+    text: str = pydantic.Field(min_length=1, max_length=2000)
+    input_type: Literal["query", "passage"] | None = None
+    vector: Elements
+
+
 class Needs(Section):
     """What a device must have."""
 
@@ -127,6 +156,14 @@ class Entry(Section):
     model: Model
     prefixes: Prefixes | None = None
     needs: Needs = Needs()
+    canaries: list[Canary] = pydantic.Field(default=[], max_length=16)
+
+    def canary_text(self, canary: Canary) -> str:
+        """What the model reads of a canary: the prefix goes before it as before any text."""
+        if self.prefixes is None:
+            return canary.text
+        side = canary.input_type or self.prefixes.default
+        return (self.prefixes.query if side == "query" else self.prefixes.passage) + canary.text
 
     @property
     def takes_text(self) -> bool:
@@ -151,7 +188,7 @@ def problems(file: File) -> Iterator[tuple[Path, str]]:
         at = ("workloads", name)
         if NAME.fullmatch(name) is None:
             yield at, "a name has 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit"
-        for path, sentence in (*_limits(entry), *_sources(entry.model), *_model(entry)):
+        for path, sentence in (*_limits(entry), *_sources(entry.model), *_model(entry), *_canaries(entry)):
             yield (*at, *path), sentence
 
 
@@ -194,3 +231,15 @@ def _model(entry: Entry) -> Iterator[tuple[Path, str]]:
         yield ("model", "normalized"), "must be false for the hash backend"
     if model.token_budget and model.token_budget < model.max_tokens:
         yield ("model", "token_budget"), f"must be 0 or at least max_tokens ({model.max_tokens})"
+
+
+def _canaries(entry: Entry) -> Iterator[tuple[Path, str]]:
+    if entry.canaries and not entry.takes_text:
+        yield ("canaries",), f"has no meaning for modality {entry.modality}"
+    least = min(MIN_CANARY_ELEMENTS, entry.dimension)
+    for number, canary in enumerate(entry.canaries):
+        at = ("canaries", number)
+        if not least <= len(canary.vector) <= entry.dimension:
+            yield (*at, "vector"), f"holds {len(canary.vector)} numbers, must be {least} to {entry.dimension}"
+        if canary.input_type and entry.prefixes is None:
+            yield (*at, "input_type"), "has no meaning without prefixes"

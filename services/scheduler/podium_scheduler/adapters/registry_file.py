@@ -171,6 +171,8 @@ _SENTENCES = {
     "string_too_short": "must not be empty",
     "string_too_long": "must be at most {max_length} characters long",
     "too_short": "must hold at least {min_length}",
+    "too_long": "must hold at most {max_length}",
+    "list_type": "must be a list",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
@@ -224,6 +226,8 @@ def _workload(name: str, entry: entries.Entry) -> workload_pb2.Workload:
         ),
     )
     workload.needs.load_timeout.FromTimedelta(entry.needs.load_timeout)
+    for canary in entry.canaries:
+        workload.model.canaries.add(text=entry.canary_text(canary), elements=canary.vector)
     if entry.prefixes is not None:
         workload.prefixes.query = entry.prefixes.query
         workload.prefixes.passage = entry.prefixes.passage
