@@ -31,7 +31,7 @@ async def test_the_lead_passes_on_with_a_greater_term(url: str) -> None:
         await first.resign()
         async with asyncio.timeout(STEP_S):
             # Postgres lets go of the lock when it has seen the connection end, a moment later.
-            while not await second.attempt():
+            while not await second.attempt():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert second.term > before
         assert not await first.confirm()
