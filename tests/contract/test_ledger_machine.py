@@ -365,8 +365,8 @@ class Calls(RuleBasedStateMachine):
         assert {r.session_id: (r.worker_id, r.state) for r in sessions} == {
             s: (one.worker, one.state) for s, one in self.model.sessions.items()
         }
-        assert {r.job_id: (r.state, r.items_released) for r in jobs} == {
-            j.job_id: (j.state, j.released) for j in self.model.jobs.values()
+        assert {r.job_id: (r.state, r.items_released, max(r.items_released, r.acknowledged_item)) for r in jobs} == {
+            j.job_id: (j.state, j.released, max(j.released, j.acknowledged)) for j in self.model.jobs.values()
         }
         for job in jobs:
             _is_sound(job, [r for r in rows if r.job_id == job.job_id])
@@ -513,14 +513,14 @@ class LedgerMachine(Calls):
 def _batch_as_it_is(row: Any) -> tuple[object, ...]:
     return (
         row.job_id, row.first_item, row.batch_id, row.item_count, row.payload_offset, row.state, row.attempt,
-        row.lease_token, row.session_id, row.items_succeeded, row.items_truncated,
+        row.lease_token, row.session_id, row.items_succeeded, row.items_truncated, row.payload is None,
     )  # fmt: skip
 
 
 def _batch_as_it_should_be(job: Job, batch: Batch) -> tuple[Any, ...]:
     return (
         job.job_id, batch.first, batch.batch_id, batch.count, batch.offset, batch.state, batch.attempt,
-        batch.token, batch.session, batch.succeeded_items(), batch.truncated,
+        batch.token, batch.session, batch.succeeded_items(), batch.truncated, batch.dropped,
     )  # fmt: skip
 
 
@@ -542,6 +542,8 @@ def _is_sound(job: Any, rows: Sequence[Any]) -> None:
     )  # fmt: skip
     assert all(r.payload for r in rows if r.state in (*OPEN, "COMPLETED")), "what may be computed has its payload"
     assert all(r.state not in OPEN for r in rows if r.first_item < job.items_released), "released is only what is done"
+    acknowledged = [r for r in rows if r.first_item + r.item_count <= job.acknowledged_item]
+    assert all(r.state in OPEN for r in acknowledged if r.payload), "what is acknowledged goes when it is done"
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,29 @@ async def test_streams_that_are_always_cut_at_the_same_place_still_end(fake: Fak
     fake.cuts.extend([Cut(3)] * 12)
     result = await client.embed_texts(TEXTS, workload="fake", release=False)
     np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
-    assert any(fake.cursors)
+    assert any(fake.resumes)
+
+
+async def test_a_fetch_that_may_not_release_leaves_all_to_the_next(fake: FakeGateway, client: AsyncClient) -> None:
+    job = await client.submit(TEXTS, workload="fake")
+    fake.cuts.extend([Cut(3)] * 6)
+    for _ in range(2):
+        result = await client.fetch(job.job_id)
+        np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
+    assert not any(fake.cursors)
+
+
+async def test_a_fetch_that_may_not_release_and_is_asked_to_says_so(fake: FakeGateway, client: AsyncClient) -> None:
+    job = await client.submit(TEXTS, workload="fake")
+    asked = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "acknowledge", "RESULTS_UNACKNOWLEDGED", 0.001)
+    fake.cuts.extend([Cut(9, refusal=asked)] * 3)
+    with pytest.raises(podium_client.ResultsUnacknowledged, match="acknowledge"):
+        await client.fetch(job.job_id)
+    with pytest.raises(podium_client.ResultsUnacknowledged):
+        await client.embed_texts(TEXTS, workload="fake", release=False)
+    assert not any(fake.cursors)
+    result = await client.fetch(job.job_id, release=True)
+    np.testing.assert_array_equal(result.vectors, fake_gateway.vectors(TEXTS))
 
 
 async def test_a_run_that_was_cancelled_is_taken_up_without_computing_again(fake: FakeGateway) -> None:

@@ -469,6 +469,56 @@ async def test_a_cursor_does_not_release_what_a_group_waits_for(ledger: Ledger) 
     assert await ledger.ack(me, [second]) == [records.Released(job_id, (4,), True)]
 
 
+async def lost_while_read(ledger: Ledger) -> tuple[UUID, records.Leased]:
+    """A job of two read batches; the result of the first was lost, and the reader acknowledges both meanwhile."""
+    job_id = await ledger.done(2)
+    await ledger.batches.recompute(job_id, [(await ledger.batch_ids(job_id))[0]])
+    (leased,) = await ledger.lease(job_id, 1)
+    released, _ = await ledger.jobs.release(ledger.app, job_id, 8, 100)
+    assert released is not None and released.items_released == 0
+    return job_id, leased
+
+
+@pytest.mark.parametrize("how", ["complete", "give up", "cancel", "cannot be served"])
+async def test_what_was_acknowledged_while_it_was_computed_again_is_released_at_once(ledger: Ledger, how: str) -> None:
+    news: list[records.Released] = []
+    ledger.batches = batch_ledger.BatchLedger(ledger.database, WEEK, lambda _, released: news.extend(released))
+    ledger.jobs = job_ledger.JobLedger(ledger.database, lambda _, released: news.extend(released))
+    job_id, leased = await lost_while_read(ledger)
+    assert await ledger.states(job_id) == ["LEASED", "DELIVERED"]
+    match how:
+        case "complete":
+            await ledger.complete([leased])
+        case "give up":
+            await ledger.fail([leased], batch_states.GiveUp(batch_states.FailureReason.INTERNAL))
+        case "cancel":
+            await ledger.jobs.cancel(ledger.app, job_id, WEEK)
+        case _:
+            await ledger.fail([leased], batch_states.Retry(timedelta(0)))
+            await ledger.batches.give_up_waiting("hash-384", "nobody can", max_jobs=10, max_batches=100)
+    assert (await ledger.job(job_id)).items_released == 8
+    assert [r for r in news if r.job_id == job_id] == [records.Released(job_id, (0,), True)]
+
+
+async def test_the_halves_of_what_was_acknowledged_are_released_too(ledger: Ledger) -> None:
+    job_id, leased = await lost_while_read(ledger)
+    await ledger.fail([leased], batch_states.Split(2, 2))
+    halves = await ledger.lease(job_id, 2)
+    await ledger.complete(halves[1:])
+    assert (await ledger.job(job_id)).items_released == 0
+    await ledger.complete(halves[:1])
+    assert (await ledger.states(job_id), (await ledger.job(job_id)).items_released) == (["DELIVERED"] * 3, 8)
+
+
+async def test_a_group_still_gets_what_a_cursor_acknowledged_while_it_was_computed_again(ledger: Ledger) -> None:
+    me = await ledger.consumer()
+    job_id, leased = await lost_while_read(ledger)
+    await ledger.complete([leased])
+    assert await ledger.states(job_id) == ["COMPLETED"] * 2
+    assert len(told(await ledger.drain(me))) == 3
+    assert (await ledger.states(job_id), (await ledger.job(job_id)).items_released) == (["DELIVERED"] * 2, 8)
+
+
 async def test_a_group_that_nobody_uses_is_retired_and_holds_nothing_back(ledger: Ledger) -> None:
     alive = await ledger.consumer("alive")
     gone = await ledger.consumer("gone")

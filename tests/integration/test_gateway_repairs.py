@@ -11,6 +11,7 @@ import pytest_asyncio
 from google.rpc import error_details_pb2
 
 from podium.common.v1 import job_pb2
+from podium.gateway.v1 import gateway_pb2
 from tests.integration import gateway_rig
 from tests.integration.test_gateway_results import complete, covered, done_job, finish, read_all, refused, stream
 
@@ -73,6 +74,21 @@ async def test_a_waiting_reader_is_asked_to_acknowledge_when_results_hold_back_w
     await finish(rig, job)
     assert covered(await reading) == list(range(10, 20))
     assert (job.job_id, 10) in rig.ledger.released
+    rig.ledger.acknowledge_results = False
+
+
+async def test_a_reader_that_resumed_is_asked_to_acknowledge_what_it_had_before(rig: gateway_rig.Rig) -> None:
+    job = rig.ledger.add_job("app-a", 20, 10)
+    await complete(rig, job, 0)
+    call = stream(rig, job.job_id)
+    async with asyncio.timeout(gateway_rig.STEP_S):
+        message: gateway_pb2.StreamResultsResponse = await call.read()
+        while covered([message])[-1] < 9:
+            message = await call.read()
+    call.cancel()
+    rig.ledger.acknowledge_results = True
+    error = await refused(stream(rig, job.job_id, "", message.cursor), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert gateway_rig.detail(error, error_details_pb2.ErrorInfo).reason == "RESULTS_UNACKNOWLEDGED"
     rig.ledger.acknowledge_results = False
 
 

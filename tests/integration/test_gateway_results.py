@@ -33,10 +33,10 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[gateway
         yield running
 
 
-def stream(rig: gateway_rig.Rig, job_id: str, after_cursor: str = "") -> Any:
+def stream(rig: gateway_rig.Rig, job_id: str, after_cursor: str = "", resume_cursor: str = "") -> Any:
     """The call."""
     return rig.stub.StreamResults(
-        gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after_cursor),
+        gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after_cursor, resume_cursor=resume_cursor),
         metadata=rig.metadata,
         timeout=gateway_rig.STEP_S,
     )
@@ -274,6 +274,24 @@ async def test_a_batch_larger_than_one_read_comes_whole(rig: gateway_rig.Rig) ->
     assert [m.chunk.chunk_index for m in messages[:-1]] == [*range(20), *range(20)]
 
 
+async def test_a_resumed_stream_goes_on_and_releases_nothing(rig: gateway_rig.Rig) -> None:
+    job = await done_job(rig)
+    whole = await read_all(stream(rig, job.job_id))
+    for place in (2, 5):
+        assert await read_all(stream(rig, job.job_id, "", whole[place].cursor)) == whole[place + 1 :]
+    assert not [released for released in rig.ledger.released if released[0] == job.job_id]
+    assert await read_all(stream(rig, job.job_id)) == whole
+
+
+async def test_a_resumed_stream_may_acknowledge_less_than_it_has(rig: gateway_rig.Rig) -> None:
+    job = await done_job(rig, items=30)
+    whole = await read_all(stream(rig, job.job_id))
+    durable = next(m.cursor for m in whole if covered([m])[-1] == 9)
+    received = next(m.cursor for m in whole if covered([m])[-1] == 19)
+    assert covered(await read_all(stream(rig, job.job_id, durable, received))) == list(range(20, 30))
+    assert [item for job_id, item in rig.ledger.released if job_id == job.job_id] == [10]
+
+
 async def test_released_results_are_out_of_range(rig: gateway_rig.Rig) -> None:
     job = await done_job(rig)
     whole = await read_all(stream(rig, job.job_id))
@@ -342,6 +360,14 @@ async def test_bad_cursors(rig: gateway_rig.Rig) -> None:
     rig.ledger.jobs[large.job_id].progress.items_total = 25
     error = await refused(stream(rig, large.job_id, beyond), grpc.StatusCode.INVALID_ARGUMENT)
     assert gateway_rig.fields(error) == ["after_cursor"]
+
+
+async def test_a_bad_resume_cursor_releases_nothing(rig: gateway_rig.Rig) -> None:
+    job = await done_job(rig)
+    good = (await read_all(stream(rig, job.job_id)))[-1].cursor
+    error = await refused(stream(rig, job.job_id, good, _damaged(good)), grpc.StatusCode.INVALID_ARGUMENT)
+    assert gateway_rig.fields(error) == ["resume_cursor"]
+    assert not [released for released in rig.ledger.released if released[0] == job.job_id]
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(rig: gateway_rig.Rig) -> None:

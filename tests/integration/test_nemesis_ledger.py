@@ -49,6 +49,10 @@ SPOILS = {
     "a_completed_job_has_every_outcome": f"UPDATE jobs SET items_succeeded = 29 WHERE job_id = '{JOB}'",
     "only_batches_of_ended_jobs_end_like_them": f"UPDATE batches SET state = 'CANCELLED' WHERE {_SECOND}",
     "what_is_released_is_delivered": f"UPDATE jobs SET items_released = 20 WHERE job_id = '{JOB}'",
+    "what_is_acknowledged_is_released": f"UPDATE jobs SET acknowledged_item = 20 WHERE job_id = '{JOB}'",
+    "delivered_lies_before_released_or_acknowledged": "UPDATE batches SET state = 'DELIVERED', payload = NULL"
+    f" WHERE {_THIRD}",
+    "all_that_is_acknowledged_counts_as_released": f"UPDATE jobs SET acknowledged_item = 15 WHERE job_id = '{JOB}'",
     "no_payload_after_delivery": "UPDATE batches SET payload = 'p' WHERE state = 'DELIVERED'",
     "open_batches_keep_their_payload": f"UPDATE batches SET payload = NULL WHERE {_SECOND}",
     "a_lease_is_whole": f"UPDATE batches SET lease_token = 'token' WHERE {_SECOND}",

@@ -90,6 +90,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.refusals: defaultdict[str, deque[Refusal]] = defaultdict(deque)
         self.cuts: deque[Cut] = deque()
         self.cursors: list[str] = []
+        self.resumes: list[str] = []
         self.release_during_stream: set[str] = set()
         self.corrupt = ""
         self.hold = False
@@ -223,11 +224,13 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.StreamResultsResponse]:
         await self._begin("StreamResults", context)
         self.cursors.append(request.after_cursor)
+        self.resumes.append(request.resume_cursor)
         job = await self._find(request.job_id, context)
-        start = int(request.after_cursor or 0)
+        start = int(request.resume_cursor or request.after_cursor or 0)
         if request.after_cursor:
-            total = len(job.items.items)
-            job.released_to = max(job.released_to, start if start == total else start // BATCH_ITEMS * BATCH_ITEMS)
+            total, durable = len(job.items.items), int(request.after_cursor)
+            whole = durable if durable == total else durable // BATCH_ITEMS * BATCH_ITEMS
+            job.released_to = max(job.released_to, whole)
             job.message.progress.items_released = job.released_to
             job.message.results_released = job.released_to == total
         if start < job.released_to:

@@ -30,7 +30,7 @@ class Batch:
     failed: int = 0
     truncated: int = 0
     dropped: bool = False
-    """Its reader has acknowledged it: the texts are gone."""
+    """Its payload is gone: nobody will ask for it again."""
 
     @property
     def end(self) -> int:
@@ -65,6 +65,8 @@ class Job:
     released: int = 0
     in_time: bool = False
     """It was COMPLETED once: what is computed again of it has no deadline."""
+    acknowledged: int = 0
+    """The reader has everything before it."""
 
     @property
     def items(self) -> int:
@@ -72,13 +74,23 @@ class Job:
         return sum(b.count for b in self.batches)
 
     def settle(self) -> None:
-        """Its batches have moved: is it done, or not any more?"""
+        """Its batches have moved: what is done and was acknowledged goes. Is the job done, or not any more?"""
+        self.drop_before(self.acknowledged)
         if self.state in ("CANCELLED", "EXPIRED"):
             return
         if all(b.state not in OPEN for b in self.batches):
             self.state = "COMPLETED"
         elif self.state == "COMPLETED":
             self.state, self.in_time = "RUNNING", True
+
+    def drop_before(self, item: int) -> None:
+        """What is done and lies before an item goes."""
+        for batch in self.batches:
+            if batch.state not in OPEN and batch.end <= item:
+                batch.state = "DELIVERED" if batch.state == "COMPLETED" else batch.state
+                batch.dropped = True
+        if item:
+            self.released = min((b.first for b in self.batches if not b.dropped), default=self.items)
 
     def end(self, state: str) -> list[bytes]:
         """Ends what is left of it; returns the tokens that are void now."""
@@ -87,6 +99,7 @@ class Job:
             if batch.state in OPEN:
                 batch.drop_lease(state)
         self.state = state
+        self.drop_before(self.acknowledged)
         return void
 
 
@@ -241,11 +254,8 @@ class Model:
         job = self.jobs[job_id]
         if before <= job.released:
             return job.released
-        for batch in job.batches:
-            if batch.state not in OPEN and job.released <= batch.first and batch.end <= before:
-                batch.state, batch.dropped = "DELIVERED" if batch.state == "COMPLETED" else batch.state, True
-        kept = [b.first for b in job.batches if b.end > before or b.state in OPEN]
-        job.released = min(kept, default=job.items)
+        job.acknowledged = max(job.acknowledged, before)
+        job.drop_before(before)
         return job.released
 
     def open(

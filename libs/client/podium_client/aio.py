@@ -322,7 +322,8 @@ class AsyncClient:
     async def fetch(
         self, job_id: str, *, on_error: Literal["raise", "return"] = "raise", release: bool = False
     ) -> Embeddings:
-        """All results of one job, waiting for those not ready."""
+        """All results of one job, waiting for those not ready. Without `release` nothing of it is released, and
+        ResultsUnacknowledged is raised when the service needs that room for the rest."""
         sink = MemorySink()
         summary = await fetch(self._gateway, job_id, sink, release_after=release, on_progress=None)
         result = sink.embeddings(summary.jobs)

@@ -209,6 +209,7 @@ class EmbedCall:
         self._progress = CallProgress(items_total=total)
         # Shared by all calls of this activity: while any part gets on, the others may wait for room.
         self._patience: Patience = gateway.patience()
+        self._may_release = may_release
         if may_release:
             self._patience.on_full = self._make_room
         self._held_there: list[StreamEnd] = []
@@ -312,7 +313,8 @@ class EmbedCall:
 
             collector = Collector(self._sink, self._model, part.first_item, part.item_count, part.keys, count)
             try:
-                finished = await collector.collect(ResultStream(self._gateway, job.job_id, patience=self._patience))
+                stream = ResultStream(self._gateway, job.job_id, may_release=self._may_release, patience=self._patience)
+                finished = await collector.collect(stream)
                 check_ended_well(finished.end.job)
                 self._held_there.append(finished.end)
                 return finished

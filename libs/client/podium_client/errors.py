@@ -107,6 +107,11 @@ class ResultsReleased(PodiumError):
     """The results were acknowledged before and can no longer be read."""
 
 
+class ResultsUnacknowledged(Overloaded):
+    """What was read and may not be released holds back the rest of the job. Read with `release=True`, or with
+    `results` and a cursor, or let somebody make room."""
+
+
 class FailedPrecondition(PodiumError):
     """The thing is not in a state that allows this, for example cancelling a completed job."""
 
@@ -154,6 +159,7 @@ class ErrorDetails:
         return not self.reason and not self.violations and self.retry_after_s is None
 
 
+RESULTS_UNACKNOWLEDGED = "RESULTS_UNACKNOWLEDGED"
 _BY_CODE: dict[grpc.StatusCode, type[PodiumError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -206,6 +212,8 @@ def from_rpc_error(error: grpc.RpcError) -> PodiumError:
     kind = _BY_CODE.get(code, ServiceError)
     if kind is NotFound and details.reason.startswith("JOB"):
         kind = JobNotFound
+    if details.reason == RESULTS_UNACKNOWLEDGED:
+        kind = ResultsUnacknowledged
     return kind(
         text,
         code=code,

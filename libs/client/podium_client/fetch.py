@@ -20,7 +20,8 @@ async def fetch(
     on_progress: ProgressCallback | None,
 ) -> Summary:
     """Wait for all outcomes of the job and write them into the sink; a cancelled or expired job gives its
-    items typed errors. Released after the commit when `release_after`."""
+    items typed errors. Released after the commit when `release_after`; else nothing is, and ResultsUnacknowledged says
+    that the service has no room for the rest before somebody releases something."""
     job = await gateway.get_job(job_id)
     total = job.progress.items_total
     model = Model(gateway, job.workload, None)
@@ -36,7 +37,7 @@ async def fetch(
 
     try:
         collector = Collector(sink, model, 0, total, None, count)
-        finished = await collector.collect(ResultStream(gateway, job_id))
+        finished = await collector.collect(ResultStream(gateway, job_id, may_release=release_after))
         outcome = _with_keys(finished, keys, total)
         await in_thread(sink.write, outcome)
         dimension = await model.dimension()

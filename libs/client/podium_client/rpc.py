@@ -157,10 +157,10 @@ class Gateway:
             request.page_token = response.next_page_token
 
     def open_results(
-        self, job_id: str, after: str
+        self, job_id: str, after: str, resume: str
     ) -> grpc.aio.UnaryStreamCall[gateway_pb2.StreamResultsRequest, gateway_pb2.StreamResultsResponse]:
         """One attempt at StreamResults; the caller retries (podium_client.streams)."""
-        request = gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after)
+        request = gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after, resume_cursor=resume)
         return self._stub.StreamResults(request, metadata=self._metadata)
 
     def open_consumer(

@@ -4,11 +4,11 @@ Promise: the chunks of one job come in item order, each item exactly once, whate
 connection; a gap, an overlap that cannot be explained by redelivery, or an end before the last item raises
 ProtocolError.
 
-A cursor given to the service acknowledges all before it, and acknowledged results are deleted. So a cut
-stream is first taken up where the *caller* began, and what was seen is dropped here; nothing is released
-that the caller has not called durable. Only when a connection brought results and none of them new (a proxy
-that cuts every stream at the same size), or when the service asks for it because unacknowledged results hold back new
-ones, does the next one begin at the last cursor received, since otherwise the stream would never end.
+An `after` cursor acknowledges all before it, and acknowledged results are deleted. So a cut stream is taken
+up where the *caller* began, and what was seen is dropped here; when a connection brought results and none of
+them new (a proxy that cuts every stream at the same size), the next one resumes at the last cursor received,
+which releases nothing. Only when the service asks for it, because unacknowledged results hold back new ones,
+is what was received acknowledged; a caller that forbids this gets ResultsUnacknowledged instead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ from dataclasses import dataclass
 import grpc
 
 from podium.gateway.v1 import gateway_pb2
-from podium_client.errors import JobNotFound, PodiumError, ProtocolError, ResultsReleased, decode_details
+from podium_client.errors import (
+    RESULTS_UNACKNOWLEDGED,
+    JobNotFound,
+    PodiumError,
+    ProtocolError,
+    ResultsReleased,
+    decode_details,
+    from_rpc_error,
+)
 from podium_client.jobs import Job, job_from_proto
 from podium_client.results import ResultChunk, chunk_from_proto, failure_from_proto
 from podium_client.retry import Patience
 from podium_client.rpc import Gateway, with_origin
-
-_ACKNOWLEDGE = "RESULTS_UNACKNOWLEDGED"
 
 _log = logging.getLogger("podium_client")
 
@@ -40,12 +46,25 @@ class StreamEnd:
 
 
 class ResultStream:
-    """The outcomes of one job from `after` (a durable cursor; empty: the start) to the end, in item order."""
+    """The outcomes of one job from `after` (a durable cursor; empty: the start) to the end, in item order.
 
-    def __init__(self, gateway: Gateway, job_id: str, *, after: str = "", patience: Patience | None = None) -> None:
+    `may_release`: what was received may be acknowledged when the service asks for it.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        job_id: str,
+        *,
+        after: str = "",
+        may_release: bool = True,
+        patience: Patience | None = None,
+    ) -> None:
         self._gateway = gateway
         self._job_id = job_id
         self._after = after
+        self._resume = ""
+        self._may_release = may_release
         self._patience = patience or gateway.patience()
         self._next: int | None = None if after else 0
         self._last_cursor = after
@@ -56,7 +75,7 @@ class ResultStream:
         """Yield the chunks; afterwards `end` is set. PodiumError when the service refuses or stays away."""
         while self.end is None:
             before, heard = self._next, False
-            call = self._gateway.open_results(self._job_id, self._after)
+            call = self._gateway.open_results(self._job_id, self._after, self._resume)
             try:
                 async for response in call:
                     heard = True
@@ -67,12 +86,19 @@ class ResultStream:
                 if self.end is None:
                     raise ProtocolError(f"job {self._job_id}: the result stream ended without its last message")
             except grpc.RpcError as error:
-                stuck = heard and self._next == before
-                if stuck or decode_details(error).reason == _ACKNOWLEDGE:
-                    self._after = self._last_cursor
+                if decode_details(error).reason == RESULTS_UNACKNOWLEDGED:
+                    self._acknowledge(error)
+                elif heard and self._next == before:
+                    self._resume = self._last_cursor
                 await self._wait(error)
             finally:
                 call.cancel()
+
+    def _acknowledge(self, asked: grpc.RpcError) -> None:
+        """Everything received so far, unless the caller forbids it."""
+        if not self._may_release:
+            raise with_origin(from_rpc_error(asked), self._gateway.endpoint) from asked
+        self._after, self._resume = self._last_cursor, ""
 
     async def _wait(self, error: grpc.RpcError) -> None:
         try:

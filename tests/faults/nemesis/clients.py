@@ -13,7 +13,15 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
-from podium_client import AsyncClient, FailedPrecondition, PodiumError, ResultChunk, ResultsReleased, RetryPolicy
+from podium_client import (
+    AsyncClient,
+    FailedPrecondition,
+    PodiumError,
+    ResultChunk,
+    ResultsReleased,
+    ResultsUnacknowledged,
+    RetryPolicy,
+)
 from tests.faults.nemesis.cluster import WORKLOADS
 from tests.faults.nemesis.history import History, Piece, Reading, Submission, digest
 from tests.support import stack
@@ -120,11 +128,21 @@ class Client:
         reading = Reading("fetch")
         submission.readings.append(reading)
         assert submission.job_id is not None
-        # Released at once: the SDK may have to acknowledge a part while it reads, and a fetch gives no cursor to go on.
-        result = await sdk.fetch(submission.job_id, on_error="return", release=True)
+        release_all = self._dice.random() < 0.5
+        try:
+            result = await sdk.fetch(submission.job_id, on_error="return", release=release_all)
+        except ResultsUnacknowledged:
+            # Only one that may not release is told so; a reader that may gets all.
+            submission.readings.remove(reading)
+            if release_all:
+                raise
+            await read(sdk, submission, "after a fetch")
+            return
         rows = tuple(digest(row) for row, ok in zip(result.vectors, result.ok, strict=True) if ok)
         reading.pieces.append(Piece(0, len(result), rows, {e.index: e.reason for e in result.errors}))
         reading.ended = True
+        if release_all:
+            submission.read_up_to = submission.item_count
 
     async def _read_as_two(self, sdk: AsyncClient, submission: Submission) -> None:
         await asyncio.gather(read(sdk, submission, "first of two"), read(sdk, submission, "second of two"))

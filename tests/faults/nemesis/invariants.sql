@@ -63,11 +63,28 @@ SELECT b.batch_id, b.state, j.state AS job_state FROM batches b JOIN jobs j ON j
 WHERE b.state IN ('CANCELLED', 'EXPIRED') AND b.state <> j.state;
 
 -- always: what_is_released_is_delivered
--- Not the reverse: where Redis lost a result that its client had read, that batch is computed again while the client
--- acknowledges all, and those behind it are DELIVERED first. The next acknowledgement releases the rest.
 SELECT b.batch_id, b.first_item, b.item_count, b.state, j.items_released
 FROM batches b JOIN jobs j ON j.job_id = b.job_id
 WHERE b.state IN ('PENDING', 'QUEUED', 'LEASED', 'COMPLETED') AND b.first_item + b.item_count <= j.items_released;
+
+-- always: what_is_acknowledged_is_released
+-- Also where Redis lost a result that its client had read, so that the batch was computed again while the client
+-- acknowledged it. What a consumer group waits for stays.
+SELECT b.batch_id, b.first_item, b.item_count, b.state, j.acknowledged_item
+FROM batches b JOIN jobs j ON j.job_id = b.job_id
+WHERE b.state NOT IN ('PENDING', 'QUEUED', 'LEASED') AND b.first_item + b.item_count <= j.acknowledged_item
+  AND b.payload IS NOT NULL AND NOT j.results_expired
+  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = b.batch_id);
+
+-- always: delivered_lies_before_released_or_acknowledged
+SELECT b.batch_id, b.first_item, b.item_count, j.items_released, j.acknowledged_item
+FROM batches b JOIN jobs j ON j.job_id = b.job_id
+WHERE b.state = 'DELIVERED' AND b.first_item + b.item_count > greatest(j.items_released, j.acknowledged_item)
+  AND NOT EXISTS (SELECT FROM consumer_groups g WHERE g.app_id = j.app_id);
+
+-- quiet: all_that_is_acknowledged_counts_as_released
+SELECT job_id, items_released, acknowledged_item FROM jobs j
+WHERE items_released < acknowledged_item AND NOT EXISTS (SELECT FROM deliveries d WHERE d.job_id = j.job_id);
 
 -- always: no_payload_after_delivery
 SELECT batch_id FROM batches WHERE state = 'DELIVERED' AND payload IS NOT NULL;

@@ -49,7 +49,7 @@ class Service:
     def __init__(self, *calls: Call) -> None:
         self._calls = list(calls)
 
-    def open_results(self, job_id: str, after: str) -> Call:
+    def open_results(self, job_id: str, after: str, resume: str) -> Call:
         return self._calls.pop(0)
 
     def progress(self) -> None: ...

@@ -7,7 +7,8 @@ BatchFailure at their place, expired and released ones (by a cursor, or by the a
 acknowledge in any order) end the stream with OUT_OF_RANGE, unfinished ones are waited for, and finished ones without a
 result (the store has lost it) are reported, so that they are computed again.
 A stream that waits while results nobody has acknowledged hold back work ends with RESOURCE_EXHAUSTED, reason
-RESULTS_UNACKNOWLEDGED: what it has sent may be what it waits for the room of. Its client goes on with its cursor.
+RESULTS_UNACKNOWLEDGED: what it has sent may be what it waits for the room of. Its client goes on with its cursor as
+`after_cursor`; a `resume_cursor` goes on and acknowledges nothing.
 Wake-ups may be lost, so every wait also ends by itself after a second.
 
 At most two reads of about READ_BYTES are held for a stream: the one being written and the one after it.
@@ -63,28 +64,30 @@ class StreamResults:
         job_id = refusals.job_id(request.job_id)
         job = await self._ledger.get_job(caller, job_id)
         codec = cursors.CursorCodec(job.job_id)
-        place = cursors.Place(0, 0)
-        if request.after_cursor:
-            place = _place(codec, request.after_cursor, job.progress.items_total)
-        if place.batch > 0:
-            job = await self._ledger.release_results(caller, job_id, place.batch)
+        acknowledged = _place(codec, "after_cursor", request.after_cursor, job.progress.items_total)
+        resumed = _place(codec, "resume_cursor", request.resume_cursor, job.progress.items_total)
+        place = resumed or acknowledged or cursors.Place(0, 0)
+        if acknowledged is not None and acknowledged.batch > 0:
+            job = await self._ledger.release_results(caller, job_id, acknowledged.batch)
         if place.batch < job.progress.items_released:
             raise released(job)
         if job.results_expired and place.batch < job.progress.items_total:
             raise expired(job)
         async with self._events.subscribe(job_id) as woken:
-            relay = _Relay(self._ledger, self._store, self._clock, caller, job, woken, place)
+            released_to = acknowledged.batch if acknowledged is not None else 0
+            relay = _Relay(self._ledger, self._store, self._clock, caller, job, woken, place, released_to)
             async with aclosing(relay.messages()) as messages:
                 async for message in messages:
                     self._meter.relayed(len(message))
                     yield message
 
 
-def _place(codec: cursors.CursorCodec, text: str, items_total: int) -> cursors.Place:
+def _place(codec: cursors.CursorCodec, field: str, text: str, items_total: int) -> cursors.Place | None:
+    """The place of a field's cursor; None when it is empty."""
     try:
-        return codec.decode(text, items_total)
+        return codec.decode(text, items_total) if text else None
     except cursors.BadCursor as error:
-        raise refusals.one("after_cursor", str(error)) from error
+        raise refusals.one(field, str(error)) from error
 
 
 def released(job: job_pb2.Job) -> errors.OutOfRange:
@@ -127,6 +130,7 @@ class _Relay:
         job: job_pb2.Job,
         woken: wakes.Wakes,
         place: cursors.Place,
+        released_to: int,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -137,7 +141,7 @@ class _Relay:
         self._codec = cursors.CursorCodec(job.job_id)
         self._woken = woken
         self._place = place
-        self._released = place.batch
+        self._released = released_to
         self._missing: int | None = None
         """The batch last seen COMPLETED without a result."""
         self._asked_at = -math.inf

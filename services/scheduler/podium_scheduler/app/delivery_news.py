@@ -1,4 +1,4 @@
-"""What the ledger has just committed for consumer groups, carried on: wake their consumers, drop what was released.
+"""What the ledger has just committed, carried on: wake the consumers of new deliveries, drop what was released.
 
 Both may be lost with this process. A consumer that is not woken polls; results that are not dropped go when the rest of
 their job is acknowledged, or with its retention.

@@ -268,7 +268,7 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Batches of a job, by first item, that every consumer group has acknowledged; `whole`: nothing of it is left."""
+    """Batches of a job, by first item, that all who wanted them have acknowledged; `whole`: nothing of it is left."""
 
     job_id: UUID
     first_items: tuple[int, ...]

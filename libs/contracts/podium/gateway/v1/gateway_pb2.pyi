@@ -117,12 +117,14 @@ class CancelJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class StreamResultsRequest(_message.Message):
-    __slots__ = ("job_id", "after_cursor")
+    __slots__ = ("job_id", "after_cursor", "resume_cursor")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     AFTER_CURSOR_FIELD_NUMBER: _ClassVar[int]
+    RESUME_CURSOR_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     after_cursor: str
-    def __init__(self, job_id: _Optional[str] = ..., after_cursor: _Optional[str] = ...) -> None: ...
+    resume_cursor: str
+    def __init__(self, job_id: _Optional[str] = ..., after_cursor: _Optional[str] = ..., resume_cursor: _Optional[str] = ...) -> None: ...
 
 class StreamResultsResponse(_message.Message):
     __slots__ = ("chunk", "failure", "end", "cursor")

@@ -92,7 +92,8 @@ _COMPLETE = text("""
         items_truncated = d.items_truncated
     FROM done d
     WHERE b.batch_id = d.batch_id AND b.state = 'LEASED' AND b.lease_token = d.lease_token
-    RETURNING b.batch_id, b.job_id, b.items_succeeded, b.items_failed, b.items_truncated, b.offered
+    RETURNING b.batch_id, b.job_id, b.first_item + b.item_count AS end_item, b.items_succeeded, b.items_failed,
+        b.items_truncated, b.offered
 """)
 
 _WITH_RESULTS = text("""
@@ -146,7 +147,7 @@ _GIVE_UP = text("""
         lease_token = NULL, session_id = NULL
     FROM given_up g
     WHERE b.batch_id = g.batch_id AND b.state = 'LEASED' AND b.lease_token = g.lease_token
-    RETURNING b.batch_id, b.job_id, b.item_count, b.offered
+    RETURNING b.batch_id, b.job_id, b.item_count
 """)
 
 _WAITING_JOBS = text("""
@@ -165,7 +166,7 @@ _GIVE_UP_WAITING = text("""
     UPDATE batches b
     SET state = 'FAILED', failure_reason = 'MODEL_UNAVAILABLE', failure_message = :message, finish_time = now()
     FROM waiting w WHERE b.batch_id = w.batch_id
-    RETURNING b.batch_id, b.job_id, b.item_count, b.offered, w.state = 'PENDING' AS was_pending
+    RETURNING b.batch_id, b.job_id, b.item_count, w.state = 'PENDING' AS was_pending
 """)
 
 _LEASES_OF = text("""
@@ -380,10 +381,11 @@ class BatchLedger:
                 delta.succeeded += row.items_succeeded
                 delta.failed += row.items_failed
                 delta.truncated += row.items_truncated
-            await self._apply(connection, deltas)
+            acknowledged = await self._apply(connection, deltas)
             groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
-            # Some were computed again although the last group that wanted them has acknowledged them meanwhile.
-            released = await offers.release(connection, [row.batch_id for row in rows if row.offered])
+            # Some were computed again although all that wanted them have acknowledged them meanwhile.
+            over = [r.batch_id for r in rows if r.offered or r.end_item <= acknowledged[r.job_id]]
+            released = await offers.release(connection, over)
         self._news(groups, released)
         return {row.batch_id for row in rows}
 
@@ -423,7 +425,7 @@ class BatchLedger:
                 rows += ended
             await self._apply(connection, deltas)
             groups = await offers.offer(connection, {r.job_id for r in ended}, [r.batch_id for r in ended])
-            released = await offers.release(connection, [row.batch_id for row in ended if row.offered])
+            released = await offers.release(connection, [r.batch_id for r in ended])
         self._news(groups, released)
         return {row.batch_id for row in rows}
 
@@ -443,7 +445,7 @@ class BatchLedger:
                 delta.failed += row.item_count
             await self._apply(connection, deltas)
             groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
-            released = await offers.release(connection, [row.batch_id for row in rows if row.offered])
+            released = await offers.release(connection, [row.batch_id for row in rows])
         self._news(groups, released)
         return list(deltas)
 
@@ -528,8 +530,8 @@ class BatchLedger:
             await self._apply(connection, deltas)
         return len(rows) + len(gone)
 
-    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> None:
-        await job_counters.apply(connection, deltas, self._retention)
+    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> dict[UUID, int]:
+        return await job_counters.apply(connection, deltas, self._retention)
 
 
 def _retry_values(retried: Sequence[tuple[records.Failure, batches.Retry]]) -> Mapping[str, object]:

@@ -46,6 +46,7 @@ _APPLY_DELTAS = text("""
                            ELSE coalesce(j.expire_time, now() + CAST(:retention AS interval)) END
     FROM d, after
     WHERE j.job_id = d.job_id AND j.job_id = after.job_id
+    RETURNING j.job_id, j.acknowledged_item
 """)
 
 
@@ -66,11 +67,14 @@ async def lock(connection: AsyncConnection, job_ids: Iterable[UUID]) -> None:
     await connection.execute(_LOCK_JOBS, {"job_ids": list(job_ids)})
 
 
-async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], retention: timedelta) -> None:
-    """Applies the differences to jobs that this transaction has locked; `retention` is that of results."""
+async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], retention: timedelta) -> dict[UUID, int]:
+    """Applies the differences to jobs that this transaction has locked; `retention` is that of results.
+
+    Returns for each job the item before which its reader has acknowledged all.
+    """
     if not deltas:
-        return
-    await connection.execute(
+        return {}
+    rows = await connection.execute(
         _APPLY_DELTAS,
         {
             "job_ids": list(deltas),
@@ -83,3 +87,4 @@ async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], reten
             "retention": retention,
         },
     )
+    return {row.job_id: row.acknowledged_item for row in rows}

@@ -41,7 +41,7 @@ _WAITING_ITEMS = text("""
 
 _END_OPEN_BATCHES = text("""
     WITH ended AS (
-        SELECT batch_id, lease_token, session_id, item_count, offered FROM batches
+        SELECT batch_id, lease_token, session_id, item_count FROM batches
         WHERE job_id = :job_id AND state IN ('PENDING', 'QUEUED', 'LEASED')
         FOR UPDATE
     ), written AS (
@@ -49,13 +49,18 @@ _END_OPEN_BATCHES = text("""
             finish_time = now(), lease_token = NULL, session_id = NULL
         FROM ended WHERE batches.batch_id = ended.batch_id
     )
-    SELECT batch_id, lease_token, session_id, item_count, offered FROM ended
+    SELECT batch_id, lease_token, session_id, item_count FROM ended
 """)
 
 _END_JOB = text("""
     UPDATE jobs SET state = :job_state, batches_pending = 0, feedable = false,
         batches_finished = batches_finished + :batch_count, items_failed = items_failed + :item_count,
         finish_time = now(), expire_time = now() + CAST(:retention AS interval)
+    WHERE job_id = :job_id
+""")
+
+_ACKNOWLEDGE = text("""
+    UPDATE jobs SET acknowledged_item = greatest(acknowledged_item, least(:before_item, item_count))
     WHERE job_id = :job_id
 """)
 
@@ -110,6 +115,8 @@ class Ended:
     revoked: tuple[records.HeldLease, ...]
     groups: frozenset[int] = frozenset()
     """Consumer groups that are told of it."""
+    released: tuple[records.Released, ...] = ()
+    """What was being computed again and nobody waits for any more."""
 
 
 class JobLedger:
@@ -230,7 +237,7 @@ class JobLedger:
                 connection, app_id, job_id, retention, jobs.State.CANCELLED, batches.FailureReason.CANCELLED
             )
         if ended is not None:
-            self._news(set(ended.groups), ())
+            self._news(set(ended.groups), ended.released)
         return ended
 
     @ledger_call
@@ -251,15 +258,16 @@ class JobLedger:
                 )
                 if one is not None:
                     ended.append(one)
-        self._news({group for one in ended for group in one.groups}, ())
+        self._news({group for one in ended for group in one.groups}, [r for one in ended for r in one.released])
         return ended
 
     @ledger_call
     async def release(
         self, app_id: str, job_id: UUID, before_item: int, max_batches: int
     ) -> tuple[records.Job | None, bool]:
-        """Marks the next finished batches that end at or before an item as acknowledged and drops their payloads.
+        """Marks the next finished batches that end at or before an item as delivered and drops their payloads.
 
+        What of it is being computed again, because it was lost after it was read, is released when it is finished.
         Returns the job, and whether there may be more of them than `max_batches`. Changes nothing once the results have
         expired: then the batches are leaving the ledger.
         """
@@ -269,8 +277,12 @@ class JobLedger:
                 return job, False
             place = {"job_id": job_id, "from_item": job.items_released, "before_item": before_item}
             step = await connection.execute(_RELEASE_BATCHES, {**place, "max_batches": max_batches})
+            more = step.rowcount == max_batches
+            if not more:
+                # With the last step: what finished before it has gone, what finishes after it sees this.
+                await connection.execute(_ACKNOWLEDGE, place)
             await connection.execute(offers.RELEASE_JOBS, {"job_ids": [job_id]})
-            return await _read(connection, app_id, job_id), step.rowcount == max_batches
+            return await _read(connection, app_id, job_id), more
 
 
 JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
@@ -314,14 +326,14 @@ async def _end(
     ).all()
     counts = {"batch_count": len(rows), "item_count": sum(r.item_count for r in rows)}
     await connection.execute(_END_JOB, {"job_id": job_id, "job_state": state.value, "retention": retention, **counts})
-    groups = await offers.offer(connection, [job_id], [r.batch_id for r in rows])
-    # They were computed again for nobody: there is no result to drop.
-    await offers.release(connection, [r.batch_id for r in rows if r.offered])
+    batch_ids = [r.batch_id for r in rows]
+    groups = await offers.offer(connection, [job_id], batch_ids)
+    released = await offers.release(connection, batch_ids)
     revoked = tuple(
         records.HeldLease(r.batch_id, r.lease_token, 0, job_id, r.session_id) for r in rows if r.lease_token
     )
     after = await _read(connection, app_id, job_id)
-    return Ended(after or job, revoked, frozenset(groups))
+    return Ended(after or job, revoked, frozenset(groups), tuple(released))
 
 
 def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:

@@ -6,8 +6,10 @@ locked the jobs it names. That is what makes opening a group safe: whoever fills
 has finished of it, and whoever finishes a batch later has locked the job after that, and so sees the group.
 
 `offered` marks what is computed again because its result was lost: it was offered when it finished first, so only the
-deliveries that were not acknowledged then are left, and no new ones are made. What an operator requeues is another
-matter: its outcome will be another one, so its deliveries are withdrawn and it is offered anew, to all.
+deliveries that were not acknowledged then are left, and no new ones are made. A reader may have acknowledged it too in
+the meantime (`jobs.acknowledged_item`): so whatever finishes is released in the same transaction when nobody waits for
+it. What an operator requeues is another matter for the groups: its outcome will be another one, so its deliveries are
+withdrawn and it is offered anew, to all.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ _WITHDRAW = text("""
 """)
 _WILL_END_ANEW = text("UPDATE jobs SET offered = false WHERE job_id = :job_id")
 
-# A group that is still being filled has not been offered all that it is to get.
+# A group that is still being filled has not been offered all that it is to get. Where there are no groups, the reader's
+# cursor decides.
 _RELEASE = text("""
     UPDATE batches b SET state = CASE b.state WHEN 'COMPLETED' THEN 'DELIVERED' ELSE b.state END, payload = NULL
     FROM jobs j
@@ -71,8 +74,9 @@ _RELEASE = text("""
       AND NOT j.results_expired
       AND b.state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.batch_id = b.batch_id)
-      AND (SELECT coalesce(bool_and(g.filled), false) FROM consumer_groups g
-           WHERE g.app_id = j.app_id AND g.retire_time IS NULL AND g.workload IN ('', j.workload))
+      AND coalesce((SELECT bool_and(g.filled) FROM consumer_groups g
+                    WHERE g.app_id = j.app_id AND g.retire_time IS NULL AND g.workload IN ('', j.workload)),
+                   b.first_item + b.item_count <= j.acknowledged_item)
     RETURNING b.job_id, b.first_item
 """)
 
@@ -113,7 +117,8 @@ async def withdraw(connection: AsyncConnection, job_id: UUID, batch_id: int) -> 
 
 
 async def release(connection: AsyncConnection, batch_ids: Sequence[int]) -> list[records.Released]:
-    """Releases those of the batches that no group waits for any more. Their jobs are locked by this transaction."""
+    """Releases those of the finished batches that nobody waits for any more: every group has acknowledged them, or
+    there is none and they lie before the reader's cursor. Their jobs are locked by this transaction."""
     if not batch_ids:
         return []
     items: dict[UUID, list[int]] = {}

@@ -103,6 +103,9 @@ jobs = Table(
     _counter("items_failed"),
     _counter("items_truncated"),
     _counter("items_released"),
+    # The reader has acknowledged all before it. Apart from items_released: some of that may have been lost before the
+    # acknowledgement and be computed again, or be waited for by a consumer group.
+    _counter("acknowledged_item"),
     # True while batches_pending > 0 and the job is active. A column of its own, so that the counters, which change
     # with every batch, stay out of the index that the feeder reads.
     Column("feedable", Boolean, nullable=False),
@@ -132,6 +135,7 @@ jobs = Table(
     CheckConstraint("batches_finished BETWEEN 0 AND batch_count", name="batches_finished"),
     CheckConstraint("items_succeeded + items_failed <= item_count", name="items"),
     CheckConstraint("items_released BETWEEN 0 AND item_count", name="items_released"),
+    CheckConstraint("acknowledged_item BETWEEN 0 AND item_count", name="acknowledged_item"),
     CheckConstraint(
         "state <> 'COMPLETED' OR (batches_finished = batch_count AND items_succeeded + items_failed = item_count)",
         name="completed_has_every_outcome",
