@@ -194,13 +194,35 @@ def test_a_check_is_told_when_every_loaded_model_has_passed() -> None:
     assert [executor.said.count(("check", "texts")) for executor in rig.executors] == [1, 1]
     rig.worker.checked(0, "texts")
     assert rig.worker.view().checked == 0
-    rig.worker.faulty(1, "texts", "two computations of the same texts differ")
-    rig.worker.executor_lost(1)
-    assert rig.worker.view().checked == 0
-    rig.executors[1].up = True
-    rig.worker.executor_up(1)
-    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.checked(1, "texts")
     assert rig.worker.view().checked == 3
+
+
+def test_a_check_waits_for_the_only_device_to_be_sound() -> None:
+    rig = Watched()
+    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.desire([], check=3)
+    rig.worker.faulty(0, "texts", "two computations of the same texts differ")
+    rig.worker.executor_lost(0)
+    assert rig.worker.view().checked == 0
+    rig.executors[0].up = True
+    rig.worker.executor_up(0)
+    assert rig.worker.view().checked == 0
+    rig.worker.loaded(0, "texts", 0.1)
+    assert rig.worker.view().checked == 3
+
+
+def test_a_device_that_is_out_of_service_does_not_keep_its_siblings_idle() -> None:
+    rig = Watched(executors=2)
+    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.desire([], check=3)
+    rig.worker.checked(0, "texts")
+    rig.worker.faulty(1, "texts", "two computations of the same texts differ")
+    assert rig.worker.view().checked == 0
+    rig.worker.executor_lost(1)
+    assert rig.worker.view().checked == 3
+    assert rig.credits() > 0
 
 
 def test_a_check_that_never_ends_is_found_although_nothing_is_in_hand() -> None:

@@ -36,7 +36,10 @@ class Checks:
         self._awaited = {(index, workload) for index, workload in self._awaited if index != device}
 
     def done(self, devices: Iterable[seats.Seat]) -> int:
-        """The check that is fulfilled: no canary is awaited and no device is out of service. 0: none."""
-        if self._awaited or any(seat.fault is not None for seat in devices):
+        """The check that is fulfilled: no canary is awaited, and some device is in service. 0: none.
+
+        A device whose canary fails is given no batches: it must not keep its sound siblings idle.
+        """
+        if self._awaited or all(seat.fault is not None for seat in devices):
             return 0
         return self._wanted
