@@ -23,8 +23,11 @@ class FakeBuffer:
         self.streams: dict[str, list[records.Entry]] = {A: [], B: []}
         self.taken: set[str] = set()
         self.on_read: Callable[[], None] = lambda: None
+        self.full = False
 
     async def push(self, workload: str, batch_ids: Sequence[int]) -> None:
+        if self.full:
+            raise errors.ResourceExhausted("the buffer is full", reason="BUFFER_FULL")
         self.streams[workload] += [records.Entry(workload, f"{b}-1", b) for b in batch_ids]
 
     def put(self, workload: str, *batch_ids: int) -> None:
@@ -152,6 +155,20 @@ async def test_entries_that_nobody_can_take_any_more_hold_up_no_other_workload(r
     await asyncio.wait_for(rig.rounds(), 5)
     assert set(other.in_hand) == {11, 12}
     assert [e.batch_id for e in rig.buffer.streams[A] if e.entry_id not in rig.buffer.taken] == [1, 2, 3, 4]
+
+
+async def test_entries_that_a_full_buffer_does_not_take_back_hold_up_no_other_workload(rig: Rig) -> None:
+    """They are nobody's then, and go to whoever takes over what has been idle."""
+    leaving = rig.worker(a=4)
+    rig.buffer.put(A, 1, 2, 3, 4)
+    rig.buffer.on_read = lambda: (rig.registry.remove(leaving), None)[1]
+    rig.buffer.full = True
+    await rig.rounds(1)
+    other = rig.worker(b=2)
+    rig.buffer.put(B, 11, 12)
+    await asyncio.wait_for(rig.rounds(), 5)
+    assert set(other.in_hand) == {11, 12}
+    assert [e.batch_id for e in rig.buffer.streams[A]] == [1, 2, 3, 4]
 
 
 async def test_entries_with_the_same_id_in_two_streams_are_two(rig: Rig) -> None:

@@ -106,10 +106,11 @@ class Dispatcher(loops.PatientLoop):
         stranded = [e for e in self._unclaimed if e.workload not in offered and e.batch_id not in self._doubtful]
         if not stranded:
             return
+        # First, as a full buffer refuses the push: then whoever has credit takes them over once they have been idle.
+        self._unclaimed = [e for e in self._unclaimed if e not in stranded]
         for workload in {e.workload for e in stranded}:
             await self._buffer.push(workload, [e.batch_id for e in stranded if e.workload == workload])
         await self._buffer.settle(stranded)
-        self._unclaimed = [e for e in self._unclaimed if e not in stranded]
         await self._wakers.work()
 
     def _share_out(self, entries: list[records.Entry]) -> dict[int, records.Claim]:
