@@ -21,12 +21,15 @@ from podium_client.retry import Patience, RetryPolicy, call
 
 Response = TypeVar("Response")
 
-# A dead connection is noticed within half a minute, also while a stream waits for a GPU to start.
+# A dead connection, or a gateway that hangs, is noticed within 15 seconds, also while a stream waits for a GPU to
+# start. Asked soon, since streams are silent often; answered late, since a slow line may be full of what we send.
 _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC's own pings, which measure the line, put keepalive off while they are on their way: a minute by default.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_reconnect_backoff_ms", 5_000),

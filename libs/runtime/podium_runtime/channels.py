@@ -1,7 +1,7 @@
 """Channels to our own services: several addresses, failover, keepalive, TLS.
 
 Promises: a server that is gone costs a call at most another try; one that hangs, or a connection that swallows what is
-sent, ends its calls with UNAVAILABLE within KEEPALIVE_S + KEEPALIVE_TIMEOUT_S, and is left out until it answers again.
+sent, ends its calls with UNAVAILABLE within NOTICED_S, and is left out until it answers again.
 Every method named in `retried` is repeated then at another address: give only services all of whose methods are safe to
 repeat. gRPC's own retries, https://github.com/grpc/proposal/blob/master/A6-client-retries.md; a call that the server
 has begun to answer is not repeated.
@@ -19,6 +19,8 @@ from podium_runtime.grpc_server import DEFAULT_MESSAGE_BYTES
 
 KEEPALIVE_S = 2.0
 KEEPALIVE_TIMEOUT_S = 2.0
+NOTICED_S = KEEPALIVE_S + KEEPALIVE_S + KEEPALIVE_TIMEOUT_S
+"""See the ping timeout below: it counts from the last ping, which is at most KEEPALIVE_S late."""
 _RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.05s",
@@ -52,6 +54,9 @@ def open_channel(
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", round(keepalive[0] * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive[1] * 1000)),
+        # gRPC has pings of its own, which measure the line. While one of them is on its way no keepalive ping is sent,
+        # and it has a minute by default.
+        ("grpc.http2.ping_timeout_ms", round(sum(keepalive) * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.service_config", _service_config(retried)),

@@ -102,6 +102,8 @@ def server_options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # See `channels`: a ping of gRPC's own, unanswered, would put keepalive off for a minute.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 0),
