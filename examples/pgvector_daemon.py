@@ -18,7 +18,8 @@ is committed and acknowledged, the rest goes to the others at once. While Postgr
 Podium keeps the results.
 
 Items without a vector have their typed error in the columns error_reason and error_message. A row of podium_jobs says
-that a job is over; it comes after everything else of that job has been committed by this group.
+that a job is over; it comes after everything else of that job has been committed by this group. Only if no daemon ran
+for as long as Podium keeps results, some of them are gone: results_expired says so.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ _SCHEMA = """
         error_message text,
         PRIMARY KEY (job_id, item_index)
     );
-    CREATE TABLE IF NOT EXISTS podium_jobs (job_id uuid PRIMARY KEY, state text NOT NULL);
+    CREATE TABLE IF NOT EXISTS podium_jobs (
+        job_id uuid PRIMARY KEY,
+        state text NOT NULL,
+        results_expired boolean NOT NULL
+    );
 """
 # Two daemons that start at the same time must not both create the extension.
 _SCHEMA_LOCK = 0x706F6469756D
@@ -59,7 +64,8 @@ _WRITE_ITEMS = """
         error_reason = excluded.error_reason, error_message = excluded.error_message
 """
 _WRITE_JOB = """
-    INSERT INTO podium_jobs (job_id, state) VALUES ($1, $2) ON CONFLICT (job_id) DO UPDATE SET state = excluded.state
+    INSERT INTO podium_jobs (job_id, state, results_expired) VALUES ($1, $2, $3)
+    ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, results_expired = excluded.results_expired
 """
 _AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 _PAUSE_S = 1.0
@@ -102,7 +108,8 @@ async def write(connection: asyncpg.Connection, delivery: Delivery) -> None:
             indexes, keys, vectors, reasons, messages = zip(*rows(delivery), strict=True)
             await connection.execute(_WRITE_ITEMS, delivery.job_id, indexes, keys, vectors, reasons, messages)
         else:
-            await connection.execute(_WRITE_JOB, delivery.job.job_id, delivery.job.state.value)
+            job = delivery.job
+            await connection.execute(_WRITE_JOB, job.job_id, job.state.value, job.results_expired)
 
 
 async def consume(client: AsyncClient, connection: asyncpg.Connection, group: str, stop: asyncio.Event) -> None:

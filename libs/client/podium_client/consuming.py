@@ -7,7 +7,8 @@ the rest. To be exact, write each delivery in one transaction under the key (job
 there, and acknowledge only after the commit: then nothing is lost and nothing is there twice.
 
 The order is that in which batches finish, not that of the items. The end of a job comes after the group has
-acknowledged everything else of it.
+acknowledged everything else of it. What a group leaves unacknowledged until the retention of its job's results ends is
+removed; the job's end tells (`results_expired`).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class ResultDelivery(_Acknowledging):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobDelivery(_Acknowledging):
-    """A job in its final state."""
+    """A job in its final state. Unless `job.results_expired`, the group has acknowledged everything else of it."""
 
     job: Job
     _settle: Callable[[], None] = field(repr=False)

@@ -63,11 +63,13 @@ class Job:
     deadline: datetime | None
     expire_time: datetime | None
     results_released: bool
+    results_expired: bool
+    """Whether some results were removed before anybody read them: their retention had ended."""
 
     @property
     def readable_from_start(self) -> bool:
         """Whether every result of the job can be (or will be able to be) read."""
-        gone = self.results_released or self.progress.items_released > 0
+        gone = self.results_released or self.results_expired or self.progress.items_released > 0
         return not gone and self.state not in (JobState.CANCELLED, JobState.EXPIRED)
 
 
@@ -119,6 +121,7 @@ def job_from_proto(message: job_pb2.Job) -> Job:
         deadline=_time(message, "deadline"),
         expire_time=_time(message, "expire_time"),
         results_released=message.results_released,
+        results_expired=message.results_expired,
     )
 
 
