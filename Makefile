@@ -101,7 +101,7 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults nemesis bench
+.PHONY: test test-faults nemesis planted recovery bench
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
@@ -111,6 +111,12 @@ test-faults: setup ## Tests that kill and cut things on purpose, three seeds of 
 # PODIUM_NEMESIS_SEEDS=1-200 and PODIUM_NEMESIS_SECONDS=600 make test-faults one of hours; this is the nemesis alone.
 nemesis: setup ## Seeded faults on a whole cluster (ARGS="--seeds 1-50 --parallel 2 --report campaign.json")
 	@$(PY) -m tests.faults.nemesis $(or $(ARGS),--seeds 1-3)
+
+planted: setup ## Plant known bugs in a copy of the tree and check that the tests catch each
+	@$(PY) -m tests.planted $(ARGS)
+
+recovery: setup ## How long Podium takes to go on after a death
+	@$(PY) -m tests.bench.recovery $(ARGS)
 
 bench: setup ## Throughput of the whole system against the bare model
 	@$(PY) -m tests.bench $(ARGS)
