@@ -112,7 +112,11 @@ def _receive(connection: socket.socket, size: int) -> bytearray | None:
     buffer = bytearray(size)
     view = memoryview(buffer)
     while len(view):
-        received = connection.recv_into(view)
+        try:
+            received = connection.recv_into(view)
+        except ConnectionResetError:
+            # How a socket pair tells that the peer was killed before it had read everything.
+            return None
         if received == 0:
             return None
         view = view[received:]
