@@ -102,3 +102,15 @@ async def test_results_of_released_jobs_that_an_older_file_brought_back_are_drop
     world.there = [uuid.UUID(int=6), JOB, *(uuid.UUID(int=n) for n in range(100, 3_000))]
     await world.reconciler().run_once()
     assert world.there == [JOB]
+
+
+async def test_results_that_a_dead_scheduler_left_behind_go_without_another_life() -> None:
+    world = World()
+    world.epoch_in_ledger = "new"
+    stray = uuid.UUID(int=8)
+    world.there = [JOB, stray]
+    loop = world.reconciler()
+    for _ in range(15):
+        assert stray in world.there
+        await loop.round()
+    assert world.there == [JOB]

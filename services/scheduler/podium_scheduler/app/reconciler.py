@@ -4,7 +4,8 @@ Three kinds of difference. A work entry whose batch waits no more (its job was c
 has been QUEUED for a while without an entry (a crash between commit and push, or a loss): it is fed again. And Redis
 as a whole: it lives another life than the one that the ledger has filled (it is empty, or was restarted, or a replica
 took over); then results may be gone too, perhaps only the last second's, and those batches are computed again, and
-results that were dropped before may be back.
+results that were dropped before may be back. Those are also looked for now and then: whoever died between the release
+and the drop, or was late with a result of his own, has left some.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ log = logs.get_logger(__name__)
 _INTERVAL_S = 2.0
 _QUEUED_AGE = timedelta(seconds=5)
 _PAGE = 1_000
+_LEFT_BEHIND_EVERY = 15
 
 
 class Reconciler(loops.PatientLoop):
@@ -45,6 +47,7 @@ class Reconciler(loops.PatientLoop):
         self._returned = returned
         self._workloads = workloads
         self._ids = make
+        self._rounds = 0
         self._gone_through = ""
         """The life for which all results have been looked for once."""
 
@@ -64,6 +67,9 @@ class Reconciler(loops.PatientLoop):
             self._gone_through = life
         else:
             await self._requeue(_QUEUED_AGE)
+        self._rounds += 1
+        if self._rounds % _LEFT_BEHIND_EVERY == 0:
+            await self._returned.drop()
         await self._prune()
         return _INTERVAL_S
 

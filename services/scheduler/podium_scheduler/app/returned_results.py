@@ -1,4 +1,5 @@
-"""Results that Redis has again although they are over: it came back with an older file, or as a late replica.
+"""Results that Redis has although they are over: it came back with an older file, or as a late replica; a scheduler
+died between their release and their drop; or a stale attempt came after both.
 
 Nobody would ever look for them, and their own expiry is weeks away. What is over never begins again, so dropping it is
 safe at any time.
