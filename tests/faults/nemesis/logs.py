@@ -17,6 +17,11 @@ ALLOWED: tuple[tuple[re.Pattern[str], str], ...] = (
         "asyncpg leaves the future of its TLS request behind when an attempt to connect is given up before Postgres"
         " answers; the attempt's own error was handled.",
     ),
+    (
+        re.compile(r"Task exception was never retrieved.*_terminate_graceful_close\(\).*TimeoutError"),
+        "SQLAlchemy ends a connection whose caller was cancelled in a shielded task of its own, and nobody is left to"
+        " hear that Postgres did not say goodbye within 2 s; the connection is terminated all the same.",
+    ),
 )
 """Tracebacks that may be, each with the reason why."""
 

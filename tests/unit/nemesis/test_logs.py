@@ -36,6 +36,19 @@ def test_handled_trouble_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("Task exception was never retrieved\nfuture: <Task _terminate_graceful_close() done, TimeoutError()>", True),
+        ("Task exception was never retrieved\nfuture: <Task _terminate_graceful_close() done, KeyError()>", False),
+        ("Task exception was never retrieved\nfuture: <Task settle() done, TimeoutError()>", False),
+    ],
+)
+def test_only_what_has_a_reason_is_allowed(tmp_path: Path, line: str, allowed: bool) -> None:
+    log = write(tmp_path, json.dumps({"event": line, "level": "error", "exception": "Traceback ..."}))
+    assert (logs.unexpected(log) == []) == allowed
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "ERROR:  deadlock detected",
