@@ -17,6 +17,7 @@ import redis.asyncio as redis
 from podium_client import AsyncClient, Overloaded, RetryPolicy
 from podium_scheduler.adapters.sql import database, job_ledger
 from podium_scheduler.app import admission
+from podium_scheduler.domain import fairness
 from podium_worker.adapters.hash_backend import hash_vectors
 from tests.support import processes, stack
 from tests.support.fake_worker import FakeWorker
@@ -141,6 +142,36 @@ async def test_a_client_that_does_not_read_costs_no_memory_and_goes_on_later(tmp
     missing = len(TEXTS) - sum(map(len, rest))
     np.testing.assert_array_equal(np.concatenate(rest), expected(TEXTS)[missing:])
     assert job_after.progress.items_succeeded == len(TEXTS)
+
+
+async def test_a_worker_that_returns_nothing_holds_no_more_than_its_credits(tmp_path: Path) -> None:
+    credits, beats = 4, 12
+    async with small(tmp_path, workers=0) as system:
+        # Room for all results: what is held comes first in the order, so nothing can be read before it is given back.
+        await system.redis.config_set("maxmemory", 16 * LIMIT)
+        before = system.sizes()
+        (job,) = await system.client.submit_texts(TEXTS, workload="hash-384", items_per_job=50_000)
+        async with FakeWorker(system.stack.scheduler.address).session() as miser:
+            await miser.offer(credits)
+            held = [await miser.assigned() for _ in range(credits)]
+            for _ in range(beats):
+                await miser.offer(credits)
+                # `hear` refuses an Assign: nothing comes but the word that its leases are renewed.
+                await miser.hear("desired")
+            waiting = await system.redis.xlen("podium:work:hash-384")
+            assert 0 < waiting <= fairness.target_depth(credits)
+            after = system.sizes()
+            print("resident MiB, before and after:", {k: (v // MIB, after[k] // MIB) for k, v in before.items()})
+            assert all(after[name] - before[name] < GROWTH for name in before), (before, after)
+            await system.stack.start("worker")
+            async with asyncio.timeout(STEP_S):
+                kept = sum(a.item_count for a in held)
+                while (await system.client.job(job.job_id)).progress.items_succeeded < len(TEXTS) - kept:
+                    await miser.offer(credits)
+                    await miser.hear("desired")
+            await miser.goodbye()
+        async with asyncio.timeout(STEP_S):
+            np.testing.assert_array_equal(await read(system, job.job_id), expected(TEXTS))
 
 
 async def test_a_full_redis_refuses_jobs_until_its_results_are_read(tmp_path: Path) -> None:
