@@ -108,8 +108,9 @@ async def test_results_that_a_dead_scheduler_left_behind_go_without_another_life
     world = World()
     world.epoch_in_ledger = "new"
     stray = uuid.UUID(int=8)
-    world.there = [JOB, stray]
     loop = world.reconciler()
+    await loop.round()
+    world.there = [JOB, stray]
     for _ in range(15):
         assert stray in world.there
         await loop.round()

@@ -67,9 +67,9 @@ class Reconciler(loops.PatientLoop):
             self._gone_through = life
         else:
             await self._requeue(_QUEUED_AGE)
-        self._rounds += 1
         if self._rounds % _LEFT_BEHIND_EVERY == 0:
             await self._returned.drop()
+        self._rounds += 1
         await self._prune()
         return _INTERVAL_S
 
