@@ -20,12 +20,17 @@ Podium keeps the results.
 Items without a vector have their typed error in the columns error_reason and error_message. A row of podium_jobs says
 that a job is over; it comes after everything else of that job has been committed by this group. Only if no daemon ran
 for as long as Podium keeps results, some of them are gone: results_expired says so.
+
+Run it under a supervisor that starts it again (systemd, Kubernetes, a loop in a shell). It waits while Postgres is
+away, and the client waits a while for Podium; what goes on for longer, or will not pass by itself, ends it with one
+line on stderr and status 1. Nothing is lost by that, however often it happens.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import signal
 import struct
 import sys
@@ -35,7 +40,7 @@ from contextlib import aclosing, suppress
 import asyncpg
 import numpy as np
 
-from podium_client import AsyncClient, Delivery, ResultDelivery
+from podium_client import AsyncClient, Delivery, PodiumError, ResultDelivery
 
 _SCHEMA = """
     CREATE EXTENSION IF NOT EXISTS vector;
@@ -54,6 +59,12 @@ _SCHEMA = """
         results_expired boolean NOT NULL
     );
 """
+# A table that an older version of this daemon has made. Asked first: ALTER TABLE keeps everybody else out.
+_LACKS_EXPIRED = """
+    SELECT NOT EXISTS (SELECT FROM pg_attribute
+                       WHERE attrelid = 'podium_jobs'::regclass AND attname = 'results_expired' AND NOT attisdropped)
+"""
+_ADD_EXPIRED = "ALTER TABLE podium_jobs ADD COLUMN results_expired boolean NOT NULL DEFAULT false"
 # Two daemons that start at the same time must not both create the extension.
 _SCHEMA_LOCK = 0x706F6469756D
 
@@ -68,6 +79,11 @@ _WRITE_JOB = """
     ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, results_expired = excluded.results_expired
 """
 _AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+# Two daemons write the same rows when a delivery comes twice. The loser's transaction was rolled back, and may be tried
+# again.
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_CONFLICT_TRIES = 10
+_CONFLICT_PAUSE_S = 0.05
 _PAUSE_S = 1.0
 
 
@@ -85,6 +101,8 @@ async def connect(url: str) -> asyncpg.Connection:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
         await connection.execute(_SCHEMA)
+        if await connection.fetchval(_LACKS_EXPIRED):
+            await connection.execute(_ADD_EXPIRED)
     schema = await connection.fetchval("SELECT n.nspname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
                                        "WHERE t.typname = 'vector'")  # fmt: skip
     await connection.set_type_codec("vector", schema=schema, encoder=bytes, decoder=bytes, format="binary")
@@ -103,6 +121,16 @@ def rows(delivery: ResultDelivery) -> Iterator[tuple[int, str | None, bytes | No
 
 async def write(connection: asyncpg.Connection, delivery: Delivery) -> None:
     """Commits one delivery: all of it or nothing."""
+    for tries_left in reversed(range(_CONFLICT_TRIES)):
+        try:
+            return await _write_once(connection, delivery)
+        except _CONFLICTS:
+            if not tries_left:
+                raise
+            await asyncio.sleep(_CONFLICT_PAUSE_S * random.random() * (_CONFLICT_TRIES - tries_left))
+
+
+async def _write_once(connection: asyncpg.Connection, delivery: Delivery) -> None:
     async with connection.transaction():
         if isinstance(delivery, ResultDelivery):
             indexes, keys, vectors, reasons, messages = zip(*rows(delivery), strict=True)
@@ -160,7 +188,12 @@ def main() -> None:
     parser.add_argument("url", help="postgresql://user:password@host/database")
     parser.add_argument("--group", default="pgvector", help="consumer group (default: %(default)s)")
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.url, arguments.group))
+    try:
+        asyncio.run(run(arguments.url, arguments.group))
+    except PodiumError as error:
+        sys.exit(f"Podium does not serve this daemon: {error}")
+    except asyncpg.PostgresError as error:
+        sys.exit(f"Postgres refuses: {error}")
 
 
 if __name__ == "__main__":

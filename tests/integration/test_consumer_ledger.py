@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,154 +12,36 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
 from podium_runtime import errors
 from podium_scheduler.adapters.sql import (
+    archive_ledger,
     batch_ledger,
     consumer_ledger,
     database,
     job_ledger,
     migrate,
-    requeue_ledger,
-    session_ledger,
 )
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches as batch_states
 from podium_scheduler.domain import jobs
+from tests.support import consumer_rig
+from tests.support.consumer_rig import WEEK, Ledger, told
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-WEEK = timedelta(days=7)
-names = itertools.count()
-
-
-@dataclass
-class Ledger:
-    """One app's view of a ledger that the tests share."""
-
-    app: str
-    database: database.Database
-    jobs: job_ledger.JobLedger
-    batches: batch_ledger.BatchLedger
-    sessions: session_ledger.SessionLedger
-    consumers: consumer_ledger.ConsumerLedger
-
-    async def admit(self, count: int, workload: str = "hash-384") -> UUID:
-        new = records.NewJob(
-            self.app, uuid.uuid4(), b"digest", workload, 1, 3, {}, b"", None, "",
-            tuple(records.NewBatch(4 * n, 4, b"payload", 1) for n in range(count)),
-        )  # fmt: skip
-        return (await self.jobs.admit(uuid.uuid4(), new))[0].job_id
-
-    async def lease(self, job_id: UUID, count: int) -> list[records.Leased]:
-        """Feeds and claims the next batches of a job."""
-        session = records.NewSession(uuid.uuid4(), uuid.uuid4(), "test", "test", "0", "", b"")
-        await self.sessions.open(session, [])
-        fed = (await self.batches.feed({job_id: count}))[job_id]
-        claims = [records.Claim(batch_id, uuid.uuid4().bytes, session.session_id) for batch_id in fed]
-        return sorted(await self.batches.claim(claims), key=lambda b: b.first_item)
-
-    async def complete(self, leased: Iterable[records.Leased]) -> None:
-        await self.batches.complete(
-            [records.Completion(b.batch_id, b.lease_token, b.job_id, b.first_item, b.item_count, 0, 0) for b in leased]
-        )
-
-    async def done(self, count: int, workload: str = "hash-384") -> UUID:
-        """A completed job of so many batches of four items."""
-        job_id = await self.admit(count, workload)
-        await self.complete(await self.lease(job_id, count))
-        return job_id
-
-    async def fail(self, leased: Sequence[records.Leased], outcome: batch_states.Outcome) -> None:
-        await self.batches.fail([records.Failure(b.batch_id, b.lease_token, b.job_id, outcome, "") for b in leased])
-
-    async def consumer(self, group: str = "g", workload: str = "") -> UUID:
-        """A consumer of a group that is filled."""
-        opened = await self.consumers.open(uuid.uuid4(), self.app, group, workload)
-        while not await self.consumers.fill(opened.group_id):
-            continue
-        return opened.consumer_id
-
-    async def take(
-        self, consumer: UUID, limit: int = 100, held: Sequence[int] = (), returned: Sequence[int] = ()
-    ) -> list[records.Delivery]:
-        advance = await self.consumers.advance(consumer, returned, held, limit)
-        assert advance is not None
-        return list(advance.deliveries)
-
-    async def ack(self, consumer: UUID, deliveries: Iterable[records.Delivery]) -> list[records.Released]:
-        return await self.consumers.acknowledge(consumer, [d.delivery_id for d in deliveries])
-
-    async def drain(self, consumer: UUID) -> list[records.Delivery]:
-        """Takes and acknowledges until nothing comes."""
-        got: list[records.Delivery] = []
-        while found := await self.take(consumer):
-            await self.ack(consumer, found)
-            got += found
-        return got
-
-    async def failed(self) -> tuple[UUID, int]:
-        """A completed job of two batches, of which the first was given up; and that batch's id."""
-        job_id = await self.admit(2)
-        first, second = await self.lease(job_id, 2)
-        await self.fail([first], batch_states.GiveUp(batch_states.FailureReason.OUT_OF_MEMORY))
-        await self.complete([second])
-        return job_id, first.batch_id
-
-    async def requeue(self, batch_id: int) -> str | None:
-        """Why it is refused."""
-        done = await requeue_ledger.RequeueLedger(self.database, WEEK).requeue(batch_id)
-        assert done is not None
-        return done.refused
-
-    async def states(self, job_id: UUID) -> list[str]:
-        return [b.state.value for b in await self.jobs.list_batches(job_id, 0, 1000)]
-
-    async def job(self, job_id: UUID) -> records.Job:
-        found = await self.jobs.job(self.app, job_id)
-        assert found is not None
-        return found
-
-    async def run(self, sql: str, **values: object) -> None:
-        async with self.database.transaction() as connection:
-            await connection.execute(text(sql), values)
-
-    async def count(self, sql: str) -> int:
-        async with self.database.transaction() as connection:
-            return int(await connection.scalar(text(sql), {"app": self.app}))
-
-    async def batch_ids(self, job_id: UUID) -> dict[int, int]:
-        """first_item to batch id of what is COMPLETED."""
-        return await self.batches.completed_of(job_id)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("consumers")) as postgres:
-        await migrate.upgrade(postgres.url)
-        made = database.Database(postgres.url, pool_size=6)
+    async with consumer_rig.serving(tmp_path_factory.mktemp("consumers")) as made:
         yield made
-        await made.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def ledger(pool: database.Database) -> Ledger:
-    app = f"app-{next(names)}"
-    job_statements = job_ledger.JobLedger(pool)
-    await job_statements.put_app(app)
-    return Ledger(
-        app,
-        pool,
-        job_statements,
-        batch_ledger.BatchLedger(pool, WEEK),
-        session_ledger.SessionLedger(pool, WEEK),
-        consumer_ledger.ConsumerLedger(pool, WEEK),
-    )
-
-
-def told(deliveries: Iterable[records.Delivery]) -> list[tuple[int, str] | str]:
-    """(first_item, state) of batches, the state of jobs."""
-    return [(d.batch.first_item, d.batch.state.value) if d.batch else d.job.state.value for d in deliveries if d.batch or d.job]  # type: ignore[union-attr]  # fmt: skip  # noqa: E501
+async def ledger(pool: database.Database) -> AsyncIterator[Ledger]:
+    """After each test, what may be given out is what should be."""
+    made = await consumer_rig.new_app(pool)
+    yield made
+    assert await made.wrongly_ready() == 0
 
 
 async def test_the_schema_is_what_the_migrations_make(pool: database.Database) -> None:
@@ -589,7 +469,9 @@ async def test_a_group_that_is_opened_while_batches_finish_misses_none(ledger: L
 async def test_expired_results_are_not_delivered_any_more_but_the_job_is(ledger: Ledger) -> None:
     job_id = await ledger.done(1)
     me = await ledger.consumer()
-    await ledger.run("UPDATE jobs SET results_expired = true WHERE job_id = :job_id", job_id=job_id)
+    archive = archive_ledger.ArchiveLedger(ledger.database)
+    await ledger.run("UPDATE jobs SET expire_time = now() WHERE job_id = :job_id", job_id=job_id)
+    assert job_id in await archive.due(100)
     assert await ledger.take(me) == []
-    await ledger.run("DELETE FROM batches WHERE job_id = :job_id", job_id=job_id)
+    await archive.archive([job_id], max_batches=100, max_payload_bytes=1 << 20)
     assert told(await ledger.drain(me)) == ["COMPLETED"]

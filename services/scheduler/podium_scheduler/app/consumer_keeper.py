@@ -1,7 +1,10 @@
-"""Ends consumers whose lease has run out, and retires groups that nobody uses. Runs on the leader only.
+"""Ends consumers whose lease has run out, fills new groups, retires those that nobody uses. On the leader only.
 
 A gateway that dies cannot give its consumers' deliveries back; the expiry of their leases does. A group that nobody has
 opened for the retention is retired, so that it does not hold results back for ever; bounded steps.
+
+While a group is filled nothing of its app is released. Its consumers fill it, since they wait for it; but they may be
+gone before the end, and then nobody else would.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ CONSUMERS = Gauge("podium_consumers", "Consumers that hold a lease.")
 _INTERVAL_S = 1.0
 _PAGE = 500
 _COUNT_EVERY = 10
+_FILLED_AT_ONCE = 16
 
 
 def forget() -> None:
@@ -52,7 +56,15 @@ class ConsumerKeeper(loops.PatientLoop):
         removed, released = await self._ledger.remove_retired(_PAGE)
         self._news.note(set(), released)
         await self._count()
-        return 0.0 if removed == _PAGE else _INTERVAL_S
+        more = await self._fill()
+        return 0.0 if removed == _PAGE or more else _INTERVAL_S
+
+    async def _fill(self) -> bool:
+        """One step of each of some groups; True when there is more to do."""
+        groups = await self._ledger.unfilled(_FILLED_AT_ONCE)
+        filled = {group for group in groups if await self._ledger.fill(group)}
+        self._news.note(filled, ())
+        return bool(groups)
 
     async def _count(self) -> None:
         if self._rounds % _COUNT_EVERY == 0:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from podium_scheduler.adapters.sql import offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 
@@ -114,6 +115,8 @@ class ArchiveLedger:
             bounds = {"max_batches": max_batches, "max_payload_bytes": max_payload_bytes}
             moved = await connection.scalar(_MOVE, {"job_ids": ours, **bounds})
             done = (await connection.scalars(_ARCHIVED, {"job_ids": ours})).all()
+            # What consumer groups had not acknowledged has gone with the batches; the end of the job is still told.
+            await offers.ready_ends(connection, done)
         return records.ArchiveStep(moved or 0, tuple(done))
 
     @ledger_call

@@ -528,6 +528,7 @@ class BatchLedger:
                 delta.failed += row.item_count - row.items_failed
                 delta.truncated -= row.items_truncated
             await self._apply(connection, deltas)
+            await offers.hold_back(connection, job_id, [row.batch_id for row in rows])
         return len(rows) + len(gone)
 
     async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> dict[UUID, int]:

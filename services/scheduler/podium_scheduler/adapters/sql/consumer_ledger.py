@@ -52,21 +52,18 @@ _GIVE_BACK = text("""
     WHERE delivery_id = ANY(CAST(:delivery_ids AS bigint[])) AND consumer_id = :consumer_id
 """)
 
-# A batch that is computed again has to wait, and a job's end for all that came of the job before. What has expired is
-# gone from Redis and leaves the ledger soon.
+# Costs what it gives, whatever else waits. What has expired is gone from Redis and leaves the ledger soon: a claim that
+# comes upon it puts it aside.
 _CLAIM = text("""
     WITH picked AS (
-        SELECT d.delivery_id FROM deliveries d
-        JOIN jobs j ON j.job_id = d.job_id LEFT JOIN batches b ON b.batch_id = d.batch_id
-        WHERE d.group_id = :group_id AND d.consumer_id IS NULL
-          AND CASE WHEN d.batch_id IS NOT NULL
-              THEN b.state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') AND NOT j.results_expired
-              ELSE j.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED') AND NOT EXISTS (
-                  SELECT FROM deliveries o
-                  WHERE o.job_id = d.job_id AND o.group_id = d.group_id AND o.batch_id IS NOT NULL) END
+        SELECT d.delivery_id, d.batch_id IS NOT NULL AND j.results_expired AS gone
+        FROM deliveries d JOIN jobs j ON j.job_id = d.job_id
+        WHERE d.group_id = :group_id AND d.consumer_id IS NULL AND d.ready
         ORDER BY d.delivery_id LIMIT :limit FOR UPDATE OF d SKIP LOCKED
     )
-    UPDATE deliveries SET consumer_id = :consumer_id FROM picked WHERE deliveries.delivery_id = picked.delivery_id
+    UPDATE deliveries
+    SET ready = NOT picked.gone, consumer_id = CASE WHEN NOT picked.gone THEN CAST(:consumer_id AS uuid) END
+    FROM picked WHERE deliveries.delivery_id = picked.delivery_id
 """)
 
 _HOLDS = text("""
@@ -112,8 +109,10 @@ _EXPIRE = text("""
 _UNFILLED = text("""
     SELECT app_id, workload, coalesce(filled_create_time, '-infinity') AS create_time,
         coalesce(filled_job_id, CAST('00000000-0000-0000-0000-000000000000' AS uuid)) AS job_id
-    FROM consumer_groups WHERE group_id = :group_id AND NOT filled FOR NO KEY UPDATE
+    FROM consumer_groups WHERE group_id = :group_id AND NOT filled AND retire_time IS NULL FOR NO KEY UPDATE
 """)
+
+_ALL_UNFILLED = text("SELECT group_id FROM consumer_groups WHERE NOT filled AND retire_time IS NULL LIMIT :limit")
 
 _NEXT_JOBS = text("""
     SELECT job_id, create_time FROM jobs
@@ -127,14 +126,15 @@ _FILL = text("""
         WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND :workload IN ('', workload) AND items_released < item_count
           AND NOT results_expired
     ), finished AS (
-        INSERT INTO deliveries (group_id, job_id, batch_id)
-        SELECT :group_id, b.job_id, b.batch_id FROM chosen JOIN batches b ON b.job_id = chosen.job_id
+        INSERT INTO deliveries (group_id, job_id, batch_id, ready)
+        SELECT :group_id, b.job_id, b.batch_id, b.state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
+        FROM chosen JOIN batches b ON b.job_id = chosen.job_id
         WHERE b.payload IS NOT NULL AND (b.offered OR b.state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED'))
         ORDER BY b.job_id, b.first_item
         ON CONFLICT (batch_id, group_id) DO NOTHING
     )
-    INSERT INTO deliveries (group_id, job_id)
-    SELECT :group_id, c.job_id FROM chosen c
+    INSERT INTO deliveries (group_id, job_id, ready)
+    SELECT :group_id, c.job_id, false FROM chosen c
     WHERE (c.offered OR c.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED')) AND NOT EXISTS (
         SELECT FROM deliveries d WHERE d.job_id = c.job_id AND d.group_id = :group_id AND d.batch_id IS NULL)
 """)
@@ -155,16 +155,21 @@ _RETIRE = text("""
 _LEFT_BY_RETIRED = text("""
     SELECT d.delivery_id, d.job_id, d.batch_id FROM consumer_groups g
     CROSS JOIN LATERAL (SELECT delivery_id, job_id, batch_id FROM deliveries
-                        WHERE group_id = g.group_id AND consumer_id IS NULL ORDER BY delivery_id LIMIT :limit) AS d
+                        WHERE group_id = g.group_id AND consumer_id IS NULL LIMIT :limit) AS d
     WHERE g.retire_time IS NOT NULL LIMIT :limit
 """)
 _REMOVE = text("DELETE FROM deliveries WHERE delivery_id = ANY(CAST(:delivery_ids AS bigint[]))")
 # Whoever looked for groups before this one was retired may still be writing it deliveries: they can be seen first.
 _REMOVE_RETIRED = text("DELETE FROM consumer_groups WHERE retire_time < now() - interval '1 minute'")
 
+# Many are not counted but estimated, by the statistics that Postgres keeps anyhow.
 _COUNTS = text("""
-    SELECT (SELECT count(*) FROM deliveries) AS waiting, (SELECT count(*) FROM consumers) AS consumers
+    SELECT counted.n + CASE WHEN counted.n < :counted THEN 0
+            ELSE greatest(pg_stat_get_live_tuples(CAST('deliveries' AS regclass)) - counted.n, 0) END AS waiting,
+        (SELECT count(*) FROM consumers) AS consumers
+    FROM (SELECT count(*) AS n FROM (SELECT FROM deliveries LIMIT :counted) AS first) AS counted
 """)
+_COUNTED = 10_000
 
 
 class ConsumerLedger:
@@ -225,8 +230,10 @@ class ConsumerLedger:
         """Settles deliveries that the consumer still holds; returns what no group waits for any more."""
         mine = {"consumer_id": consumer_id, "delivery_ids": list(delivery_ids)}
         async with self._database.transaction() as connection:
-            await _lock(connection, (await connection.scalars(_JOBS_OF, mine)).all())
+            job_ids = (await connection.scalars(_JOBS_OF, mine)).all()
+            await _lock(connection, job_ids)
             settled = (await connection.scalars(_ACKNOWLEDGE, mine)).all()
+            await offers.ready_ends(connection, job_ids)
             return await offers.release(connection, [batch_id for batch_id in settled if batch_id is not None])
 
     @ledger_call
@@ -242,6 +249,12 @@ class ConsumerLedger:
             return set((await connection.scalars(_EXPIRE, {"limit": limit})).all())
 
     @ledger_call
+    async def unfilled(self, limit: int) -> list[int]:
+        """Groups that have not been filled yet, whether anybody fills them or not."""
+        async with self._database.transaction() as connection:
+            return list((await connection.scalars(_ALL_UNFILLED, {"limit": limit})).all())
+
+    @ledger_call
     async def fill(self, group_id: int) -> bool:
         """Offers a new group the next jobs of what had finished before; True when that was all."""
         async with self._database.transaction() as connection:
@@ -255,6 +268,7 @@ class ConsumerLedger:
             job_ids = [row.job_id for row in page]
             await _lock(connection, job_ids)
             await connection.execute(_FILL, {"group_id": group_id, "job_ids": job_ids, "workload": place["workload"]})
+            await offers.ready_ends(connection, job_ids)
             last = {"create_time": page[-1].create_time, "job_id": page[-1].job_id}
             filled = len(page) < _FILL_JOBS
             await connection.execute(_FILLED, last | {"group_id": group_id, "filled": filled})
@@ -282,9 +296,9 @@ class ConsumerLedger:
 
     @ledger_call
     async def counts(self) -> tuple[int, int]:
-        """Deliveries that no group has acknowledged yet, and consumers."""
+        """Deliveries that no group has acknowledged yet, about how many when they are many, and consumers."""
         async with self._database.transaction() as connection:
-            row = (await connection.execute(_COUNTS)).one()
+            row = (await connection.execute(_COUNTS, {"counted": _COUNTED})).one()
         return row.waiting, row.consumers
 
 

@@ -5,6 +5,10 @@ finishes, whichever way it finishes; the same for the end of a job. Each stateme
 locked the jobs it names. That is what makes opening a group safe: whoever fills a new group locks a job and offers what
 has finished of it, and whoever finishes a batch later has locked the job after that, and so sees the group.
 
+`ready` says of a delivery that it may be given out, so that a claim never looks at those that may not: a batch's while
+the batch is finished, a job's end while the job is final and the group has nothing else of it. Whatever changes that
+changes `ready` in the same transaction, here.
+
 `offered` marks what is computed again because its result was lost: it was offered when it finished first, so only the
 deliveries that were not acknowledged then are left, and no new ones are made. A reader may have acknowledged it too in
 the meantime (`jobs.acknowledged_item`): so whatever finishes is released in the same transaction when nobody waits for
@@ -42,19 +46,47 @@ _OFFER = text("""
         ORDER BY b.job_id, b.first_item
         ON CONFLICT (batch_id, group_id) DO NOTHING
         RETURNING group_id
-    ), ended AS (
-        INSERT INTO deliveries (group_id, job_id)
-        SELECT g.group_id, g.job_id FROM groups g
-        WHERE g.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED') AND NOT g.offered
+    ), waiting AS (
+        SELECT d.delivery_id FROM deliveries d JOIN batches b ON b.batch_id = d.batch_id
+        WHERE d.batch_id = ANY(CAST(:batch_ids AS bigint[])) AND b.offered AND NOT d.ready
+        ORDER BY d.delivery_id FOR UPDATE OF d
+    ), again AS (
+        UPDATE deliveries SET ready = true FROM waiting WHERE deliveries.delivery_id = waiting.delivery_id
         RETURNING group_id
+    ), ended AS (
+        INSERT INTO deliveries (group_id, job_id, ready)
+        SELECT g.group_id, g.job_id, false FROM groups g
+        WHERE g.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED') AND NOT g.offered
     )
-    SELECT group_id FROM finished UNION SELECT group_id FROM ended
+    SELECT group_id FROM finished UNION SELECT group_id FROM again
+""")
+
+_READY_ENDS = text("""
+    WITH due AS (
+        SELECT e.delivery_id FROM deliveries e JOIN jobs j ON j.job_id = e.job_id
+        WHERE e.job_id = ANY(CAST(:job_ids AS uuid[])) AND e.batch_id IS NULL AND NOT e.ready
+          AND j.state IN ('COMPLETED', 'CANCELLED', 'EXPIRED') AND NOT EXISTS (
+              SELECT FROM deliveries o
+              WHERE o.job_id = e.job_id AND o.group_id = e.group_id AND o.batch_id IS NOT NULL)
+        ORDER BY e.delivery_id FOR UPDATE OF e
+    )
+    UPDATE deliveries SET ready = true FROM due WHERE deliveries.delivery_id = due.delivery_id
+    RETURNING group_id
+""")
+
+_HOLD_BACK = text("""
+    WITH waiting AS (
+        SELECT delivery_id FROM deliveries
+        WHERE ready AND (batch_id = ANY(CAST(:batch_ids AS bigint[])) OR job_id = :job_id AND batch_id IS NULL)
+        ORDER BY delivery_id FOR UPDATE
+    )
+    UPDATE deliveries SET ready = false FROM waiting WHERE deliveries.delivery_id = waiting.delivery_id
 """)
 
 # Deliveries of a batch that is computed again stay; its halves are offered to the same groups.
 _OFFER_HALVES = text("""
-    INSERT INTO deliveries (group_id, job_id, batch_id)
-    SELECT d.group_id, d.job_id, h.second FROM unnest(CAST(:firsts AS bigint[]), CAST(:seconds AS bigint[]))
+    INSERT INTO deliveries (group_id, job_id, batch_id, ready)
+    SELECT d.group_id, d.job_id, h.second, false FROM unnest(CAST(:firsts AS bigint[]), CAST(:seconds AS bigint[]))
         AS h(first, second)
     JOIN deliveries d ON d.batch_id = h.first
 """)
@@ -97,10 +129,23 @@ async def offer(connection: AsyncConnection, job_ids: Iterable[UUID], batch_ids:
 
     The jobs are locked by this transaction, and their counters and states are those after the change.
     """
-    values = {"job_ids": list(job_ids), "batch_ids": list(batch_ids)}
-    if not values["job_ids"]:
+    jobs = list(job_ids)
+    if not jobs:
         return set()
-    return set((await connection.scalars(_OFFER, values)).all())
+    values = {"job_ids": jobs, "batch_ids": list(batch_ids)}
+    groups = set((await connection.scalars(_OFFER, values)).all())
+    return groups | await ready_ends(connection, jobs)
+
+
+async def ready_ends(connection: AsyncConnection, job_ids: Iterable[UUID]) -> set[int]:
+    """Lets the ends of jobs go to those groups that have nothing else of them any more; returns the groups' ids."""
+    return set((await connection.scalars(_READY_ENDS, {"job_ids": list(job_ids)})).all())
+
+
+async def hold_back(connection: AsyncConnection, job_id: UUID, batch_ids: Sequence[int]) -> None:
+    """Batches that were finished are computed again: they wait, and the end of their job too."""
+    if batch_ids:
+        await connection.execute(_HOLD_BACK, {"job_id": job_id, "batch_ids": list(batch_ids)})
 
 
 async def offer_halves(connection: AsyncConnection, halves: Sequence[tuple[int, int]]) -> None:

@@ -320,16 +320,20 @@ deliveries = Table(
     Column("batch_id", BigInteger, ForeignKey("batches.batch_id", ondelete="CASCADE")),
     Column("consumer_id", Uuid, ForeignKey("consumers.consumer_id", ondelete="SET NULL")),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    # It may be given out; see `offers.py`. In the index, so that a claim looks at no other.
+    Column("ready", Boolean, nullable=False, server_default=text("true")),
     UniqueConstraint("batch_id", "group_id"),
 )
 Index(
     "ix_deliveries_waiting",
     deliveries.c.group_id,
+    deliveries.c.ready,
     deliveries.c.delivery_id,
     postgresql_where=deliveries.c.consumer_id.is_(None),
 )
 Index("ix_deliveries_held", deliveries.c.consumer_id, postgresql_where=deliveries.c.consumer_id.is_not(None))
 Index("ix_deliveries_of_job", deliveries.c.job_id, deliveries.c.group_id)
+Index("ix_deliveries_ends", deliveries.c.job_id, postgresql_where=deliveries.c.batch_id.is_(None))
 
 # One row. The term grows with each new leader, which writes a heartbeat; the epoch names the life of the Redis that the
 # ledger has filled. Since `renewable_since` there was no gap between heartbeats: whoever wanted to renew could.
