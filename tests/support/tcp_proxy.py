@@ -13,16 +13,15 @@ import asyncio
 import contextlib
 import enum
 import math
-import random
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Self
 
+from tests.support.ports import free_port
+
 _CHUNK = 64 << 10
 _RESET = struct.pack("ii", 1, 0)
-# Below what the kernel gives to outgoing connections, so that a port can be left and taken again.
-_PORTS = range(15_000, 30_000)
 
 
 class Flow(enum.StrEnum):
@@ -47,16 +46,6 @@ class Conditions:
 
 
 FAIR = Conditions()
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on, outside the range of outgoing connections."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,8 @@ from podium_embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.faults.nemesis import plan
 from tests.faults.nemesis.members import Member
 from tests.support import stack
-from tests.support.tcp_proxy import TcpProxy, free_port
+from tests.support.ports import free_port
+from tests.support.tcp_proxy import TcpProxy
 
 WORKLOADS = {"hash-384": 384, "hash-1024": 1024}
 LEDGER_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
