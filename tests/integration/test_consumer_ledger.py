@@ -302,7 +302,8 @@ async def test_a_requeued_batch_comes_again_to_every_group_and_the_end_of_its_jo
     quick, slow = await ledger.consumer("quick"), await ledger.consumer("slow")
     assert told(await ledger.drain(quick)) == [(0, "FAILED"), (4, "COMPLETED"), "COMPLETED"]
     assert await ledger.requeue(batch_id) is None
-    assert (await ledger.job(job_id)).state is jobs.State.RUNNING
+    job = await ledger.job(job_id)
+    assert (job.state, job.items_succeeded, job.items_failed) == (jobs.State.RUNNING, 4, 0)
     assert told(await ledger.drain(slow)) == [(4, "COMPLETED")]
     assert await ledger.drain(quick) == []
     await ledger.complete(await ledger.lease(job_id, 1))

@@ -10,6 +10,7 @@ _SESSIONS = f"{_SCHEDULER}/adapters/sql/session_ledger.py"
 _RESULTS = "services/gateway/podium_gateway/app/results.py"
 _MACHINE = "tests/contract/test_ledger_machine.py::test_the_ledger_does_what_the_model_does"
 _STREAM = "tests/integration/test_scheduler_stream.py"
+_CONSUMERS = "tests/integration/test_consumer_ledger.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,5 +187,46 @@ BUGS = (
         "            messages.extend(self._failure(batch))\n",
         "            list(self._failure(batch))\n",
         "tests/integration/test_gateway_results.py::test_failed_batches_are_told_at_their_place",
+    ),
+    Bug(
+        "a worker keeps what a new session resumes although it no longer has it",
+        "services/worker/podium_worker/app/worker.py",
+        """            if key not in self._hand:
+                # Nobody else""",
+        """            if key in self._hand and key not in self._hand:
+                # Nobody else""",
+        "tests/unit/worker/test_worker.py::test_what_is_resumed_and_not_here_any_more_is_handed_back",
+    ),
+    Bug(
+        "a requeued batch's failed items stay counted",
+        f"{_SCHEDULER}/adapters/sql/requeue_ledger.py",
+        "job_counters.Delta(pending=1, finished=-1, failed=-items)",
+        "job_counters.Delta(pending=1, finished=-1, failed=0 * items)",
+        f"{_CONSUMERS}::test_a_requeued_batch_comes_again_to_every_group_and_the_end_of_its_job_too",
+    ),
+    Bug(
+        "a consumer acknowledges what another holds",
+        f"{_SCHEDULER}/adapters/sql/consumer_ledger.py",
+        """    WHERE delivery_id = ANY(CAST(:delivery_ids AS bigint[])) AND consumer_id = :consumer_id
+    RETURNING batch_id
+""",
+        """    WHERE delivery_id = ANY(CAST(:delivery_ids AS bigint[]))
+    RETURNING batch_id
+""",
+        f"{_CONSUMERS}::test_an_acknowledgement_that_comes_too_late_changes_nothing",
+    ),
+    Bug(
+        "a batch is offered to a group twice",
+        f"{_SCHEDULER}/adapters/sql/offers.py",
+        "b.batch_id = ANY(CAST(:batch_ids AS bigint[])) AND NOT b.offered",
+        "b.batch_id = ANY(CAST(:batch_ids AS bigint[]))",
+        f"{_CONSUMERS}::test_a_lost_result_does_not_come_again_to_a_group_that_has_acknowledged_it",
+    ),
+    Bug(
+        "stale failures drop somebody else's results",
+        f"{_SCHEDULER}/app/completer.py",
+        "for held in (o.held for o in ended if o.batch_id in leased):",
+        "for held in (o.held for o in ended if leased is not None):",
+        "tests/unit/scheduler/test_completer.py::test_a_stale_failure_leaves_the_results_of_whoever_has_the_lease_now",
     ),
 )
