@@ -15,11 +15,14 @@ from redis import exceptions
 from podium_client import AsyncClient, PodiumError
 from tests.faults.nemesis import clients, ledger, logs, plan
 from tests.faults.nemesis.cluster import LEDGER_AWAY, WORKLOADS, Cluster
+from tests.faults.nemesis.consumers import Crowd
+from tests.faults.nemesis.consumption import Consumption
 from tests.faults.nemesis.history import History, Submission
 from tests.support import stack
 
 QUIET_S = 180.0
 _LAST_READ_S = 90.0
+_CONSUME_S = 90.0
 _CALM_S = 20.0
 _SWEPT_S = 90.0
 _BETWEEN_LOOKS_S = 0.3
@@ -93,6 +96,39 @@ async def last_reads(cluster: Cluster, history: History) -> list[str]:
     async with AsyncClient(cluster.gateways, stack.APP_TOKEN, retry=clients.PATIENCE) as sdk:
         found = await asyncio.gather(*(one(sdk, s) for s in history.accepted))
     return [words for some in found for words in some]
+
+
+async def consumed(cluster: Cluster, consumption: Consumption) -> list[str]:
+    """Waits until the consumers have acknowledged everything of their app; what the ledger still has to deliver."""
+
+    async def look() -> list[str]:
+        try:
+            async with cluster.ledger() as connection:
+                waiting = await connection.fetchval("SELECT count(*) FROM deliveries")
+        except LEDGER_AWAY as error:
+            return [f"{type(error).__name__}: {error}"]
+        found = [f"{waiting} deliveries are waiting"] if waiting else []
+        if ends := {s.job_id for s in consumption.accepted} - consumption.acknowledged_ends:
+            found.append(f"the ends of {len(ends)} jobs were not acknowledged, such as {min(map(str, ends))}")
+        return found
+
+    return [f"consumers, after {_CONSUME_S:.0f} s: {words}" for words in await _patiently(look, _CONSUME_S)]
+
+
+async def nothing_more(cluster: Cluster, crowd: Crowd) -> list[str]:
+    """The consumers have left: nothing comes to one who comes now, and the ledger keeps nothing of theirs."""
+
+    async def look() -> list[str]:
+        async with cluster.ledger() as connection:
+            rows = {t: await connection.fetchval(f"SELECT count(*) FROM {t}") for t in ("deliveries", "consumers")}
+        return [f"consumers: {count} rows are left in {table}" for table, count in rows.items() if count]
+
+    left = await _patiently(look, _CALM_S)
+    if not left:
+        crowd.drained()
+        await crowd.last_sitting()
+        left = await _patiently(look, _CALM_S)
+    return left
 
 
 async def leftovers(cluster: Cluster) -> list[str]:

@@ -51,6 +51,7 @@ def tell(report: Report) -> None:
     print(
         f"seed {report.seed}: {'passed' if report.passed else 'FAILED'} in {report.wall_s:.0f} s: "
         f"{report.faults.total()} faults ({faults}); {report.jobs} jobs, {report.items:,} items, "
+        f"{report.deliveries:,} deliveries consumed, "
         f"{report.recomputed_batches} batches recomputed, {report.stale_outcomes} stale outcomes refused, "
         f"{report.leaders} leaders, {report.looks} looks",
         flush=True,

@@ -23,7 +23,7 @@ from podium_client import (
     RetryPolicy,
 )
 from tests.faults.nemesis.cluster import WORKLOADS
-from tests.faults.nemesis.history import History, Piece, Reading, Submission, digest
+from tests.faults.nemesis.history import Piece, Reading, Submission, digest
 from tests.support import stack
 
 CLIENTS = 8
@@ -35,14 +35,17 @@ _LONGEST_REST_S = 3.0
 class Client:
     """One client with a connection of its own to both gateways."""
 
-    def __init__(self, number: int, seed: int, gateways: str, history: History) -> None:
+    kind = "client"
+    token = stack.APP_TOKEN
+
+    def __init__(self, number: int, seed: int, gateways: str, submissions: list[Submission]) -> None:
         self.doing = "nothing yet"
-        self._number = number
+        self.name = f"{self.kind} {number}"
         self._seed = seed
         self._gateways = gateways
-        self._history = history
+        self._submissions = submissions
         self._count = 0
-        self._dice = random.Random(f"client {number} of {seed}")
+        self._dice = random.Random(f"{self.name} of {seed}")
         self._deeds: list[tuple[Callable[[AsyncClient, Submission], Awaitable[None]], float]] = [
             (self._read_all, 4),
             (self._read_in_parts, 4),
@@ -55,7 +58,7 @@ class Client:
 
     async def run(self, stop: asyncio.Event) -> None:
         """One job after another until `stop`; what was begun is finished."""
-        async with AsyncClient(self._gateways, stack.APP_TOKEN, retry=PATIENCE) as sdk:
+        async with AsyncClient(self._gateways, self.token, retry=PATIENCE) as sdk:
             while not stop.is_set():
                 await self._job(sdk)
                 self.doing = "resting"
@@ -66,14 +69,14 @@ class Client:
     async def _job(self, sdk: AsyncClient) -> None:
         submission = self._draw()
         deed = self._dice.choices([d for d, _ in self._deeds], [w for _, w in self._deeds])[0]
-        self._history.submissions.append(submission)
+        self._submissions.append(submission)
         self.doing = f"submitting {submission.request_id}"
         try:
             await self._submit(sdk, submission)
             self.doing = f"{deed.__name__} of job {submission.job_id}"
             await deed(sdk, submission)
         except PodiumError as error:
-            submission.complaints.append(f"{self.doing}: {_words(error)}")
+            submission.complaints.append(f"{self.doing}: {words(error)}")
 
     def _draw(self) -> Submission:
         dice = self._dice
@@ -84,7 +87,7 @@ class Client:
             request_id=str(uuid.UUID(int=dice.getrandbits(128), version=4)),
             workload=workload,
             dimension=WORKLOADS[workload],
-            prefix=f"seed {self._seed} client {self._number} job {self._count} item",
+            prefix=f"seed {self._seed} {self.name} job {self._count} item",
             item_count=dice.randint(*bounds),
             window_s=round(dice.uniform(1.0, 12.0), 1) if dice.random() < 0.1 else None,
         )
@@ -158,13 +161,16 @@ class Client:
     async def _cancel_and_read(self, sdk: AsyncClient, submission: Submission) -> None:
         reading = asyncio.create_task(read(sdk, submission, "cancelling"))
         try:
-            await asyncio.sleep(self._dice.uniform(0.0, 1.5))
-            assert submission.job_id is not None
-            submission.cancel_tried = True
-            with contextlib.suppress(FailedPrecondition):
-                await sdk.cancel(submission.job_id)
+            await self._cancel(sdk, submission)
         finally:
             await reading
+
+    async def _cancel(self, sdk: AsyncClient, submission: Submission) -> None:
+        await asyncio.sleep(self._dice.uniform(0.0, 1.5))
+        assert submission.job_id is not None
+        submission.cancel_tried = True
+        with contextlib.suppress(FailedPrecondition):
+            await sdk.cancel(submission.job_id)
 
     async def _leave(self, sdk: AsyncClient, submission: Submission) -> None:
         """Nobody reads: the results wait for the last look."""
@@ -215,5 +221,6 @@ async def release(sdk: AsyncClient, submission: Submission) -> None:
     submission.cursor, submission.read_up_to = cursor, submission.item_count
 
 
-def _words(error: PodiumError) -> str:
+def words(error: PodiumError) -> str:
+    """All that an error of the SDK says."""
     return f"{type(error).__name__} {error.code} {error.reason}: {error.message}"

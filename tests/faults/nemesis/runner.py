@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.nemesis import audit, ledger, logs, verdict
+from tests.faults.nemesis import audit, consumption, ledger, logs, verdict
 from tests.faults.nemesis.clients import CLIENTS, Client
 from tests.faults.nemesis.cluster import Cluster, running
+from tests.faults.nemesis.consumers import PRODUCERS, Producer, consuming
 from tests.faults.nemesis.history import History
 from tests.faults.nemesis.injure import Injuries, heal
 from tests.faults.nemesis.plan import Fault, plan
@@ -38,6 +39,8 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     items: int = 0
+    deliveries: int = 0
+    """What the consumers of the group got, the job's ends and what came again included."""
     recomputed_batches: int = 0
     """Batches computed again: their result was lost with Redis, or their lease with its worker."""
     stale_outcomes: int = 0
@@ -77,18 +80,25 @@ async def run_seed(seed: int, seconds: float) -> Report:
     started = time.monotonic()
     faults = plan(seed, seconds)
     async with running(directory) as cluster:
-        history, injuries = History(), Injuries(cluster)
+        history, consumed, injuries = History(), consumption.Consumption(), Injuries(cluster)
         watchman = ledger.Watchman(cluster)
         watching = asyncio.create_task(watchman.run())
         try:
-            report.violations += await _rage(cluster, injuries, history, faults, seed, seconds)
+            async with consuming(cluster, seed, consumed) as crowd:
+                report.violations += await _rage(cluster, injuries, (history, consumed), faults, seed, seconds)
+                crowd.finish()
+                restless = await audit.become_quiet(cluster)
+                report.violations += restless + await audit.consumed(cluster, consumed)
+            report.violations += await audit.nothing_more(cluster, crowd)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             _write_log(directory, injuries, faults)
         report.violations += watchman.found or ([] if watchman.looks else ["the ledger was never looked at in between"])
-        report.violations += await _last_look(cluster, history, injuries)
-        _fill(report, cluster, history, injuries, watchman)
+        if not restless:
+            report.violations += await audit.keys_of_released(cluster)
+        report.violations += await _last_look(cluster, history, consumed, injuries)
+        _fill(report, cluster, history, consumed, injuries, watchman)
     report.wall_s = round(time.monotonic() - started, 1)
     if report.passed:
         shutil.rmtree(directory, ignore_errors=True)
@@ -97,11 +107,17 @@ async def run_seed(seed: int, seconds: float) -> Report:
 
 
 async def _rage(
-    cluster: Cluster, injuries: Injuries, history: History, faults: Sequence[Fault], seed: int, seconds: float
+    cluster: Cluster,
+    injuries: Injuries,
+    seen: tuple[History, consumption.Consumption],
+    faults: Sequence[Fault],
+    seed: int,
+    seconds: float,
 ) -> list[str]:
     """Load and faults together; then no faults, until every client has finished what it began."""
     stop = asyncio.Event()
-    crowd = [Client(n, seed, cluster.gateways, history) for n in range(CLIENTS)]
+    crowd = [Client(n, seed, cluster.gateways, seen[0].submissions) for n in range(CLIENTS)]
+    crowd += [Producer(n, seed, cluster, seen[1]) for n in range(PRODUCERS)]
     tasks = [asyncio.create_task(client.run(stop)) for client in crowd]
     try:
         async with asyncio.TaskGroup() as group:
@@ -110,7 +126,7 @@ async def _rage(
         await heal(cluster)
         stop.set()
         _, late = await asyncio.wait(tasks, timeout=_CLIENTS_END_S)
-        found = [f"client {n} is stuck in {crowd[n].doing}" for n, task in enumerate(tasks) if task in late]
+        found = [f"{crowd[n].name} is stuck in {crowd[n].doing}" for n, task in enumerate(tasks) if task in late]
     finally:
         stop.set()
         for task in tasks:
@@ -119,27 +135,38 @@ async def _rage(
     return found + [f"client: {e!r}" for e in results if isinstance(e, Exception)]
 
 
-async def _last_look(cluster: Cluster, history: History, injuries: Injuries) -> list[str]:
-    found = await audit.become_quiet(cluster)
-    if not found:
-        found += await audit.keys_of_released(cluster)
-    found += await audit.last_reads(cluster, history)
+async def _last_look(
+    cluster: Cluster, history: History, consumed: consumption.Consumption, injuries: Injuries
+) -> list[str]:
+    found = await audit.last_reads(cluster, history)
     found += await audit.leftovers(cluster)
     async with cluster.ledger() as connection:
         found += await ledger.violations(connection, quiet=True)
         rows = await ledger.jobs(connection)
     kills = sum(n for label, n in injuries.counted.items() if "executor" in label or "worker" in label)
-    found += verdict.violations(history, rows, verdict.Evidence(executor_kills=kills))
+    evidence = verdict.Evidence(executor_kills=kills)
+    theirs = {s.request_id for s in consumed.submissions}
+    found += verdict.violations(history, [r for r in rows if r.request_id not in theirs], evidence)
+    found += consumption.violations(consumed, rows, evidence)
     found += await audit.health(cluster)
     found += await audit.metrics(cluster)
     await audit.farewell(cluster)
     return found + cluster.findings + audit.traces(cluster)
 
 
-def _fill(report: Report, cluster: Cluster, history: History, injuries: Injuries, watchman: ledger.Watchman) -> None:
+def _fill(
+    report: Report,
+    cluster: Cluster,
+    history: History,
+    consumed: consumption.Consumption,
+    injuries: Injuries,
+    watchman: ledger.Watchman,
+) -> None:
     told = logs.count((life.log for life in cluster.lives()), _EVENTS)
     report.faults = injuries.counted
-    report.jobs, report.items = len(history.accepted), history.items
+    everything = [*history.accepted, *consumed.accepted]
+    report.jobs, report.items = len(everything), sum(s.item_count for s in everything)
+    report.deliveries = sum(isinstance(e, consumption.Got | consumption.Ended) for e in consumed.events)
     report.recomputed_batches = told["lost_results_recomputed"] + told["leases_recovered"]
     report.stale_outcomes = told["stale_outcome_dropped"]
     report.leaders = told["leadership_taken"]

@@ -25,13 +25,13 @@ class Evidence:
 
 
 def violations(history: History, rows: Sequence[JobRow], evidence: Evidence) -> list[str]:
-    """All that is wrong."""
+    """All that is wrong with what readers saw; `rows` are the jobs of their app."""
     jobs = by_request(rows)
     found = _strangers(history, rows)
     for submission in history.submissions:
         found += [f"request {submission.request_id}: {c}" for c in submission.complaints]
         mine = jobs.get(submission.request_id, [])
-        found += _identity(submission, mine)
+        found += identity(submission, mine)
         if submission.jobs and mine:
             found += _outcome(submission, mine[0], evidence)
     return found
@@ -42,7 +42,7 @@ def _strangers(history: History, rows: Sequence[JobRow]) -> list[str]:
     return [f"job {r.job_id}: nobody asked for request {r.request_id}" for r in rows if r.request_id not in known]
 
 
-def _identity(submission: Submission, mine: Sequence[JobRow]) -> list[str]:
+def identity(submission: Submission, mine: Sequence[JobRow]) -> list[str]:
     """One request, one job, and the one that the client was told."""
     name = f"request {submission.request_id}"
     found = []
@@ -62,7 +62,8 @@ def _identity(submission: Submission, mine: Sequence[JobRow]) -> list[str]:
     return found
 
 
-def _outcome(submission: Submission, row: JobRow, evidence: Evidence) -> list[str]:
+def justified_end(submission: Submission, row: JobRow) -> list[str]:
+    """Ended as somebody wanted, and released when all was acknowledged."""
     name = f"job {row.job_id}"
     found = []
     if row.state == "CANCELLED" and not submission.cancel_tried:
@@ -71,6 +72,12 @@ def _outcome(submission: Submission, row: JobRow, evidence: Evidence) -> list[st
         found.append(f"{name} is EXPIRED and had no completion window")
     if row.items_released < row.item_count:
         found.append(f"{name}: {row.items_released} of {row.item_count} items released, all were acknowledged")
+    return found
+
+
+def _outcome(submission: Submission, row: JobRow, evidence: Evidence) -> list[str]:
+    name = f"job {row.job_id}"
+    found = justified_end(submission, row)
     if submission.watched_states and submission.watched_states[-1] not in FINAL:
         found.append(f"{name}: its watch ended with {submission.watched_states[-1]}")
     expected = submission.expected()
@@ -78,7 +85,8 @@ def _outcome(submission: Submission, row: JobRow, evidence: Evidence) -> list[st
     for reading in submission.readings:
         found += _order(name, submission, reading)
         for piece in reading.pieces:
-            found += _piece(name, submission, row, reading, piece, expected, evidence)
+            where = f"{name}, reader {reading.reader}"
+            found += wrong_piece(where, submission, row, piece, expected, evidence)
             end = min(piece.first_item + piece.item_count, submission.item_count)
             seen[piece.first_item : end] = [True] * (end - piece.first_item)
     missing = seen.count(False)
@@ -103,16 +111,10 @@ def _order(name: str, submission: Submission, reading: Reading) -> list[str]:
     return found
 
 
-def _piece(
-    name: str,
-    submission: Submission,
-    row: JobRow,
-    reading: Reading,
-    piece: Piece,
-    expected: Sequence[bytes],
-    evidence: Evidence,
+def wrong_piece(
+    where: str, submission: Submission, row: JobRow, piece: Piece, expected: Sequence[bytes], evidence: Evidence
 ) -> list[str]:
-    where = f"{name}, reader {reading.reader}"
+    """Items that are not there, vectors that are not their item's own, errors without a justification."""
     items = range(piece.first_item, piece.first_item + piece.item_count)
     if items.stop > submission.item_count:
         return [f"{where}: items up to {items.stop - 1}, the job has {submission.item_count}"]
