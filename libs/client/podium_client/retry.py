@@ -46,10 +46,12 @@ _CUT_STREAM = ("RST_STREAM", "Stream removed", "GOAWAY")
 
 
 def is_retryable(error: grpc.RpcError) -> bool:
-    """UNAVAILABLE; RESOURCE_EXHAUSTED with RetryInfo (without, a message was too large); a stream cut in
-    transit."""
+    """UNAVAILABLE; CANCELLED by the other side; RESOURCE_EXHAUSTED with RetryInfo (without, a message was too large);
+    a stream cut in transit."""
     code = error.code() if hasattr(error, "code") else None
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # CANCELLED is what a server says of calls that outlast its grace when it ends; our own cancellations are raised as
+    # asyncio.CancelledError. Every call of ours may be made twice.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return True
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return decode_details(error).retry_after_s is not None

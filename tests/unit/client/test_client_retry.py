@@ -123,3 +123,7 @@ async def test_a_stream_cut_in_transit_is_tried_again() -> None:
     time = FakeTime()
     cut = failure(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
     assert await call(Patience(policy(time)), Attempts(cut)) == "done"
+
+
+async def test_what_a_server_cancels_when_it_ends_is_tried_again() -> None:
+    assert await call(Patience(policy(FakeTime())), Attempts(failure(grpc.StatusCode.CANCELLED))) == "done"
