@@ -4,6 +4,8 @@ and the job is exact."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -23,18 +25,34 @@ STEP_S = 200.0
 TEXTS = [f"text {n}" for n in range(20_000)]
 
 
-async def until_out_of_service(address: str, corrupt: str) -> operator_pb2.Worker:
-    """Waits until operators see one worker out of service."""
+async def workers(address: str) -> AsyncGenerator[Sequence[operator_pb2.Worker], None]:
+    """What operators see, again and again."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = operator_pb2_grpc.OperatorServiceStub(channel)
         while True:
             request = operator_pb2.ListWorkersRequest()
             listed = await stub.ListWorkers(request, metadata=auth.authorization(stack.OPERATOR_TOKEN))
-            for worker in listed.workers:
+            yield listed.workers
+            await asyncio.sleep(0.05)
+
+
+async def until_connected(address: str, count: int) -> None:
+    """Waits until so many workers have their sessions."""
+    async with aclosing(workers(address)) as looks:
+        async for seen in looks:
+            if len(seen) == count:
+                return
+
+
+async def until_out_of_service(address: str, corrupt: str) -> operator_pb2.Worker:
+    """Waits until operators see one worker out of service."""
+    async with aclosing(workers(address)) as looks:
+        async for seen in looks:
+            for worker in seen:
                 faulted = any(d.state == worker_pb2.DEVICE_STATE_FAULTED for d in worker.status.devices)
                 if (faulted and corrupt == "nan") or worker.quarantine_reason:
                     return worker
-            await asyncio.sleep(0.05)
+    raise AssertionError("unreachable")
 
 
 @pytest.mark.parametrize("corrupt", ["nan", "flip", "count"])
@@ -42,6 +60,8 @@ async def test_one_corrupt_worker_among_three(tmp_path: Path, corrupt: str) -> N
     async with stack.running(tmp_path, workers=2) as running:
         async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client, asyncio.timeout(STEP_S):
             broken = await running.start("worker", fault_corrupt=corrupt)
+            # Else the others might have done everything before it is there.
+            await until_connected(running.scheduler.address, 3)
             embedding = asyncio.create_task(client.embed_texts(TEXTS, workload="hash-384"))
             seen = await until_out_of_service(running.scheduler.address, corrupt)
             result = await embedding
