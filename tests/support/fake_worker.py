@@ -60,16 +60,16 @@ class FakeSession:
         async with asyncio.timeout(STEP_S):
             await self._call.write(frame)
 
-    async def hear(self, kind: str) -> worker_pb2.SchedulerFrame:
-        """The next frame of a kind; Desired frames are passed over unless asked for."""
+    async def hear(self, *kinds: str) -> worker_pb2.SchedulerFrame:
+        """The next frame, of one of these kinds; Desired frames are passed over unless asked for."""
         async with asyncio.timeout(STEP_S):
             while True:
                 frame = await self._call.read()
-                assert isinstance(frame, worker_pb2.SchedulerFrame), f"the stream ended while waiting for {kind}"
+                assert isinstance(frame, worker_pb2.SchedulerFrame), f"the stream ended while waiting for {kinds}"
                 found = frame.WhichOneof("frame")
-                if found == kind:
+                if found in kinds:
                     return frame
-                assert found == "desired", f"heard {found} while waiting for {kind}"
+                assert found == "desired", f"heard {found} while waiting for {kinds}"
 
     async def ended(self) -> grpc.StatusCode:
         """Waits for the stream's end."""
