@@ -23,6 +23,7 @@ from podium_scheduler.domain import room
 P = ParamSpec("P")
 T = TypeVar("T")
 _GROUP = "schedulers"
+_PORTION_BYTES = 1 << 20
 _HERE = Path(__file__).parent
 _SCAN = 1_000
 
@@ -215,10 +216,19 @@ class Buffer:
 
     @buffer_call
     async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes]]]) -> None:
-        """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once."""
+        """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once.
+
+        In portions: what Redis has received and not yet stored counts as used memory too.
+        """
         async with self.client.pipeline(transaction=False) as pipe:
+            waiting = 0
             for job_id, first_item, item_count, chunks in results:
-                await self._admit(self._keys(job_id), [first_item, item_count, self._ttl, *chunks], client=pipe)
+                keys = self._keys(job_id)
+                await self._admit(keys, [first_item, item_count, self._ttl, *chunks], client=pipe)
+                waiting += sum(map(len, chunks))
+                if waiting >= _PORTION_BYTES:
+                    await pipe.execute()
+                    waiting = 0
             await pipe.execute()
 
     @buffer_call
