@@ -8,6 +8,7 @@ here; its jobs go on at the service.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 _DONE = object()
 _CLEAN_UP_S = 5.0
+# An interrupt that comes just before a thread begins to wait for a lock is heard when the wait ends, and not before.
+_HEED_INTERRUPTS_S = 0.2
 
 
 class _Loop:
@@ -49,6 +52,8 @@ class _Loop:
 
         future = asyncio.run_coroutine_threadsafe(root(), self._loop)
         try:
+            while concurrent.futures.wait((future,), _HEED_INTERRUPTS_S).not_done:
+                pass
             return future.result()
         except BaseException:
             # Only this one task: it cancels its own children, and those of gRPC must not be touched.
