@@ -55,7 +55,7 @@ INPUT_TYPE_QUERY: InputType
 INPUT_TYPE_PASSAGE: InputType
 
 class Workload(_message.Message):
-    __slots__ = ("name", "modalities", "dimension", "description", "limits", "batch", "model", "prefixes", "needs")
+    __slots__ = ("name", "modalities", "dimension", "description", "limits", "batch", "model", "prefixes", "needs", "dtypes", "truncated_dimensions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,8 @@ class Workload(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
     NEEDS_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     modalities: _containers.RepeatedScalarFieldContainer[Modality]
     dimension: int
@@ -74,7 +76,9 @@ class Workload(_message.Message):
     model: ModelSpec
     prefixes: TextPrefixes
     needs: DeviceNeeds
-    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimension: _Optional[int] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[WorkloadLimits, _Mapping]] = ..., batch: _Optional[_Union[BatchShape, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., prefixes: _Optional[_Union[TextPrefixes, _Mapping]] = ..., needs: _Optional[_Union[DeviceNeeds, _Mapping]] = ...) -> None: ...
+    dtypes: _containers.RepeatedScalarFieldContainer[Dtype]
+    truncated_dimensions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimension: _Optional[int] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[WorkloadLimits, _Mapping]] = ..., batch: _Optional[_Union[BatchShape, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., prefixes: _Optional[_Union[TextPrefixes, _Mapping]] = ..., needs: _Optional[_Union[DeviceNeeds, _Mapping]] = ..., dtypes: _Optional[_Iterable[_Union[Dtype, str]]] = ..., truncated_dimensions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WorkloadLimits(_message.Message):
     __slots__ = ("max_text_bytes", "max_image_bytes", "max_image_pixels", "max_task_bytes")
@@ -97,7 +101,7 @@ class BatchShape(_message.Message):
     def __init__(self, max_items: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("backend", "model_name", "revision", "local_path", "python_package", "hub_id", "pooling", "normalized", "max_tokens", "precision", "token_budget", "pretrained", "canaries")
+    __slots__ = ("backend", "model_name", "revision", "local_path", "python_package", "hub_id", "pooling", "normalized", "max_tokens", "precision", "token_budget", "pretrained", "canaries", "architecture", "image_budget")
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +115,8 @@ class ModelSpec(_message.Message):
     TOKEN_BUDGET_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_FIELD_NUMBER: _ClassVar[int]
     CANARIES_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
     backend: str
     model_name: str
     revision: str
@@ -124,15 +130,19 @@ class ModelSpec(_message.Message):
     token_budget: int
     pretrained: str
     canaries: _containers.RepeatedCompositeFieldContainer[Canary]
-    def __init__(self, backend: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., local_path: _Optional[str] = ..., python_package: _Optional[str] = ..., hub_id: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., normalized: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., precision: _Optional[str] = ..., token_budget: _Optional[int] = ..., pretrained: _Optional[str] = ..., canaries: _Optional[_Iterable[_Union[Canary, _Mapping]]] = ...) -> None: ...
+    architecture: str
+    image_budget: int
+    def __init__(self, backend: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., local_path: _Optional[str] = ..., python_package: _Optional[str] = ..., hub_id: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., normalized: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., precision: _Optional[str] = ..., token_budget: _Optional[int] = ..., pretrained: _Optional[str] = ..., canaries: _Optional[_Iterable[_Union[Canary, _Mapping]]] = ..., architecture: _Optional[str] = ..., image_budget: _Optional[int] = ...) -> None: ...
 
 class Canary(_message.Message):
-    __slots__ = ("text", "elements")
+    __slots__ = ("text", "elements", "image")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     text: str
     elements: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, text: _Optional[str] = ..., elements: _Optional[_Iterable[float]] = ...) -> None: ...
+    image: bytes
+    def __init__(self, text: _Optional[str] = ..., elements: _Optional[_Iterable[float]] = ..., image: _Optional[bytes] = ...) -> None: ...
 
 class TextPrefixes(_message.Message):
     __slots__ = ("query", "passage", "default_input_type")

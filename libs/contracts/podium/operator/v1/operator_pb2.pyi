@@ -62,6 +62,36 @@ class Worker(_message.Message):
     quarantine_reason: str
     def __init__(self, worker_id: _Optional[str] = ..., session_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., pod_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[_worker_pb2.Device, _Mapping]]] = ..., status: _Optional[_Union[_worker_pb2.Status, _Mapping]] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quarantine_reason: _Optional[str] = ...) -> None: ...
 
+class ModelLoad(_message.Message):
+    __slots__ = ("workload", "device_name", "load_count", "mean_duration", "last_duration", "memory_bytes", "last_time")
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    LOAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_DURATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_DURATION_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_TIME_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    device_name: str
+    load_count: int
+    mean_duration: _duration_pb2.Duration
+    last_duration: _duration_pb2.Duration
+    memory_bytes: int
+    last_time: _timestamp_pb2.Timestamp
+    def __init__(self, workload: _Optional[str] = ..., device_name: _Optional[str] = ..., load_count: _Optional[int] = ..., mean_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., last_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListModelLoadsRequest(_message.Message):
+    __slots__ = ("workload",)
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    def __init__(self, workload: _Optional[str] = ...) -> None: ...
+
+class ListModelLoadsResponse(_message.Message):
+    __slots__ = ("model_loads",)
+    MODEL_LOADS_FIELD_NUMBER: _ClassVar[int]
+    model_loads: _containers.RepeatedCompositeFieldContainer[ModelLoad]
+    def __init__(self, model_loads: _Optional[_Iterable[_Union[ModelLoad, _Mapping]]] = ...) -> None: ...
+
 class ListWorkersRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]

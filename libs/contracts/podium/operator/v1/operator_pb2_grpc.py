@@ -45,6 +45,11 @@ class OperatorServiceStub:
                 request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerRequest.SerializeToString,
                 response_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerResponse.FromString,
                 _registered_method=True)
+        self.ListModelLoads = channel.unary_unary(
+                '/podium.operator.v1.OperatorService/ListModelLoads',
+                request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsRequest.SerializeToString,
+                response_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsResponse.FromString,
+                _registered_method=True)
         self.DrainWorker = channel.unary_unary(
                 '/podium.operator.v1.OperatorService/DrainWorker',
                 request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.DrainWorkerRequest.SerializeToString,
@@ -145,6 +150,13 @@ class OperatorServiceServicer:
 
     def GetWorker(self, request, context):
         """Reads one worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelLoads(self, request, context):
+        """Lists how long models take to load, by type of device.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +294,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.GetWorker,
                     request_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerRequest.FromString,
                     response_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerResponse.SerializeToString,
+            ),
+            'ListModelLoads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelLoads,
+                    request_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsRequest.FromString,
+                    response_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsResponse.SerializeToString,
             ),
             'DrainWorker': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainWorker,
@@ -424,6 +441,33 @@ class OperatorService:
             '/podium.operator.v1.OperatorService/GetWorker',
             podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerRequest.SerializeToString,
             podium_dot_operator_dot_v1_dot_operator__pb2.GetWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelLoads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.operator.v1.OperatorService/ListModelLoads',
+            podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsRequest.SerializeToString,
+            podium_dot_operator_dot_v1_dot_operator__pb2.ListModelLoadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class OperatorServiceStub:
     """Lists workers with a session."""
     GetWorker: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetWorkerRequest, _operator_pb2.GetWorkerResponse]
     """Reads one worker."""
+    ListModelLoads: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListModelLoadsRequest, _operator_pb2.ListModelLoadsResponse]
+    """Lists how long models take to load, by type of device."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_operator_pb2.DrainWorkerRequest, _operator_pb2.DrainWorkerResponse]
     """Lets a worker finish what it has and end."""
     ListPods: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListPodsRequest, _operator_pb2.ListPodsResponse]
@@ -75,6 +77,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_operator_pb2.GetWorkerRequest, _abc.Awaitable[_operator_pb2.GetWorkerResponse]],
     ) -> _abc.Awaitable[_operator_pb2.GetWorkerResponse]:
         """Reads one worker."""
+
+    @_abc_1.abstractmethod
+    def ListModelLoads(
+        self,
+        request: _operator_pb2.ListModelLoadsRequest,
+        context: _aio.ServicerContext[_operator_pb2.ListModelLoadsRequest, _abc.Awaitable[_operator_pb2.ListModelLoadsResponse]],
+    ) -> _abc.Awaitable[_operator_pb2.ListModelLoadsResponse]:
+        """Lists how long models take to load, by type of device."""
 
     @_abc_1.abstractmethod
     def DrainWorker(

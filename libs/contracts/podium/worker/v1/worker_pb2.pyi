@@ -108,18 +108,22 @@ class Hello(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., backends: _Optional[_Iterable[str]] = ..., workloads: _Optional[_Iterable[str]] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., pod_id: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("index", "uuid", "name", "vram_bytes", "compute_capability")
+    __slots__ = ("index", "uuid", "name", "vram_bytes", "compute_capability", "driver_version", "pci_bus_id")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PCI_BUS_ID_FIELD_NUMBER: _ClassVar[int]
     index: int
     uuid: str
     name: str
     vram_bytes: int
     compute_capability: str
-    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., compute_capability: _Optional[str] = ...) -> None: ...
+    driver_version: str
+    pci_bus_id: str
+    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., compute_capability: _Optional[str] = ..., driver_version: _Optional[str] = ..., pci_bus_id: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("devices", "workloads", "total_credits", "in_hand", "draining", "checked")
@@ -138,7 +142,7 @@ class Status(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadStatus, _Mapping]]] = ..., total_credits: _Optional[int] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., draining: _Optional[bool] = ..., checked: _Optional[int] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("index", "state", "reason", "resident_workloads", "vram_used_bytes", "utilization_percent", "temperature_celsius", "power_watts")
+    __slots__ = ("index", "state", "reason", "resident_workloads", "vram_used_bytes", "utilization_percent", "temperature_celsius", "power_watts", "vram_free_bytes", "ecc_errors", "xids", "models")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +151,10 @@ class DeviceStatus(_message.Message):
     UTILIZATION_PERCENT_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
     POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
+    VRAM_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ECC_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    XIDS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     index: int
     state: DeviceState
     reason: str
@@ -155,7 +163,25 @@ class DeviceStatus(_message.Message):
     utilization_percent: int
     temperature_celsius: int
     power_watts: float
-    def __init__(self, index: _Optional[int] = ..., state: _Optional[_Union[DeviceState, str]] = ..., reason: _Optional[str] = ..., resident_workloads: _Optional[_Iterable[str]] = ..., vram_used_bytes: _Optional[int] = ..., utilization_percent: _Optional[int] = ..., temperature_celsius: _Optional[int] = ..., power_watts: _Optional[float] = ...) -> None: ...
+    vram_free_bytes: int
+    ecc_errors: int
+    xids: _containers.RepeatedScalarFieldContainer[int]
+    models: _containers.RepeatedCompositeFieldContainer[ResidentModel]
+    def __init__(self, index: _Optional[int] = ..., state: _Optional[_Union[DeviceState, str]] = ..., reason: _Optional[str] = ..., resident_workloads: _Optional[_Iterable[str]] = ..., vram_used_bytes: _Optional[int] = ..., utilization_percent: _Optional[int] = ..., temperature_celsius: _Optional[int] = ..., power_watts: _Optional[float] = ..., vram_free_bytes: _Optional[int] = ..., ecc_errors: _Optional[int] = ..., xids: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[_Union[ResidentModel, _Mapping]]] = ...) -> None: ...
+
+class ResidentModel(_message.Message):
+    __slots__ = ("workload", "memory_bytes", "load_duration", "budget", "precision")
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_DURATION_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    memory_bytes: int
+    load_duration: _duration_pb2.Duration
+    budget: int
+    precision: str
+    def __init__(self, workload: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., load_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., budget: _Optional[int] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class WorkloadStatus(_message.Message):
     __slots__ = ("workload", "credits", "items_per_second", "load_duration", "unavailable_reason")
@@ -180,18 +206,20 @@ class BatchChunk(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ...) -> None: ...
 
 class BatchDone(_message.Message):
-    __slots__ = ("lease", "chunk_count", "compute_duration", "wait_duration", "token_count")
+    __slots__ = ("lease", "chunk_count", "compute_duration", "wait_duration", "token_count", "fetch_duration")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_COUNT_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_DURATION_FIELD_NUMBER: _ClassVar[int]
     WAIT_DURATION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FETCH_DURATION_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     chunk_count: int
     compute_duration: _duration_pb2.Duration
     wait_duration: _duration_pb2.Duration
     token_count: int
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., chunk_count: _Optional[int] = ..., compute_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., token_count: _Optional[int] = ...) -> None: ...
+    fetch_duration: _duration_pb2.Duration
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., chunk_count: _Optional[int] = ..., compute_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., token_count: _Optional[int] = ..., fetch_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class BatchFailed(_message.Message):
     __slots__ = ("lease", "reason", "message", "retryable", "handed_back")
