@@ -27,7 +27,7 @@ ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$TORCH"
 COPY services/worker services/worker
-RUN pip install -c constraints.txt --no-build-isolation './services/worker[torch,minilm]'
+RUN pip install -c constraints.txt --no-build-isolation './services/worker[torch,images,s3,minilm]'
 
 FROM python:3.11-slim-bookworm AS run
 RUN useradd --system --uid 10001 --create-home podium
@@ -54,3 +54,15 @@ ENTRYPOINT ["python", "-m", "podium_scheduler"]
 FROM run AS worker
 COPY --from=build-worker /opt/podium /opt/podium
 ENTRYPOINT ["python", "-m", "podium_worker"]
+
+# Optional: the models of a registry inside the image, verified, so that its workers start without any hub.
+#   docker build --target worker-with-models --build-arg MODELS="minilm clip-vit-b-32" .
+FROM scheduler AS registry
+RUN python -m podium_scheduler registry > /tmp/registry.json
+
+FROM worker AS worker-with-models
+ARG MODELS=
+ENV HF_HOME=/home/podium/models
+COPY --from=registry /tmp/registry.json /tmp/registry.json
+RUN python -m podium_worker prefetch $MODELS < /tmp/registry.json
+ENV HF_HUB_OFFLINE=1

@@ -21,7 +21,7 @@ VENV_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 DISTS := libs/contracts libs/runtime libs/embedded libs/client libs/cli services/gateway services/scheduler services/worker
 DIST_FILES := $(addsuffix /pyproject.toml,$(DISTS))
-EDITABLES := $(patsubst %,-e %,$(filter-out services/worker,$(DISTS))) -e 'services/worker[torch,minilm]'
+EDITABLES := $(patsubst %,-e %,$(filter-out services/worker,$(DISTS))) -e 'services/worker[torch,images,s3,minilm]'
 
 # The environment's own tools first; node and npm from it only when the machine has none.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -101,7 +101,7 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults nemesis planted recovery bench
+.PHONY: test test-faults nemesis planted recovery bench bench-worker
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
@@ -120,6 +120,9 @@ recovery: setup ## How long Podium takes to go on after a death
 
 bench: setup ## Throughput of the whole system against the bare model
 	@$(PY) -m tests.bench $(ARGS)
+
+bench-worker: setup ## One worker against the bare model, on any device: throughput, waiting, time by stage
+	@$(PY) -m tests.bench.worker $(ARGS)
 
 # --- running ----------------------------------------------------------------------------------------------
 
