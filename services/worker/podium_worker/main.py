@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from podium_runtime import clock, lifecycle, logs, settings
 from podium_runtime import metrics as metrics_server
-from podium_worker.adapters import discovery, executor_process, metrics
+from podium_worker.adapters import arena, decoder_pool, executor_process, fetch, intake, metrics
+from podium_worker.adapters.devices import discovery, monitor
 from podium_worker.adapters.session import connection, messages
 from podium_worker.adapters.session.outbox import SessionOutbox
 from podium_worker.app import drain, watchdog
@@ -37,12 +38,18 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     """Runs the worker until `stop`, or until the scheduler drains it."""
     time = clock.SystemClock()
     try:
-        found = await discovery.discover(config.devices)
+        known = await discovery.discover(config.devices, os.environ)
     except discovery.NoDevices as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    found = known.devices
     backends = available_backends()
     outbox = SessionOutbox()
+    pictures = arena.Arena(config.arena_bytes)
+    limits = decoder_pool.Limits(memory_bytes=config.decoder_memory_bytes)
+    decoders = decoder_pool.DecoderPool(config.decoder_count, pictures, limits, time)
+    fetcher = _fetcher(config, time)
+    images = intake.Intake(fetcher, decoders, pictures, max_payload_bytes=config.max_payload_bytes, time=time)
     worker = Worker(
         outbox,
         metrics.PrometheusObserver(),
@@ -50,9 +57,10 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         limits=config.limits,
         backends=backends,
         stillness=config.stillness,
+        intake=images,
     )
-    executors = _executors(config, found, worker, time)
-    worker.attach(executors)
+    executors = _executors(config, found, worker, pictures, time)
+    worker.attach(executors, {device.index: config.capacity(device.vram_bytes) for device in found})
     session = connection.Connection(
         connection.Target(_in_turn(config.addresses), config.token, config.tls, config.connect_timeout_s),
         _identity(config, found, backends),
@@ -64,34 +72,51 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(executor.run()) for executor in executors]
+        background.append(group.create_task(decoders.run()))
+        background.append(group.create_task(monitor.Monitor(found, known.source, worker, time).run()))
         background.append(group.create_task(watchdog.watch(worker, time)))
         background.append(group.create_task(session.fence()))
         background.append(group.create_task(_report_ready(config, session, metrics_address)))
         background.append(group.create_task(session.run()))
         reason = await _until_end(stop, session)
         await drain.drain(worker, session, reason, config.shutdown_grace_s, _second_signal(stop))
+        await images.close()
         for task in background:
             task.cancel()
+    await fetcher.close()
+    pictures.close()
 
 
 def available_backends() -> tuple[str, ...]:
     """Backends that can be used here, found without importing them."""
-    wanted = ("torch", "sentence_transformers")
-    if all(importlib.util.find_spec(name) is not None for name in wanted):
-        return ("hash", "sentence_transformers")
-    return ("hash",)
+    if importlib.util.find_spec("torch") is None:
+        return ("hash",)
+    on_torch = ("sentence_transformers", "open_clip", "timm")
+    return ("hash", *(name for name in on_torch if importlib.util.find_spec(name) is not None))
 
 
 def _executors(
-    config: WorkerSettings, found: Sequence[devices.Device], worker: Worker, time: clock.Clock
+    config: WorkerSettings,
+    found: Sequence[devices.Device],
+    worker: Worker,
+    pictures: arena.Arena,
+    time: clock.Clock,
 ) -> list[executor_process.ExecutorProcess]:
     command = executor_process.Command(
         threads=config.threads(len(found)),
         max_payload_bytes=config.max_payload_bytes,
         log_level=config.log_level,
         log_format=config.log_format,
+        arena_fd=pictures.fd,
+        arena_bytes=pictures.size,
     )
     return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
+
+
+def _fetcher(config: WorkerSettings, time: clock.Clock) -> fetch.Fetcher:
+    return fetch.Fetcher(
+        config.fetch_limits, config.fetch_rules, s3_access=config.s3_access, time=time, observe=metrics.image_fetched
+    )
 
 
 def _in_turn(addresses: Sequence[str]) -> Sequence[str]:

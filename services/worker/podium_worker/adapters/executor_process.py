@@ -14,13 +14,13 @@ import random
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from podium.common.v1 import job_pb2
+from podium.common.v1 import job_pb2, result_pb2
 from podium_runtime import clock, logs
 from podium_worker.adapters import wire
 from podium_worker.app import ports
-from podium_worker.domain import backoff, devices
+from podium_worker.domain import backoff, devices, pictures
 
 log = logs.get_logger(__name__)
 
@@ -38,6 +38,9 @@ class Command:
     max_payload_bytes: int
     log_level: str
     log_format: str
+    arena_fd: int = -1
+    """Memory with the pictures of image batches, which the process inherits; -1: none."""
+    arena_bytes: int = 0
 
 
 class Listener(Protocol):
@@ -47,7 +50,9 @@ class Listener(Protocol):
     def executor_ready(self, device: int) -> None: ...
     def executor_lost(self, device: int) -> int: ...
     def loading(self, device: int, workload: str) -> None: ...
-    def loaded(self, device: int, workload: str, seconds: float) -> None: ...
+    def loaded(self, device: int, workload: str, facts: ports.Facts) -> None: ...
+    def unloaded(self, device: int, workload: str, unreturned_bytes: int) -> None: ...
+    def budget(self, device: int, workload: str, budget: int) -> None: ...
     def unavailable(self, device: int, workload: str, reason: str) -> None: ...
     def checked(self, device: int, workload: str) -> None: ...
     def faulty(self, device: int, workload: str, reason: str) -> None: ...
@@ -78,12 +83,19 @@ class ExecutorProcess:
     def up(self) -> bool:
         return self._writer is not None
 
-    def know(self, workload: ports.Workload, *, load_now: bool) -> None:
-        self._send(wire.Kind.LOAD, {"now": load_now}, workload.spec)
+    def know(self, workload: ports.Workload, *, load_now: bool, budget: int = 0) -> None:
+        self._send(wire.Kind.LOAD, {"now": load_now, "budget": budget}, workload.spec)
 
-    def assign(self, assignment: ports.Assignment, max_chunk_bytes: int) -> None:
-        header = {"key": assignment.lease.key, "max_chunk_bytes": max_chunk_bytes}
-        self._send(wire.Kind.ASSIGN, header, assignment.body)
+    def unload(self, workload: str) -> None:
+        self._send(wire.Kind.UNLOAD, {"workload": workload})
+
+    def assign(self, assignment: ports.Assignment, max_chunk_bytes: int, taken: ports.Taken | None = None) -> None:
+        header: dict[str, object] = {"key": assignment.lease.key, "max_chunk_bytes": max_chunk_bytes}
+        if taken is None:
+            self._send(wire.Kind.ASSIGN, header, assignment.body)
+        else:
+            header["pictures"] = _pictures(taken)
+            self._send(wire.Kind.ASSIGN, header, taken.body)
 
     def cancel(self, key: str) -> None:
         self._send(wire.Kind.CANCEL, {"key": key})
@@ -144,6 +156,11 @@ class ExecutorProcess:
             "--log-level": self._command.log_level,
             "--log-format": self._command.log_format,
         }
+        inherited = [fd]
+        if self._command.arena_fd >= 0:
+            arguments |= {"--arena-fd": self._command.arena_fd, "--arena-bytes": self._command.arena_bytes}
+            inherited.append(self._command.arena_fd)
+        visible = {"CUDA_VISIBLE_DEVICES": self._device.visible} if self._device.visible else {}
         flat = [str(part) for pair in arguments.items() for part in pair]
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -151,8 +168,8 @@ class ExecutorProcess:
             "podium_worker.executor",
             *flat,
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(fd,),
-            env={**os.environ, "PODIUM_PARENT_PID": str(os.getpid())},
+            pass_fds=inherited,
+            env=os.environ | visible | {"PODIUM_PARENT_PID": str(os.getpid())},
             # Ctrl-C goes to a terminal's whole process group; the front alone decides how this ends.
             start_new_session=True,
         )
@@ -187,7 +204,11 @@ class ExecutorProcess:
             case wire.Kind.LOADING:
                 listener.loading(index, header["workload"])
             case wire.Kind.LOADED:
-                listener.loaded(index, header["workload"], header["seconds"])
+                listener.loaded(index, header["workload"], _facts(header))
+            case wire.Kind.UNLOADED:
+                listener.unloaded(index, header["workload"], header["unreturned_bytes"])
+            case wire.Kind.BUDGET:
+                listener.budget(index, header["workload"], header["budget"])
             case wire.Kind.UNAVAILABLE:
                 listener.unavailable(index, header["workload"], header["reason"])
             case wire.Kind.CHECKED:
@@ -222,7 +243,36 @@ def _result(frame: wire.Frame) -> ports.Result:
         prepare_s=header["prepare_s"],
         compute_s=header["compute_s"],
         idle_s=header["idle_s"],
+        fetch_s=header["fetch_s"],
     )
+
+
+def _facts(header: dict[str, Any]) -> ports.Facts:
+    seen = header["picture"]
+    return ports.Facts(
+        seconds=header["seconds"],
+        memory_bytes=header["memory_bytes"],
+        budget=header["budget"],
+        precision=header["precision"],
+        picture=pictures.Picture(**seen) if seen else None,
+    )
+
+
+def _pictures(taken: ports.Taken) -> dict[str, object]:
+    return {
+        "offset": taken.offset,
+        "height": taken.picture.height,
+        "width": taken.picture.width,
+        "fetch_s": taken.fetch_s,
+        "errors": [
+            [
+                failure.index,
+                result_pb2.ItemErrorReason.Value(f"ITEM_ERROR_REASON_{failure.reason.value}"),
+                failure.message,
+            ]
+            for failure in taken.failures
+        ],
+    }
 
 
 def _failure(frame: wire.Frame) -> ports.Failure:

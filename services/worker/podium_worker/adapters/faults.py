@@ -1,4 +1,6 @@
-"""Faults on purpose, for tests of the system around the `hash` backend. Off unless the environment names them.
+"""Faults on purpose, for tests of the system. Off unless the environment names them.
+
+Of the `hash` backend, where an image's text is the bytes of its picture (see hash_backend):
 
 PODIUM_FAULT_POISON    a text that contains this kills the process that computes it
 PODIUM_FAULT_HANG      a text that contains this is never computed; a workload of this name is never loaded
@@ -7,6 +9,15 @@ PODIUM_FAULT_CORRUPT   `nan`: from the first batch of 8 items on, the process co
                        `flip`: a bit of each result flips after its checksum was made;
                        `count`: each result lacks its last row;
                        `error`: from the first batch of 8 items on, all that the process computes ends in an error
+
+Of executors with any backend:
+
+PODIUM_FAULT_STAGE     `STAGE:PATH`: the first executor to come so far dies, and creates the file PATH, which must not
+                       be there; while it is there nothing happens. STAGE is
+                       `load`: a model is loaded and its canary passed, and nobody has been told;
+                       `prepare`: a batch is prepared, and waits for the device;
+                       `compute`: a micro-batch is computed;
+                       `send`: half of a result has gone to the front
 """
 
 from __future__ import annotations
@@ -16,7 +27,8 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +38,8 @@ from podium.worker.v1 import worker_pb2
 _DELAYED_MICROBATCH = 16
 _SICK_FROM_ITEMS = 8
 _FOR_EVER_S = 3_600.0
+Stage = Literal["load", "prepare", "compute", "send"]
+_STAGES = ("load", "prepare", "compute", "send")
 
 
 @dataclass(slots=True)
@@ -36,12 +50,25 @@ class Faults:
     hang: bytes = b""
     delay_s: float = 0.0
     corrupt: str = ""
+    stage: str = ""
+    marker: Path = Path()
+    """Where the file is made that says that the process has died in `stage`."""
     _sick: bool = field(default=False, init=False)
 
     @property
     def microbatch(self) -> int:
         """Items of a micro-batch; 0: the backend's choice."""
         return _DELAYED_MICROBATCH if self.delay_s else 0
+
+    def reach(self, stage: Stage) -> None:
+        """The executor has come so far."""
+        if stage != self.stage:
+            return
+        try:
+            self.marker.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        _die()
 
     def strike_load(self, workload: str) -> None:
         """Before a model is loaded."""
@@ -51,7 +78,7 @@ class Faults:
     def strike(self, texts: Sequence[bytes]) -> None:
         """Before a micro-batch is computed."""
         if self.poison and any(self.poison in text for text in texts):
-            os.kill(os.getpid(), signal.SIGKILL)
+            _die()
         if self.hang and any(self.hang in text for text in texts):
             _hang()
         if self.delay_s:
@@ -79,13 +106,23 @@ NONE = Faults()
 
 
 def from_environment(environment: Mapping[str, str]) -> Faults:
-    """The faults that the environment asks for."""
+    """The faults that the environment asks for. Raises ValueError for a stage that there is not."""
+    given = environment.get("PODIUM_FAULT_STAGE", "")
+    stage, _, marker = given.partition(":")
+    if given and (stage not in _STAGES or not marker):
+        raise ValueError(f"PODIUM_FAULT_STAGE must be STAGE:PATH with a stage of {', '.join(_STAGES)}")
     return Faults(
         poison=environment.get("PODIUM_FAULT_POISON", "").encode(),
         hang=environment.get("PODIUM_FAULT_HANG", "").encode(),
         delay_s=float(environment.get("PODIUM_FAULT_DELAY_S", "0")),
         corrupt=environment.get("PODIUM_FAULT_CORRUPT", ""),
+        stage=stage,
+        marker=Path(marker),
     )
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _hang() -> None:
@@ -98,10 +135,12 @@ def _spoiled(frame: bytes, how: str) -> bytes:
     if not message.HasField("chunk"):
         return frame
     chunk = message.chunk.chunk
+    if not chunk.count:
+        return frame
     if how == "flip":
         chunk.vectors = bytes([chunk.vectors[0] ^ 1]) + chunk.vectors[1:]
     else:
-        chunk.vectors = chunk.vectors[: -4 * chunk.dimension]
+        chunk.vectors = chunk.vectors[: -(len(chunk.vectors) // chunk.count)]
         chunk.count -= 1
     spoiled: bytes = message.SerializeToString()
     return spoiled

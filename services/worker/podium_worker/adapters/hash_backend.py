@@ -1,9 +1,9 @@
-"""The `hash` backend: vectors that depend on nothing but the text and the dimension.
+"""The `hash` backend: vectors that depend on nothing but the item's bytes and the dimension.
 
 For tests and for measuring everything but the model. The function is public and exact, so that anyone can compute the
 same bytes locally and compare:
 
-    seed      = blake2b(text, digest_size=8); lo, hi = its two little-endian 32-bit halves
+    seed      = blake2b(item, digest_size=8); lo, hi = its two little-endian 32-bit halves
     x(j)      = lo + j * 0x9E3779B9                       (all arithmetic modulo 2**32)
     x         = (x ^ (x >> 16)) * 0x7FEB352D
     x         = x ^ hi ^ (x >> 15)
@@ -11,7 +11,11 @@ same bytes locally and compare:
     x         = x ^ (x >> 16)
     vector[j] = int32(x >> 8 signed) * 2**-23             (float32, exact, in [-1, 1))
 
-Integer operations and one exact scaling: bit-identical on every machine. The vectors are not normalised.
+Integer operations and one exact scaling: bit-identical on every machine. The vectors are not normalised, unless the
+registry says so: then each is divided by its length, in float32.
+
+The item is the UTF-8 of a text, or the 192 bytes of an image as the model looks at it: squashed to 8 x 8 pixels
+(`PICTURE`), RGB, row-major. An image of a single colour keeps it exactly, so the bytes of its picture can be chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ import numpy.typing as npt
 
 from podium_worker.adapters import faults as faults_of
 from podium_worker.app import backend
+from podium_worker.domain import pictures
 
+PICTURE = pictures.Picture(height=8, width=8, edge=8, resize="squash")
+"""What it looks at."""
 _GOLDEN = np.uint32(0x9E3779B9)
 _MULTIPLY_1 = np.uint32(0x7FEB352D)
 _MULTIPLY_2 = np.uint32(0x846CA68B)
@@ -35,17 +42,17 @@ _BLOCK_ELEMENTS = 48 * 1024
 _MICROBATCH = 512
 
 
-def hash_vectors(texts: Sequence[bytes], dimension: int) -> npt.NDArray[np.float32]:
-    """Vectors of UTF-8 texts: float32, shape (len(texts), dimension), values in [-1, 1).
+def hash_vectors(items: Sequence[bytes], dimension: int) -> npt.NDArray[np.float32]:
+    """Vectors of UTF-8 texts or of pictures' bytes: float32, shape (len(items), dimension), values in [-1, 1).
 
     Raises ValueError if dimension < 1.
     """
     if dimension < 1:
         raise ValueError(f"dimension must be at least 1, got {dimension}")
-    count = len(texts)
+    count = len(items)
     out = np.empty((count, dimension), dtype=np.float32)
     blake2b = hashlib.blake2b
-    digests = b"".join([blake2b(text, digest_size=8).digest() for text in texts])
+    digests = b"".join([blake2b(item, digest_size=8).digest() for item in items])
     seeds = np.frombuffer(digests, dtype="<u4").astype(np.uint32).reshape(count, 2)
     counters = np.arange(dimension, dtype=np.uint32) * _GOLDEN
     rows = max(1, _BLOCK_ELEMENTS // dimension)
@@ -82,29 +89,39 @@ def _fill(
 class HashBackend:
     """Serves every workload whose backend is `hash`. `faults` are for tests of the system."""
 
+    memory_bytes = 0
+    budget = 0
+
     def __init__(self, model: backend.Model, faults: faults_of.Faults = faults_of.NONE) -> None:
         if model.dimension < 1:
             raise backend.ModelUnavailable(f"The hash workload {model.workload!r} names no dimension.")
         self._dimension = model.dimension
+        self._normalized = model.normalized
         self._faults = faults
-        self._description = backend.Description(pooling="none", normalized=False, precision="float32")
+        self.picture = PICTURE if model.takes_images else None
+        self.description = backend.Description(pooling="none", normalized=model.normalized, precision="float32")
         faults.strike_load(model.workload)
 
-    @property
-    def description(self) -> backend.Description:
-        return self._description
-
-    def prepare(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
         return backend.Prepared(work=[text.encode() for text in texts], item_count=len(texts))
 
+    def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
+        # Read only when they are computed, as a device's driver may do: whoever lends them must keep them until then.
+        return backend.Prepared(work=rows, item_count=len(rows))
+
     def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
-        texts: list[bytes] = prepared.work
-        vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
-        rows = self._faults.microbatch or _MICROBATCH
-        for start in range(0, len(texts), rows):
-            some = texts[start : start + rows]
+        work: Sequence[bytes] | npt.NDArray[np.uint8] = prepared.work
+        vectors = np.empty((prepared.item_count, self._dimension), dtype=np.float32)
+        size = self._faults.microbatch or _MICROBATCH
+        for start in range(0, prepared.item_count, size):
+            some = [item if isinstance(item, bytes) else item.tobytes() for item in work[start : start + size]]
             self._faults.strike(some)
-            vectors[start : start + rows] = hash_vectors(some, self._dimension)
+            vectors[start : start + size] = hash_vectors(some, self._dimension)
             if not progress(start + len(some)):
                 raise backend.Abandoned
+        if self._normalized:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return backend.Computed(vectors=self._faults.poisoned(vectors))
+
+    def close(self) -> None:
+        """There is nothing to give back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 from podium_worker.app import ports
+from podium_worker.domain import health
 
 _STAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -13,7 +14,7 @@ ITEMS = Counter("podium_worker_items", "Items by outcome.", ("workload", "outcom
 TOKENS = Counter("podium_worker_tokens", "Tokens read, padding not included.", ("workload",))
 STAGE = Histogram(
     "podium_worker_stage_seconds",
-    "Time of a batch in a stage: wait, prepare, compute, send (until its Ack).",
+    "Time of a batch in a stage: fetch (with decoding), wait, prepare, compute, send (until its Ack).",
     ("workload", "stage"),
     buckets=_STAGES,
 )
@@ -36,6 +37,23 @@ COMPUTED = Counter(
 )
 
 
+EVICTIONS = Counter("podium_worker_model_evictions", "Models that made room for others.", ("workload",))
+DEVICE_MEMORY = Gauge("podium_worker_device_memory_bytes", "Device memory.", ("device", "kind"))
+DEVICE_UTILIZATION = Gauge("podium_worker_device_utilization_ratio", "Busy share of a device, 0 to 1.", ("device",))
+DEVICE_TEMPERATURE = Gauge("podium_worker_device_temperature_celsius", "Temperature of a device.", ("device",))
+DEVICE_POWER = Gauge("podium_worker_device_power_watts", "Power that a device draws.", ("device",))
+DEVICE_ECC_ERRORS = Gauge("podium_worker_device_ecc_errors", "Uncorrected memory errors of a device.", ("device",))
+DEVICE_XIDS = Counter("podium_worker_device_xids", "XID errors of a device.", ("device",))
+
+
+FETCHES = Counter("podium_worker_fetches", "Images fetched by URL, by outcome; retries too.", ("outcome",))
+
+
+def image_fetched(outcome: str) -> None:
+    """A fetch ended, or is tried again."""
+    FETCHES.labels(outcome).inc()
+
+
 class PrometheusObserver:
     """ports.Observer on the process's registry."""
 
@@ -45,6 +63,8 @@ class PrometheusObserver:
         ITEMS.labels(workload, "failed").inc(result.items_failed)
         ITEMS.labels(workload, "truncated").inc(result.items_truncated)
         TOKENS.labels(workload).inc(result.tokens)
+        if result.fetch_s:
+            STAGE.labels(workload, "fetch").observe(result.fetch_s)
         STAGE.labels(workload, "wait").observe(result.wait_s)
         STAGE.labels(workload, "prepare").observe(result.prepare_s)
         STAGE.labels(workload, "compute").observe(result.compute_s)
@@ -73,6 +93,24 @@ class PrometheusObserver:
 
     def batch_dropped(self, workload: str) -> None:
         BATCHES.labels(workload, "dropped").inc()
+
+    def model_unloaded(self, workload: str) -> None:
+        EVICTIONS.labels(workload).inc()
+
+    def device_read(self, reading: health.Reading) -> None:
+        device = str(reading.index)
+        DEVICE_MEMORY.labels(device, "used").set(reading.vram_used_bytes)
+        DEVICE_MEMORY.labels(device, "free").set(reading.vram_free_bytes)
+        known = (
+            (DEVICE_UTILIZATION, None if reading.utilization_percent is None else reading.utilization_percent / 100),
+            (DEVICE_TEMPERATURE, reading.temperature_c),
+            (DEVICE_POWER, reading.power_w),
+            (DEVICE_ECC_ERRORS, reading.ecc_errors),
+        )
+        for gauge, value in known:
+            if value is not None:
+                gauge.labels(device).set(value)
+        DEVICE_XIDS.labels(device).inc(len(reading.xids))
 
     def canary(self, workload: str, *, passed: bool) -> None:
         CANARIES.labels(workload, "passed" if passed else "failed").inc()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from podium_worker.app import backend
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,26 @@ def locate(model: backend.Model) -> Location:
     raise backend.ModelUnavailable(
         f"Workload {model.workload!r} names no source of model files; "
         "set local_path, python_package or hub_id in the registry."
+    )
+
+
+def checkpoint(model: backend.Model, folder: Path, preferred: Sequence[str]) -> Path:
+    """The file of weights in `folder`: the one that `pretrained` names, one of `preferred`, or the only one.
+
+    Raises backend.ModelUnavailable.
+    """
+    if model.pretrained and (folder / model.pretrained).is_file():
+        return folder / model.pretrained
+    for name in preferred:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS) if folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} files of weights" if found else "no file of weights"
+    raise backend.ModelUnavailable(
+        f"The folder {str(folder)!r} of workload {model.workload!r} holds {what} ({', '.join(_WEIGHTS)}); "
+        "keep one there, or name it as `pretrained` in the registry."
     )
 
 

@@ -12,7 +12,7 @@ _POOLING: dict[int, backend.PoolingName] = {
 }
 
 
-def model(workload: workload_pb2.Workload) -> backend.Model:
+def model(workload: workload_pb2.Workload, remembered_budget: int = 0) -> backend.Model:
     """What to load."""
     spec = workload.model
     kind = spec.WhichOneof("source")
@@ -30,7 +30,12 @@ def model(workload: workload_pb2.Workload) -> backend.Model:
         precision=spec.precision,
         token_budget=spec.token_budget,
         pretrained=spec.pretrained,
-        canaries=tuple(backend.Canary(one.text, tuple(one.elements)) for one in spec.canaries),
+        canaries=tuple(backend.Canary(one.text, tuple(one.elements), one.image) for one in spec.canaries),
+        takes_texts=workload_pb2.MODALITY_TEXT in workload.modalities,
+        takes_images=workload_pb2.MODALITY_IMAGE in workload.modalities,
+        architecture=spec.architecture,
+        image_budget=spec.image_budget,
+        remembered_budget=remembered_budget,
     )
 
 

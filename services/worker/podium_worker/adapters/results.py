@@ -1,9 +1,14 @@
-"""From computed vectors to the frames that travel: checked, cut into chunks, summed, serialized."""
+"""From computed vectors to the frames that travel: checked, encoded, cut into chunks, summed, serialized.
+
+Two steps, for they belong to two threads. `examine` is cheap and says whether the device is to be trusted, which
+whoever computes has to know before it goes on; `pack` copies and encodes, while the device computes the next batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -12,16 +17,33 @@ from google.protobuf import duration_pb2
 
 from podium.common.v1 import result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
+from podium_worker.adapters import rows
 from podium_worker.app import backend
-from podium_worker.domain import chunks
+from podium_worker.domain import chunks, encodings, problems
 
 # A unit vector's length in float32 is off by less than this, whatever its dimension.
 NORM_TOLERANCE = 1e-3
+REASONS: Mapping[problems.Reason, result_pb2.ItemErrorReason] = {
+    problems.Reason.TOO_LARGE: result_pb2.ITEM_ERROR_REASON_TOO_LARGE,
+    problems.Reason.URL_NOT_ALLOWED: result_pb2.ITEM_ERROR_REASON_URL_NOT_ALLOWED,
+    problems.Reason.FETCH_FAILED: result_pb2.ITEM_ERROR_REASON_FETCH_FAILED,
+    problems.Reason.UNDECODABLE: result_pb2.ITEM_ERROR_REASON_UNDECODABLE,
+    problems.Reason.POISON: result_pb2.ITEM_ERROR_REASON_POISON,
+}
+"""How the contract calls what becomes of an image before it reaches a device."""
 _POOLING = {
     "mean": workload_pb2.POOLING_MEAN,
     "cls": workload_pb2.POOLING_CLS,
     "none": workload_pb2.POOLING_NONE,
 }
+_DTYPES = {
+    encodings.Dtype.FLOAT32: workload_pb2.DTYPE_FLOAT32,
+    encodings.Dtype.FLOAT16: workload_pb2.DTYPE_FLOAT16,
+    encodings.Dtype.INT8: workload_pb2.DTYPE_INT8,
+    encodings.Dtype.BINARY: workload_pb2.DTYPE_BINARY,
+}
+_NOT_FINITE = "The model gave a vector with a NaN or an infinity."
+_OUT_OF_MEMORY = "The item alone does not fit into the device's memory."
 
 
 class BadVectors(Exception):
@@ -30,20 +52,57 @@ class BadVectors(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A computed batch: float32 vectors, shape (item_count, dimension), and the items that have none."""
+    """A computed batch: float32 vectors, shape (rows, dimension), one for each item that `failures` does not name.
+
+    `out_of_memory` and `truncations` count rows: only texts are truncated, and they all come to the device.
+    """
 
     vectors: npt.NDArray[np.float32]
     keys: Sequence[str]
-    truncations: Sequence[backend.Truncated]
-    out_of_memory: frozenset[int]
+    truncations: Sequence[backend.Truncated] = ()
+    out_of_memory: frozenset[int] = frozenset()
+    failures: Sequence[problems.ItemFailure] = ()
+    """Items that never came to the device."""
+
+
+class _Error(NamedTuple):
+    reason: result_pb2.ItemErrorReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """Vectors that may leave: finite, and of unit length where they are to be."""
+
+    vectors: npt.NDArray[np.float32]
+    places: npt.NDArray[np.intp]
+    """Item in the batch of each vector, ascending."""
+    errors: Mapping[int, _Error]
+    """Item in the batch -> why it has no vector."""
+    not_finite: bool
+    """Whether an item failed for a NaN or an infinity, which may be its own fault or the device's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a batch spent."""
+    """Seconds a batch spent. `fetch_s` is None for texts."""
 
     wait_s: float
     compute_s: float
+    fetch_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a result says beside its vectors."""
+
+    assign: worker_pb2.Assign
+    made_by: result_pb2.Provenance
+    encoding: encodings.Encoding
+    timing: Timing
+    keys: Sequence[str] = ()
+    truncations: Sequence[backend.Truncated] = ()
+    token_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +111,10 @@ class Packed:
 
     frames: list[bytes]
     failed_items: int
-    not_finite: bool = False
-    """Whether an item failed for a NaN or an infinity."""
 
 
 def provenance(model: backend.Model, description: backend.Description) -> result_pb2.Provenance:
-    """What made the vectors."""
+    """What made the vectors, before anything is said of their encoding."""
     return result_pb2.Provenance(
         model_name=model.model_name,
         revision=model.revision,
@@ -70,105 +127,112 @@ def provenance(model: backend.Model, description: backend.Description) -> result
     )
 
 
-def pack(
-    assign: worker_pb2.Assign,
-    outcome: Outcome,
-    made_by: result_pb2.Provenance,
-    timing: Timing,
-    *,
-    token_count: int,
-    max_chunk_bytes: int,
-) -> Packed:
-    """Chunks and BatchDone of one batch. Raises BadVectors; items with a NaN or an infinity only fail themselves."""
-    reasons = _failed_items(assign, outcome, made_by)
-    frames = []
-    spans = chunks.cut(assign.item_count, made_by.dimension * 4, max_chunk_bytes)
-    for index, span in enumerate(spans):
-        chunk = _chunk(assign, outcome, reasons, span)
-        chunk.provenance.CopyFrom(made_by)
-        chunk.chunk_index = index
-        chunk.last_in_batch = index == len(spans) - 1
-        frame = worker_pb2.WorkerFrame(chunk=worker_pb2.BatchChunk(lease=assign.lease, chunk=chunk))
-        frames.append(frame.SerializeToString())
-    done = worker_pb2.BatchDone(
-        lease=assign.lease,
-        chunk_count=len(spans),
-        compute_duration=_duration(timing.compute_s),
-        wait_duration=_duration(timing.wait_s),
-        token_count=token_count,
-    )
-    frames.append(worker_pb2.WorkerFrame(done=done).SerializeToString())
-    not_finite = result_pb2.ITEM_ERROR_REASON_NOT_FINITE in reasons.values()
-    return Packed(frames, failed_items=len(reasons), not_finite=not_finite)
+def examine(item_count: int, outcome: Outcome, made_by: result_pb2.Provenance) -> Examined:
+    """What of a batch of `item_count` items may leave. Raises BadVectors when the whole matrix is wrong.
 
-
-def _failed_items(
-    assign: worker_pb2.Assign, outcome: Outcome, made_by: result_pb2.Provenance
-) -> dict[int, result_pb2.ItemErrorReason]:
-    """Item index in the batch -> why it has no vector. Raises BadVectors when the whole matrix is wrong."""
+    Items with a NaN or an infinity only fail themselves.
+    """
     vectors = outcome.vectors
-    if vectors.shape != (assign.item_count, made_by.dimension) or vectors.dtype != np.float32:
+    errors = {one.index: _Error(REASONS[one.reason], one.message) for one in outcome.failures}
+    places = np.delete(np.arange(item_count), list(errors))
+    if vectors.shape != (len(places), made_by.dimension) or vectors.dtype != np.float32:
         raise BadVectors(
-            f"The backend made {vectors.dtype} {vectors.shape}, not float32 ({assign.item_count}, {made_by.dimension})."
+            f"The backend made {vectors.dtype} {vectors.shape}, not float32 ({len(places)}, {made_by.dimension})."
         )
-    reasons = dict.fromkeys(outcome.out_of_memory, result_pb2.ITEM_ERROR_REASON_OUT_OF_MEMORY)
     # One pass: the squared length is finite only if every element is (and none overflows).
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    suspects = np.flatnonzero(~np.isfinite(squares)).tolist()
-    for index in suspects:
-        if index not in reasons and not np.isfinite(vectors[index]).all():
-            reasons[index] = result_pb2.ITEM_ERROR_REASON_NOT_FINITE
+    bad = dict.fromkeys(outcome.out_of_memory, _Error(result_pb2.ITEM_ERROR_REASON_OUT_OF_MEMORY, _OUT_OF_MEMORY))
+    lost = [
+        row
+        for row in np.flatnonzero(~np.isfinite(squares)).tolist()
+        if row not in bad and not np.isfinite(vectors[row]).all()
+    ]
+    bad |= dict.fromkeys(lost, _Error(result_pb2.ITEM_ERROR_REASON_NOT_FINITE, _NOT_FINITE))
+    if bad:
+        kept = np.delete(np.arange(len(places)), list(bad))
+        errors |= {int(places[row]): error for row, error in bad.items()}
+        vectors, places, squares = vectors[kept], places[kept], squares[kept]
     if made_by.normalized:
-        off = np.abs(np.sqrt(squares) - 1.0) > NORM_TOLERANCE
-        off[list(reasons)] = False
-        if off.any():
-            index = int(np.flatnonzero(off)[0])
-            raise BadVectors(f"Item {index} of the batch has length {squares[index] ** 0.5:.6f}, not 1.")
-    return reasons
+        _check_lengths(squares, places)
+    return Examined(vectors, places, errors, not_finite=bool(lost))
+
+
+def pack(examined: Examined, batch: Batch, max_chunk_bytes: int) -> Packed:
+    """Chunks and BatchDone of one batch; `max_chunk_bytes` bounds the encoded vectors of a chunk."""
+    made = rows.make(examined.vectors, batch.encoding, normalized=batch.made_by.normalized)
+    encoded, places, errors = made.encoded, examined.places, dict(examined.errors)
+    if made.lost:
+        kept = np.delete(np.arange(len(places)), list(made.lost))
+        for row, message in made.lost.items():
+            errors[int(places[row])] = _Error(result_pb2.ITEM_ERROR_REASON_NOT_FINITE, message)
+        encoded, places = encoded[kept], places[kept]
+    frames = []
+    spans = chunks.cut(batch.assign.item_count, batch.encoding.row_bytes, max_chunk_bytes)
+    bounds = np.searchsorted(places, [span.start for span in spans] + [batch.assign.item_count]).tolist()
+    for index, span in enumerate(spans):
+        chunk = _chunk(batch, errors, span, encoded[bounds[index] : bounds[index + 1]])
+        chunk.chunk_index = index
+        chunk.last_in_batch = index == len(spans) - 1
+        frame = worker_pb2.WorkerFrame(chunk=worker_pb2.BatchChunk(lease=batch.assign.lease, chunk=chunk))
+        frames.append(frame.SerializeToString())
+    frames.append(worker_pb2.WorkerFrame(done=_done(batch, len(spans))).SerializeToString())
+    return Packed(frames, failed_items=len(errors))
+
+
+def _check_lengths(squares: npt.NDArray[np.float32], places: npt.NDArray[np.intp]) -> None:
+    off = np.flatnonzero(np.abs(np.sqrt(squares) - 1.0) > NORM_TOLERANCE)
+    if len(off):
+        row = int(off[0])
+        raise BadVectors(f"Item {places[row]} of the batch has length {squares[row] ** 0.5:.6f}, not 1.")
 
 
 def _chunk(
-    assign: worker_pb2.Assign,
-    outcome: Outcome,
-    reasons: dict[int, result_pb2.ItemErrorReason],
-    span: chunks.Span,
+    batch: Batch, errors: Mapping[int, _Error], span: chunks.Span, encoded: npt.NDArray[np.generic]
 ) -> result_pb2.ResultChunk:
-    failed = sorted(index for index in reasons if span.start <= index < span.stop)
-    rows = outcome.vectors[span.start : span.stop]
-    if failed:
-        rows = np.delete(rows, [index - span.start for index in failed], axis=0)
-    vectors = rows.astype("<f4", copy=False).tobytes()
-    return result_pb2.ResultChunk(
+    assign, encoding = batch.assign, batch.encoding
+    vectors = encoded.tobytes()
+    chunk = result_pb2.ResultChunk(
         job_id=assign.job_id,
         first_item=assign.first_item + span.start,
         item_count=span.stop - span.start,
         vectors=vectors,
-        count=len(rows),
-        dimension=outcome.vectors.shape[1],
-        dtype=workload_pb2.DTYPE_FLOAT32,
+        count=len(encoded),
+        dimension=encoding.dimensions,
+        dtype=_DTYPES[encoding.dtype],
         crc32c=google_crc32c.value(vectors),
-        errors=[_item_error(assign.first_item + index, reasons[index]) for index in failed],
+        errors=[
+            result_pb2.ItemError(
+                item_index=assign.first_item + index, reason=errors[index].reason, message=errors[index].message
+            )
+            for index in sorted(index for index in errors if span.start <= index < span.stop)
+        ],
         truncations=[
             result_pb2.Truncation(
                 item_index=assign.first_item + cut.index, token_count=cut.token_count, max_tokens=cut.max_tokens
             )
-            for cut in outcome.truncations
+            for cut in batch.truncations
             if span.start <= cut.index < span.stop
         ],
-        keys=outcome.keys[span.start : span.stop],
+        keys=batch.keys[span.start : span.stop],
+        provenance=batch.made_by,
         batch_first_item=assign.first_item,
         attempt=assign.lease.attempt,
     )
+    chunk.provenance.dimension = encoding.dimensions
+    chunk.provenance.dtype = _DTYPES[encoding.dtype]
+    return chunk
 
 
-_MESSAGES = {
-    result_pb2.ITEM_ERROR_REASON_NOT_FINITE: "The model gave a vector with a NaN or an infinity.",
-    result_pb2.ITEM_ERROR_REASON_OUT_OF_MEMORY: "The item alone does not fit into the device's memory.",
-}
-
-
-def _item_error(item_index: int, reason: result_pb2.ItemErrorReason) -> result_pb2.ItemError:
-    return result_pb2.ItemError(item_index=item_index, reason=reason, message=_MESSAGES[reason])
+def _done(batch: Batch, chunk_count: int) -> worker_pb2.BatchDone:
+    timing = batch.timing
+    return worker_pb2.BatchDone(
+        lease=batch.assign.lease,
+        chunk_count=chunk_count,
+        compute_duration=_duration(timing.compute_s),
+        wait_duration=_duration(timing.wait_s),
+        token_count=batch.token_count,
+        fetch_duration=None if timing.fetch_s is None else _duration(timing.fetch_s),
+    )
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -23,19 +23,25 @@ class Kind(enum.IntEnum):
     """What a frame says. Down: front to executor. Up: executor to front."""
 
     LOAD = 1
-    """Down: body = serialized Workload. Load it, and use it for its batches."""
+    """Down: header now (load it at once), budget (of an earlier life, 0: none); body = serialized Workload."""
     ASSIGN = 2
-    """Down: header key, max_chunk_bytes; body = serialized Assign."""
+    """Down: header key, max_chunk_bytes; body = serialized Assign. For images also pictures: offset (of the first one
+    in the arena), height, width, fetch_s, errors ([index, reason number, message] each); their payload is an ImageItems
+    with the keys alone, and the arena holds a picture's place for every item, failed ones included."""
     CANCEL = 3
     """Down: header key."""
     CHECK = 4
     """Down: header workload. Run the canary of its model, if it is loaded."""
+    UNLOAD = 5
+    """Down: header workload. Give its memory back; it has no batch in hand."""
+    DECODE = 6
+    """Down, to a decoder: header offset (in the arena), max_pixels, picture (fields of Picture); body = the file."""
     READY = 10
     """Up, once: the process listens."""
     LOADING = 11
     """Up: header workload."""
     LOADED = 12
-    """Up: header workload, seconds."""
+    """Up: header workload, seconds, memory_bytes, budget, precision, picture (fields of Picture, or null)."""
     UNAVAILABLE = 13
     """Up: header workload, reason."""
     PREPARING = 14
@@ -55,6 +61,12 @@ class Kind(enum.IntEnum):
     """Up: header workload; the canary that was asked for has passed."""
     FAULTY = 21
     """Up: header workload, reason; a canary has failed."""
+    UNLOADED = 22
+    """Up: header workload, unreturned_bytes: device memory that the process keeps although no model uses it."""
+    BUDGET = 23
+    """Up: header workload, budget; the device ran out of memory with more."""
+    DECODED = 24
+    """Up, from a decoder: header seconds, and reason and message if the image cannot be used."""
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

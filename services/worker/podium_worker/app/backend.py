@@ -1,7 +1,8 @@
 """What a model backend is: the one protocol between the executor's pipeline and whatever computes.
 
-A backend is made for one workload in one executor. `prepare` runs on the executor's prepare thread, `compute` on its
-compute thread, at the same time for different batches; neither may keep state that the other changes.
+A backend is made for one workload in one executor. `prepare_texts` and `prepare_pictures` run on the executor's prepare
+thread, `compute` on its compute thread, at the same time for different batches; neither may keep state that the other
+changes. `close` comes when nothing else is under way.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from podium_worker.domain import pictures
+
 PoolingName = Literal["mean", "cls", "none"]
 SourceKind = Literal["none", "local_path", "python_package", "hub_id"]
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A text and the first elements of its vector."""
+    """A text or an encoded image, and the first elements of its vector."""
 
     text: str
     elements: Sequence[float]
+    image: bytes = b""
+    """The image file; empty for a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,19 @@ class Model:
     max_tokens: int = 0
     """0: the model's own."""
     precision: str = ""
-    """"float32", "bfloat16", "float16"; empty: float32."""
+    """"float32", "bfloat16", "float16", "auto"; empty: float32."""
     token_budget: int = 0
     """Tokens of one micro-batch, padding included; 0: the backend's choice."""
     pretrained: str = ""
     canaries: Sequence[Canary] = ()
+    takes_texts: bool = True
+    takes_images: bool = False
+    architecture: str = ""
+    """Of open_clip or timm; empty where the files carry a configuration."""
+    image_budget: int = 0
+    """Images of one micro-batch; 0: the backend's choice."""
+    remembered_budget: int = 0
+    """Tokens or images of one micro-batch that an earlier process on this device arrived at; 0: nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Vectors in input order: float32, shape (item_count, dimension). Rows in `out_of_memory` hold nothing."""
+    """Vectors in input order: float32, shape (item_count, dimension). Rows in `out_of_memory` hold nothing.
+
+    `item_count` is that of Prepared: of an image batch, the pictures that were prepared.
+    """
 
     vectors: npt.NDArray[np.float32]
     out_of_memory: frozenset[int] = field(default_factory=frozenset)
@@ -93,14 +109,32 @@ class Backend(Protocol):
     def description(self) -> Description:
         """What it does, for the provenance."""
 
-    def prepare(self, texts: Sequence[str]) -> Prepared:
+    @property
+    def picture(self) -> pictures.Picture | None:
+        """What it looks at, or None when it takes no images."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its weights take on the device (in host memory on a CPU); 0 for none."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens or images of one micro-batch now; 0 where there is no such thing."""
+
+    def prepare_texts(self, texts: Sequence[str]) -> Prepared:
         """Tokenises a whole batch."""
+
+    def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> Prepared:
+        """Takes pictures: shape (count, height, width, 3), RGB. They stay as they are until `compute` has returned."""
 
     def compute(self, prepared: Prepared, progress: Callable[[int], bool]) -> Computed:
         """Computes a prepared batch; calls `progress(items_done)` after each micro-batch.
 
         Raises Abandoned when `progress` answers False: the batch is not wanted any more.
         """
+
+    def close(self) -> None:
+        """Gives back what the model takes on the device."""
 
 
 class ModelUnavailable(Exception):

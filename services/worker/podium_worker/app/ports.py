@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from podium_worker.domain import devices, leases
+from podium_worker.domain import devices, health, leases, pictures, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,9 @@ class Workload:
     """How long a load of its model may take, in seconds; 0: the worker's own limit."""
     missing_files: str = ""
     """Why its model files cannot be found, as far as the front can see; empty when they are there or unknown."""
+    max_image_bytes: int = 0
+    """Largest image file; 0 where images are not taken."""
+    max_image_pixels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,23 @@ class Assignment:
     workload: str
     item_count: int
     body: bytes
+    images: bool = False
+    """Whether its items are images, which the front fetches and decodes before an executor gets the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a model once it is loaded."""
+
+    seconds: float
+    """The load, its canary included."""
+    memory_bytes: int = 0
+    """What its weights take on the device."""
+    budget: int = 0
+    """Tokens or images of one micro-batch; 0 where there is no such thing."""
+    precision: str = ""
+    picture: pictures.Picture | None = None
+    """What it looks at; None when it takes no images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,8 @@ class Result:
     compute_s: float
     idle_s: float
     """Seconds the device had waited before this batch."""
+    fetch_s: float = 0.0
+    """Seconds in which its images were fetched and decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +94,14 @@ class Executor(Protocol):
     def up(self) -> bool:
         """Whether commands reach it now."""
 
-    def know(self, workload: Workload, *, load_now: bool) -> None:
-        """Tells it a workload, and loads the model at once if asked to."""
+    def know(self, workload: Workload, *, load_now: bool, budget: int = 0) -> None:
+        """Tells it a workload, and loads the model at once if asked to. `budget`: of a micro-batch, 0 if unknown."""
 
-    def assign(self, assignment: Assignment, max_chunk_bytes: int) -> None:
-        """Queues a batch."""
+    def unload(self, workload: str) -> None:
+        """Gives back what a model takes. It must have no batch there."""
+
+    def assign(self, assignment: Assignment, max_chunk_bytes: int, taken: Taken | None = None) -> None:
+        """Queues a batch; of images, with the pictures that were taken in."""
 
     def cancel(self, key: str) -> None:
         """Drops a batch wherever it is."""
@@ -86,6 +111,53 @@ class Executor(Protocol):
 
     def kill(self) -> None:
         """Ends the process at once, even one that does not listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The pictures of a batch, in memory that the executors share."""
+
+    body: bytes
+    """The serialized Assign, with the items' keys as its whole payload."""
+    picture: pictures.Picture
+    offset: int
+    """Of the first item's picture in that memory; each item has its place there, the failed ones too."""
+    nbytes: int
+    """What the pictures take."""
+    failures: tuple[problems.ItemFailure, ...]
+    """By ascending index."""
+    fetch_s: float
+    """Seconds from the begin of the intake to its end."""
+    fetched_bytes: int
+    """Of image files that came over the network."""
+
+
+class Intake(Protocol):
+    """Fetches and decodes the images of batches. Nothing here waits."""
+
+    def begin(
+        self, key: str, body: bytes, picture: pictures.Picture, *, max_pixels: int, max_bytes: int,
+        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None],
+    ) -> None:  # fmt: skip
+        """Calls `done(key, pictures)`, or `failed(key, reason, message)` when the batch as such cannot be read.
+
+        `body` is the serialized Assign; `reason` the name of a BatchFailureReason without its prefix.
+        """
+
+    def drop(self, key: str) -> None:
+        """Ends an intake, or gives the memory of its pictures back. Harmless for a batch that has none."""
+
+
+class NoImages:
+    """The Intake of a worker that is given none."""
+
+    def begin(
+        self, key: str, body: bytes, picture: pictures.Picture, *, max_pixels: int, max_bytes: int,
+        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None],
+    ) -> None:  # fmt: skip
+        failed(key, "BAD_PAYLOAD", "This worker takes no images.")
+
+    def drop(self, key: str) -> None: ...
 
 
 class Outbox(Protocol):
@@ -127,3 +199,9 @@ class Observer(Protocol):
 
     def canary(self, workload: str, *, passed: bool) -> None:
         """The canary of a loaded model was run."""
+
+    def model_unloaded(self, workload: str) -> None:
+        """A model made room for another."""
+
+    def device_read(self, reading: health.Reading) -> None:
+        """The sensors of a device were read."""

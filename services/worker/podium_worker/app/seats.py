@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from podium_worker.app import ports
-from podium_worker.domain import batches, devices, progress
+from podium_worker.domain import batches, devices, health, progress, residency
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,9 @@ class DeviceView:
     index: int
     state: str
     reason: str
-    resident: tuple[str, ...]
+    resident: Mapping[str, ports.Facts]
+    reading: health.Reading | None = None
+    xids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -36,9 +38,15 @@ class Seat:
 
     executor: ports.Executor
     limits: progress.Limits = field(default_factory=progress.Limits)
-    resident: dict[str, None] = field(default_factory=dict)
+    capacity: residency.Capacity = field(default_factory=residency.Capacity)
+    """For the weights of its models."""
+    resident: dict[str, ports.Facts] = field(default_factory=dict)
     loading: dict[str, float] = field(default_factory=dict)
     """Workloads whose models are being loaded, each with its limit in seconds."""
+    asked: set[str] = field(default_factory=set)
+    """Workloads whose models this process was told to load, or was given a batch of, and has not loaded yet."""
+    yielding: set[str] = field(default_factory=set)
+    """Workloads whose models are to make room for a wanted one: no more of their batches come here until it has it."""
     refused: set[str] = field(default_factory=set)
     """Workloads whose models could not be loaded here. They outlive the process: the next one is no better."""
     ready: bool = False
@@ -48,6 +56,12 @@ class Seat:
     hung: progress.Work | None = None
     """What did not move when the process was killed for it."""
     deaths: devices.Deaths = field(default_factory=devices.Deaths)
+    restarting: bool = False
+    """Whether the process is ended because it keeps memory that no model uses; no fault of anybody's."""
+    keeps_memory: bool = False
+    """Whether it is to be ended as soon as it has no batch."""
+    verdict: health.Verdict = field(default_factory=health.Verdict)
+    reading: health.Reading | None = None
     fault: Fault | None = None
     faults: int = 0
     """Canaries failed since a batch was finished."""
@@ -58,9 +72,24 @@ class Seat:
         return self.executor.device.index
 
     @property
+    def sick(self) -> bool:
+        """Whether its sensors say that nothing may be asked of it."""
+        return self.verdict.health is health.Health.FAULTED
+
+    @property
+    def hot(self) -> bool:
+        """Whether it is to finish what it has and get no more for a while."""
+        return self.verdict.health is health.Health.COOLING
+
+    @property
     def serves(self) -> bool:
-        """Whether it can be given batches; a process that still boots can."""
-        return self.executor.up and self.fault is None
+        """Whether it works on the batches it has; a process that still boots does."""
+        return self.executor.up and self.fault is None and not self.sick
+
+    @property
+    def takes(self) -> bool:
+        """Whether it can be given more batches."""
+        return self.serves and not self.hot and not self.keeps_memory
 
     def moved(self, key: str = "") -> None:
         """The executor said something about `key`. Only the batch on the device speaks for the device."""
@@ -95,6 +124,11 @@ class Seat:
         self.hung = self.stillness.work
         self.executor.kill()
 
+    def restart(self) -> None:
+        """Ends a process that does not give memory back; another follows."""
+        self.restarting, self.keeps_memory = True, False
+        self.executor.kill()
+
     def take_out(self, workload: str, reason: str, now: float) -> None:
         """A canary failed."""
         self.faults += 1
@@ -112,6 +146,9 @@ class Seat:
         self.ready = False
         self.resident.clear()
         self.loading.clear()
+        self.asked.clear()
+        self.yielding.clear()
+        self.restarting = self.keeps_memory = False
         self.computing = ""
         self.stillness = progress.Stillness()
         self.hung = None
@@ -131,16 +168,20 @@ class Seat:
     def view(self, states: Collection[batches.State]) -> DeviceView:
         """For the scheduler; `states` are those of the batches it has."""
         state, reason = "IDLE", ""
-        if self.fault is not None:
+        if self.sick:
+            state, reason = "FAULTED", self.verdict.reason
+        elif self.fault is not None:
             state, reason = "FAULTED", f"The canary of workload {self.fault.workload!r} failed: {self.fault.reason}"
         elif self.hung is not None:
             state, reason = "FAULTED", "Its executor made no progress and was killed; it has not ended yet."
         elif self.deaths.faulted:
             state, reason = "FAULTED", f"Its executor died {self.deaths.count} times without finishing a batch."
+        elif self.hot:
+            state, reason = "COOLING", self.verdict.reason
         elif not self.ready or self.loading:
             state = "BOOTING"
         elif batches.State.COMPUTING in states:
             state = "BUSY"
         elif self.resident:
             state = "READY"
-        return DeviceView(self.index, state, reason, tuple(self.resident))
+        return DeviceView(self.index, state, reason, dict(self.resident), self.reading, self.verdict.xids)

@@ -11,64 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from podium_runtime import clock, logs
-from podium_worker.app import checks, ports, seats
-from podium_worker.domain import batches, credits, devices, leases, progress
+from podium_worker.app import checks, hand, offers, ports, residents, seats
+from podium_worker.domain import batches, credits, devices, health, leases, progress, residency
 
 log = logs.get_logger(__name__)
 
-# How long a model that failed to load is left alone before it is tried again: a try may take the better part of a
-# minute, and other work of the device waits for it.
-_MODEL_RETRY_S = 300.0
 _DIED_LOADING = "The executor died while it loaded the model."
-
-
-@dataclass(slots=True)
-class _InHand:
-    assignment: ports.Assignment
-    state: batches.State
-    device: int
-    nbytes: int
-    frames: Sequence[bytes] = ()
-    finished_at: float = 0.0
-
-
-@dataclass(slots=True)
-class _Offer:
-    """What is known about one workload here."""
-
-    workload: ports.Workload
-    unavailable: str = ""
-    retry_at: float | None = None
-    measured: credits.Measured = field(default_factory=credits.Measured)
-    items_per_s: float = 0.0
-    load_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OfferView:
-    """What the worker offers for one workload."""
-
-    workload: str
-    credits: int
-    items_per_s: float
-    load_s: float | None
-    unavailable: str
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The whole current state."""
-
-    devices: tuple[seats.DeviceView, ...]
-    offers: tuple[OfferView, ...]
-    total_credits: int
-    in_hand: tuple[leases.Lease, ...]
-    draining: bool
-    checked: int = 0
-    """The newest check for which all canaries have passed."""
+# What a framework may keep after a model has gone, for its own next use.
+_KEEPS_BYTES = 256 * 1024 * 1024
 
 
 class Worker:
@@ -76,7 +29,7 @@ class Worker:
 
     def __init__(
         self, outbox: ports.Outbox, observer: ports.Observer, time: clock.Clock, *, limits: credits.Limits,
-        backends: Sequence[str], stillness: progress.Limits | None = None,
+        backends: Sequence[str], stillness: progress.Limits | None = None, intake: ports.Intake | None = None,
     ) -> None:  # fmt: skip
         self._outbox = outbox
         self._observer = observer
@@ -85,9 +38,12 @@ class Worker:
         self._backends = tuple(backends)
         self._stillness = stillness or progress.Limits()
         self._seats: dict[int, seats.Seat] = {}
-        self._hand: dict[str, _InHand] = {}
-        self._offers: dict[str, _Offer] = {}
-        self._resident_wanted: tuple[str, ...] = ()
+        self._hand = hand.Hand()
+        self._offers: dict[str, offers.Offer] = {}
+        self._intake = intake or ports.NoImages()
+        self._residents = residents.Residents(
+            self._offers, self._seats, lambda seat: self._hand.workloads_on(seat.index), observer, time
+        )
         self._checks = checks.Checks()
         self._max_chunk_bytes = 1 << 20
         self._draining = False
@@ -98,9 +54,16 @@ class Worker:
         """Set while nothing is in hand."""
         self.emptied.set()
 
-    def attach(self, executors: Iterable[ports.Executor]) -> None:
-        """Seats the executors, once, before anything else."""
-        self._seats = {executor.device.index: seats.Seat(executor, self._stillness) for executor in executors}
+    def attach(
+        self, executors: Iterable[ports.Executor], capacities: Mapping[int, residency.Capacity] | None = None
+    ) -> None:
+        """Seats the executors, once, before anything else.
+
+        `capacities`: of each device for weights; without one, there is no bound.
+        """
+        for executor in executors:
+            capacity = (capacities or {}).get(executor.device.index, residency.Capacity())
+            self._seats[executor.device.index] = seats.Seat(executor, self._stillness, capacity)
 
     # --- what the scheduler says
 
@@ -112,7 +75,7 @@ class Worker:
         Hands back what is resumed and not here any more: leases were dropped, or an executor died, after the Hello.
         """
         self._max_chunk_bytes = max_chunk_bytes
-        self._learn(workloads)
+        self._residents.learn(workloads, self._backends)
         kept = {lease.key: lease for lease in resumed}
         for key in [key for key in self._hand if key not in kept]:
             self._apply(key, batches.Event.FENCED)
@@ -132,16 +95,20 @@ class Worker:
         refusal = self._refusal(offer)
         seat = self._seat_for(offer) if offer is not None and not refusal else None
         if offer is None or seat is None:
-            self._refuse(assignment, refusal or "No executor of this worker is up.")
+            self._refuse(assignment, refusal or "No device of this worker has a place for it now.")
             return
         if assignment.lease.key in self._hand:
             return
         nbytes = len(assignment.body) + assignment.item_count * offer.workload.dimension * 4
-        # The executor has the body; a result is sent again, never computed again, so it is not kept here.
-        kept = replace(assignment, body=b"")
-        self._hand[assignment.lease.key] = _InHand(kept, batches.State.RECEIVED, seat.executor.device.index, nbytes)
+        state = batches.State.FETCHING if assignment.images else batches.State.RECEIVED
+        entry = hand.InHand(assignment, state, seat.index, nbytes)
+        self._hand[entry.key] = entry
         self.emptied.clear()
-        seat.executor.assign(assignment, self._max_chunk_bytes)
+        if assignment.images:
+            self._residents.load(seat, offer)
+            self._take_in(entry, offer)
+        else:
+            self._give(entry, seat, offer, None)
         self._note()
 
     def acknowledge(self, lease: leases.Lease) -> None:
@@ -163,24 +130,60 @@ class Worker:
 
     def desire(self, resident: Sequence[str], check: int = 0) -> None:
         """Loads what should be resident and is not; runs the canaries once for each new `check`."""
-        self._resident_wanted = tuple(resident)
+        self._residents.wanted = tuple(resident)
         for seat, workload in self._checks.begin(check, self._seats.values()):
             seat.executor.check(workload)
-        for name in resident:
-            offer = self._offers.get(name)
-            if offer is not None and not offer.unavailable:
-                self._load(offer, self._seats_for(offer))
+        self._residents.pursue()
+        self._note()
+
+    # --- what the intake says
+
+    def taken_in(self, key: str, taken: ports.Taken) -> None:
+        """All images of a batch are decoded, or have failed: it goes to a device."""
+        entry = self._hand.get(key)
+        if entry is None or entry.state is not batches.State.FETCHING:
+            self._intake.drop(key)
+            return
+        offer = self._offers.get(entry.workload)
+        seat = self._seat_of(entry, offer) if offer is not None else None
+        if offer is None or seat is None:
+            self._apply(key, batches.Event.HANDED_BACK)
+            return
+        entry.device = seat.index
+        entry.nbytes += taken.nbytes
+        self._apply(key, batches.Event.TAKEN_IN)
+        self._give(entry, seat, offer, taken)
+
+    def not_taken_in(self, key: str, reason: str, message: str) -> None:
+        """A batch of images as such cannot be read."""
+        self._apply(key, batches.Event.FAILED, ports.Failure(reason, message, retryable=reason != "BAD_PAYLOAD"))
+
+    # --- what the devices' sensors say
+
+    def device_read(self, device: int, reading: health.Reading, verdict: health.Verdict) -> None:
+        """A device was looked at. One that is out of order loses its batches to others, one that is hot finishes its
+        own."""
+        seat = self._seats[device]
+        before, was_sick = seat.verdict, seat.sick
+        seat.reading, seat.verdict = reading, verdict
+        self._observer.device_read(reading)
+        if (verdict.health, verdict.reason) == (before.health, before.reason):
+            return
+        log.warning("device_health", device=device, health=verdict.health.value, reason=verdict.reason)
+        if seat.sick and not was_sick:
+            seat.executor.kill()
+            for key in self._hand.on(seat.index):
+                self._apply(key, batches.Event.HANDED_BACK)
+        elif was_sick and not seat.sick and seat.executor.up:
+            self._residents.introduce(seat, self._hand.awaited_on(seat.index))
+        self._note()
 
     # --- what the executors say
 
     def executor_up(self, device: int) -> None:
         """A fresh process: it knows nothing yet."""
         seat = self._seats[device]
-        for offer in self._offers.values():
-            if devices.fits(offer.workload.needs, seat.executor.device):
-                blocked = offer.unavailable or seat.fault or offer.workload.name in seat.refused
-                wanted = offer.workload.name in self._resident_wanted and not blocked
-                seat.executor.know(offer.workload, load_now=wanted)
+        self._residents.introduce(seat, self._hand.awaited_on(seat.index))
         self._note()
 
     def executor_ready(self, device: int) -> None:
@@ -195,13 +198,15 @@ class Worker:
         Returns how many deaths in a row the pause before the next process should reckon with, from 1.
         """
         seat = self._seats[device]
-        lost = self._on(seat)
-        if seat.hung is None and seat.fault is None:
+        lost = self._hand.on(seat.index)
+        if seat.hung is None and seat.fault is None and not seat.restarting and not seat.sick:
             suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
             seat.deaths = seat.deaths.another(suspect=suspect)
         self._observer.executor_lost(device, hung=seat.hung is not None)
         for key, state in lost.items():
-            if seat.loading and state is batches.State.PREPARING:
+            entry = self._hand[key]
+            loaded_for = state is batches.State.PREPARING or (entry.awaits_model and entry.workload in seat.loading)
+            if seat.loading and loaded_for:
                 # It waited for a model whose load killed the process; no half of it would fare better.
                 self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
             else:
@@ -221,38 +226,63 @@ class Worker:
         seat.loading[workload] = own or self._stillness.load_s
         self._note()
 
-    def loaded(self, device: int, workload: str, seconds: float) -> None:
+    def loaded(self, device: int, workload: str, facts: ports.Facts) -> None:
         """A model is resident, and its canary has passed."""
         seat = self._seats[device]
         seat.moved()
         seat.loading.pop(workload, None)
-        seat.resident[workload] = None
+        seat.asked.discard(workload)
+        seat.resident[workload] = facts
         seat.refused.discard(workload)
         if seat.fault is not None and seat.fault.workload == workload:
             seat.fault = None
             log.info("device_healthy", device=device, workload=workload)
         offer = self._offers.get(workload)
         if offer is not None:
-            offer.unavailable, offer.load_s = "", seconds
+            offer.learn(device, facts)
+            offer.last_used[device] = self._clock.monotonic()
             if not any(workload in other.refused for other in self._seats.values()):
                 offer.retry_at = None
-        log.info("model_loaded", workload=workload, device=device, seconds=round(seconds, 3))
-        self._observer.model_loaded(workload, seconds)
+            for entry in self._hand.awaiting(workload):
+                self._take_in(entry, offer)
+        log.info("model_loaded", workload=workload, device=device, seconds=round(facts.seconds, 3))
+        self._observer.model_loaded(workload, facts.seconds)
         self._note()
+
+    def unloaded(self, device: int, workload: str, unreturned_bytes: int) -> None:
+        """A model has gone; `unreturned_bytes` are kept by the process although no model uses them."""
+        seat = self._seats[device]
+        seat.moved()
+        log.info("model_unloaded", workload=workload, device=device, unreturned_bytes=unreturned_bytes)
+        if unreturned_bytes > _KEEPS_BYTES:
+            seat.keeps_memory = True
+            self._restart_if_idle(seat)
+        self._note()
+
+    def budget(self, device: int, workload: str, budget: int) -> None:
+        """The device ran out of memory; from now on its micro-batches are this small."""
+        offer = self._offers.get(workload)
+        if offer is not None:
+            offer.budgets[device] = budget
+        seat = self._seats[device]
+        if workload in seat.resident:
+            seat.resident[workload] = replace(seat.resident[workload], budget=budget)
 
     def unavailable(self, device: int, workload: str, reason: str) -> None:
         """A model cannot be loaded; it is tried again later."""
         seat = self._seats[device]
         seat.moved()
         seat.loading.pop(workload, None)
+        seat.asked.discard(workload)
         seat.postpone(workload, self._clock.monotonic())
         seat.refused.add(workload)
         self._checks.settled(device, workload)
         offer = self._offers.get(workload)
         if offer is not None:
-            offer.retry_at = self._clock.monotonic() + _MODEL_RETRY_S
+            offer.retry_at = self._clock.monotonic() + residents.RETRY_S
             # Its siblings may well have it.
-            offer.unavailable = "" if self._seats_for(offer) else reason
+            offer.unavailable = "" if self._residents.able(offer) else reason
+            self._find_another_model(seat, offer, reason)
         log.warning("model_unavailable", workload=workload, device=device, reason=reason)
         self._observer.model_unavailable(workload)
         self._note()
@@ -270,7 +300,7 @@ class Worker:
         seat.take_out(workload, reason, self._clock.monotonic())
         log.error("device_faulted", device=device, workload=workload, reason=reason, faults=seat.faults)
         self._observer.canary(workload, passed=False)
-        for key in self._on(seat):
+        for key in self._hand.on(seat.index):
             self._apply(key, batches.Event.HANDED_BACK)
         self._note()
 
@@ -309,11 +339,13 @@ class Worker:
             return
         entry.frames = result.frames
         entry.finished_at = self._clock.monotonic()
-        self._measure(entry, result)
+        offer = self._offers.get(entry.workload)
+        if offer is not None:
+            offer.measure(entry.assignment.item_count, entry.nbytes, result)
         # From here on only the frames are held.
         entry.nbytes = sum(len(frame) for frame in result.frames)
         seat.deaths, seat.faults = devices.Deaths(), 0
-        self._observer.batch_done(entry.assignment.workload, entry.assignment.item_count, result)
+        self._observer.batch_done(entry.workload, entry.assignment.item_count, result)
         self._apply(key, batches.Event.RESULT_READY)
 
     def failed(self, device: int, key: str, failure: ports.Failure) -> None:
@@ -327,18 +359,20 @@ class Worker:
         """`seconds` more were watched: ends executors that stand still, tries again what failed and whose time has
         come."""
         now = self._clock.monotonic()
-        busy = {entry.device for entry in self._hand.values() if entry.state is not batches.State.FINISHED}
         for seat in self._seats.values():
-            limit_s = seat.watch(seconds, waiting=seat.index in busy or self._checks.awaits(seat.index))
+            limit_s = seat.watch(seconds, waiting=self._awaited_from(seat))
             if limit_s is not None:
                 self._kill_hung(seat, limit_s)
             again = self._offers.get(seat.due(now))
             if again is not None:
+                seat.asked.add(again.name)
                 seat.executor.know(again.workload, load_now=True)
         for offer in self._offers.values():
             if offer.retry_at is not None and offer.retry_at <= now:
-                offer.retry_at = now + _MODEL_RETRY_S
-                self._load(offer, self._fitting(offer))
+                offer.retry_at = now + residents.RETRY_S
+                for seat in self._residents.fitting(offer):
+                    self._residents.load(seat, offer)
+        self._residents.pursue()
 
     def fence(self) -> None:
         """The leases are not to be trusted any more: drops everything in hand."""
@@ -361,28 +395,31 @@ class Worker:
 
     def in_hand(self) -> tuple[leases.Lease, ...]:
         """Leases of all batches in hand."""
-        return tuple(entry.assignment.lease for entry in self._hand.values())
+        return self._hand.leases()
 
-    def view(self) -> View:
+    def view(self) -> hand.View:
         """The whole current state, for a Status."""
-        offers = tuple(self._view_offer(offer) for offer in self._offers.values())
-        return View(
-            devices=tuple(seat.view(self._on(seat).values()) for seat in self._seats.values()),
-            offers=offers,
+        offered = tuple(offer.view(self._credits(offer)) for offer in self._offers.values())
+        return hand.View(
+            devices=tuple(seat.view(self._hand.on(seat.index).values()) for seat in self._seats.values()),
+            offers=offered,
             # The sum, so that one workload in demand never takes the place that another has been promised.
-            total_credits=sum(offer.credits for offer in offers),
-            in_hand=self.in_hand(),
+            total_credits=sum(offer.credits for offer in offered),
+            in_hand=self._hand.leases(),
             draining=self._draining,
             checked=self._checks.done(self._seats.values()),
         )
 
     # --- inside
 
+    def _awaited_from(self, seat: seats.Seat) -> bool:
+        return self._hand.executor_has_any(seat.index) or self._checks.awaits(seat.index)
+
     def _kill_hung(self, seat: seats.Seat, limit_s: float) -> None:
         """Says at once what becomes of its batches: a process that a driver holds may be long in dying."""
         seat.kill_hung()
         log.error("executor_hung", device=seat.index, work=seat.hung and seat.hung.value, limit_s=limit_s)
-        on_it = self._on(seat)
+        on_it = self._hand.on(seat.index)
         accused = [key for key, state in on_it.items() if seat.accused(key, state)]
         seat.deaths = seat.deaths.another(suspect=bool(accused))
         if seat.hung is progress.Work.LOADING:
@@ -399,72 +436,69 @@ class Worker:
         """Whoever waited for these models is told; they are tried again later, else they would hang it anew."""
         for workload in list(seat.loading):
             reason = f"The model of workload {workload!r} was not loaded within {limit_s:g} s."
-            for key in self._on(seat):
-                if self._hand[key].assignment.workload == workload:
+            for key in self._hand.on(seat.index):
+                if self._hand[key].workload == workload:
                     self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", reason))
             self.unavailable(seat.index, workload, reason)
 
-    def _on(self, seat: seats.Seat) -> dict[str, batches.State]:
-        """Batches that a device has and has not finished, in the order in which they came."""
-        return {
-            key: entry.state
-            for key, entry in self._hand.items()
-            if entry.device == seat.index and entry.state is not batches.State.FINISHED
-        }
+    def _take_in(self, entry: hand.InHand, offer: offers.Offer) -> None:
+        """Has the images of a batch fetched and decoded, once it is known what the model looks at."""
+        if offer.picture is None:
+            return
+        body, entry.assignment = entry.assignment.body, replace(entry.assignment, body=b"")
+        entry.taking_in = True
+        self._intake.begin(
+            entry.key, body, offer.picture,
+            max_pixels=offer.workload.max_image_pixels, max_bytes=offer.workload.max_image_bytes,
+            done=self.taken_in, failed=self.not_taken_in,
+        )  # fmt: skip
 
-    def _learn(self, workloads: Sequence[ports.Workload]) -> None:
-        old = self._offers
-        self._offers = {}
-        for seat in self._seats.values():
-            if seat.fault is not None and seat.fault.workload not in {w.name for w in workloads}:
-                seat.fault = None
-        for workload in workloads:
-            known = old.get(workload.name)
-            if known is not None and known.workload.spec == workload.spec:
-                self._offers[workload.name] = known
+    def _give(self, entry: hand.InHand, seat: seats.Seat, offer: offers.Offer, taken: ports.Taken | None) -> None:
+        """Hands a batch to an executor, which may have to load its model first."""
+        self._residents.place(seat, offer)
+        seat.executor.assign(entry.assignment, self._max_chunk_bytes, taken)
+        # The executor has the body; a result is sent again, never computed again, so it is not kept here.
+        entry.assignment = replace(entry.assignment, body=b"")
+
+    def _find_another_model(self, seat: seats.Seat, offer: offers.Offer, reason: str) -> None:
+        """Image batches that waited for a model which cannot be loaded on their device."""
+        for entry in self._hand.awaiting(offer.name):
+            if entry.device != seat.index:
                 continue
-            hardware = [seat.executor.device for seat in self._seats.values()]
-            reason = devices.unavailable_reason(workload.needs, hardware, self._backends) or workload.missing_files
-            # Missing files may appear; a missing backend or device will not.
-            retry_at = self._clock.monotonic() + _MODEL_RETRY_S if reason and workload.missing_files else None
-            offer = self._offers[workload.name] = _Offer(workload, reason, retry_at)
-            for seat in self._seats.values():
-                seat.refused.discard(workload.name)
-            for seat in self._seats_for(offer):
-                seat.executor.know(workload, load_now=False)
+            other = self._seat_for(offer)
+            if other is None or not self._residents.load(other, offer):
+                self._apply(entry.key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", reason))
+            else:
+                entry.device = other.index
 
-    def _load(self, offer: _Offer, on: Iterable[seats.Seat]) -> None:
-        """On every one of the devices that has not got it. Asking twice does no harm."""
-        for seat in on:
-            if offer.workload.name not in seat.resident and offer.workload.name not in seat.loading:
-                seat.executor.know(offer.workload, load_now=True)
+    def _restart_if_idle(self, seat: seats.Seat) -> None:
+        if seat.keeps_memory and not self._hand.executor_has_any(seat.index):
+            log.info("executor_restarted_for_memory", device=seat.index)
+            seat.restart()
 
-    def _refusal(self, offer: _Offer | None) -> str:
+    def _refusal(self, offer: offers.Offer | None) -> str:
         if offer is None:
             return "This worker was never told about the workload."
         if self._draining:
             return "This worker is draining."
         return offer.unavailable
 
-    def _seat_for(self, offer: _Offer) -> seats.Seat | None:
-        """The fitting device with the fewest batches in hand."""
+    def _seat_for(self, offer: offers.Offer) -> seats.Seat | None:
+        """The fitting device with the fewest batches in hand; among equals, one that has the model."""
         load = dict.fromkeys(self._seats, 0)
         for entry in self._hand.values():
             if entry.state is not batches.State.FINISHED:
                 load[entry.device] += 1
-        return min(self._seats_for(offer), key=lambda seat: load[seat.executor.device.index], default=None)
+        return min(
+            self._residents.takers(offer), key=lambda s: (load[s.index], offer.name not in s.resident), default=None
+        )
 
-    def _seats_for(self, offer: _Offer) -> list[seats.Seat]:
-        """Devices that can be given its batches."""
-        return [seat for seat in self._fitting(offer) if offer.workload.name not in seat.refused]
-
-    def _fitting(self, offer: _Offer) -> list[seats.Seat]:
-        """Devices whose process can be told about it, those that still boot included."""
-        return [
-            seat
-            for seat in self._seats.values()
-            if seat.serves and devices.fits(offer.workload.needs, seat.executor.device)
-        ]
+    def _seat_of(self, entry: hand.InHand, offer: offers.Offer) -> seats.Seat | None:
+        """The device that a batch was meant for, or another if that one can no longer have it."""
+        seat = self._seats[entry.device]
+        if seat in self._residents.able(offer) and self._residents.place(seat, offer):
+            return seat
+        return self._seat_for(offer)
 
     def _refuse(self, assignment: ports.Assignment, message: str) -> None:
         offer = self._offers.get(assignment.workload)
@@ -480,17 +514,30 @@ class Worker:
         if entry is None:
             return
         move = batches.advance(entry.state, event)
+        before = entry.state
         if move.state is None:
             del self._hand[key]
             if not self._hand:
                 self.emptied.set()
         else:
             entry.state = move.state
-        self._pay(entry, move.effect, failure)
-        if move.state is None or move.state is batches.State.FINISHED:
+        self._pay(entry, before, move.effect, failure)
+        if before is not move.state and (move.state is None or move.state is batches.State.FINISHED):
+            self._left(entry)
             self._note()
 
-    def _pay(self, entry: _InHand, effect: batches.Effect, failure: ports.Failure | None) -> None:
+    def _left(self, entry: hand.InHand) -> None:
+        """No executor has the batch any more."""
+        if entry.assignment.images:
+            self._intake.drop(entry.key)
+        offer = self._offers.get(entry.workload)
+        if offer is not None:
+            offer.last_used[entry.device] = self._clock.monotonic()
+        self._restart_if_idle(self._seats[entry.device])
+
+    def _pay(
+        self, entry: hand.InHand, before: batches.State, effect: batches.Effect, failure: ports.Failure | None
+    ) -> None:
         if effect is batches.Effect.SEND_RESULT:
             self._outbox.frames(entry.frames)
         elif effect is batches.Effect.REPORT_FAILURE and failure is not None:
@@ -499,51 +546,33 @@ class Worker:
             message = f"The executor of device {entry.device} died while it worked on this batch."
             self._give_up(entry, ports.Failure("EXECUTOR_CRASHED", message))
         elif effect is batches.Effect.HAND_BACK:
-            self._stop(entry)
+            self._stop(entry, before)
             self._give_up(entry, ports.Failure("WORKER_LOST", "Handed back untouched.", handed_back=True))
         elif effect is batches.Effect.STOP_WORK:
-            self._stop(entry)
+            self._stop(entry, before)
 
-    def _give_up(self, entry: _InHand, failure: ports.Failure) -> None:
-        self._observer.batch_failed(entry.assignment.workload, failure)
+    def _give_up(self, entry: hand.InHand, failure: ports.Failure) -> None:
+        self._observer.batch_failed(entry.workload, failure)
         self._outbox.failed(entry.assignment.lease, failure)
 
-    def _stop(self, entry: _InHand) -> None:
+    def _stop(self, entry: hand.InHand, before: batches.State) -> None:
         executor = self._seats[entry.device].executor
-        if executor.up:
-            executor.cancel(entry.assignment.lease.key)
+        if executor.up and before is not batches.State.FETCHING:
+            executor.cancel(entry.key)
 
-    def _measure(self, entry: _InHand, result: ports.Result) -> None:
-        offer = self._offers.get(entry.assignment.workload)
-        if offer is None or result.compute_s <= 0:
-            return
-        old = offer.measured
-        offer.measured = credits.Measured(
-            batch_s=credits.blend(old.batch_s, result.compute_s),
-            batch_bytes=credits.blend(old.batch_bytes, float(entry.nbytes)),
-            ack_s=old.ack_s,
-        )
-        offer.items_per_s = credits.blend(offer.items_per_s, entry.assignment.item_count / result.compute_s)
-
-    def _measure_ack(self, entry: _InHand) -> None:
+    def _measure_ack(self, entry: hand.InHand) -> None:
         ack_s = self._clock.monotonic() - entry.finished_at
-        offer = self._offers.get(entry.assignment.workload)
+        offer = self._offers.get(entry.workload)
         if offer is not None:
-            old = offer.measured
-            offer.measured = credits.Measured(old.batch_s, old.batch_bytes, credits.blend(old.ack_s, ack_s))
-        self._observer.batch_acknowledged(entry.assignment.workload, ack_s)
+            offer.measure_ack(ack_s)
+        self._observer.batch_acknowledged(entry.workload, ack_s)
 
-    def _load_now(self) -> credits.Load:
-        return credits.Load(len(self._hand), sum(entry.nbytes for entry in self._hand.values()))
-
-    def _credits(self, offer: _Offer) -> int:
+    def _credits(self, offer: offers.Offer) -> int:
         if self._draining or offer.unavailable:
             return 0
-        want = credits.wanted(offer.measured, sum(seat.ready for seat in self._seats_for(offer)), self._limits)
-        return credits.bounded(want, offer.measured, self._load_now(), self._limits)
-
-    def _view_offer(self, offer: _Offer) -> OfferView:
-        return OfferView(offer.workload.name, self._credits(offer), offer.items_per_s, offer.load_s, offer.unavailable)
+        ready = sum(seat.ready for seat in self._residents.takers(offer))
+        want = credits.wanted(offer.measured, ready, self._limits)
+        return credits.bounded(want, offer.measured, self._hand.load(), self._limits)
 
     def _note(self) -> None:
         """Wakes the heartbeat if the scheduler would decide differently with what is known now.
@@ -556,6 +585,7 @@ class Worker:
             "resident": {index: tuple(seat.resident) for index, seat in self._seats.items()},
             "ready": {index: seat.ready for index, seat in self._seats.items()},
             "faults": {index: seat.fault and seat.fault.reason for index, seat in self._seats.items()},
+            "health": {index: seat.verdict for index, seat in self._seats.items()},
             "draining": self._draining,
             "checked": self._checks.done(self._seats.values()),
         }

@@ -2,11 +2,14 @@
 
 ```mermaid
 stateDiagram-v2
-    [*] --> RECEIVED: Assign
+    [*] --> RECEIVED: Assign of texts
+    [*] --> FETCHING: Assign of images
+    FETCHING --> RECEIVED: every image is fetched and decoded, or has failed
     RECEIVED --> PREPARING: the executor began to decode and tokenise it
     PREPARING --> COMPUTING: its first micro-batch went to the device
     COMPUTING --> FINISHED: every result frame is in the front's memory
     FINISHED --> [*]: Ack (the scheduler has it for good)
+    FETCHING --> [*]: failed, handed back, Cancel, fenced
     RECEIVED --> [*]: executor lost (handed back), handed back, Cancel, fenced
     PREPARING --> [*]: failed, executor lost (crashed), handed back, Cancel, fenced
     COMPUTING --> [*]: failed, executor lost (crashed), handed back, Cancel, fenced
@@ -26,6 +29,9 @@ from dataclasses import dataclass
 class State(enum.Enum):
     """Where a batch in hand stands."""
 
+    FETCHING = "fetching"
+    """The front fetches and decodes its images, or waits to hear what the model looks at. No executor has it yet, so
+    the death of one is nothing to it. Left when the last item is decoded or has failed."""
     RECEIVED = "received"
     """Assigned; waits in the front or in the executor's queue. Left when the executor says it began."""
     PREPARING = "preparing"
@@ -40,9 +46,15 @@ BEGUN = frozenset({State.PREPARING, State.COMPUTING})
 """What may have killed the process that died."""
 
 
+AT_EXECUTOR = frozenset({State.RECEIVED, State.PREPARING, State.COMPUTING})
+"""What an executor has to move on."""
+
+
 class Event(enum.Enum):
     """What can happen to a batch in hand."""
 
+    TAKEN_IN = "taken_in"
+    """Its pictures are in the arena."""
     PREPARE_STARTED = "prepare_started"
     COMPUTE_STARTED = "compute_started"
     RESULT_READY = "result_ready"
@@ -91,6 +103,8 @@ def advance(state: State, event: Event) -> Move:
     """The move of a batch in `state` on `event`. An event that comes too late changes nothing."""
     if state is State.FINISHED:
         return _advance_finished(event)
+    if state is State.FETCHING:
+        return _advance_fetching(event)
     if event is Event.RESULT_READY:
         return Move(State.FINISHED, Effect.SEND_RESULT)
     if event is Event.PREPARE_STARTED and state is State.RECEIVED:
@@ -106,6 +120,16 @@ def advance(state: State, event: Event) -> Move:
     if event in _LEAVES:
         return Move(None, _LEAVES[event])
     return Move(state, Effect.NONE)
+
+
+def _advance_fetching(event: Event) -> Move:
+    if event is Event.TAKEN_IN:
+        return Move(State.RECEIVED, Effect.NONE)
+    if event is Event.ACKED:
+        return Move(None, Effect.STOP_WORK)
+    if event in _LEAVES:
+        return Move(None, _LEAVES[event])
+    return Move(State.FETCHING, Effect.NONE)
 
 
 def _advance_finished(event: Event) -> Move:

@@ -1,8 +1,9 @@
 """How many batches a worker wants in hand.
 
 Enough that its devices never wait for the network: what is computed during the time that a result needs to be
-acknowledged, plus half a second of reserve, plus the one that is being computed. Credits are a level, not a counter:
-the number of batches wanted in hand, from which the scheduler subtracts those that it has assigned.
+acknowledged and images need to be fetched, plus half a second of reserve, plus the one that is being computed. Credits
+are a level, not a counter: the number of batches wanted in hand, from which the scheduler subtracts those that it has
+assigned.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Measured:
     """Payload plus result of a batch."""
     ack_s: float = 0.0
     """From the result being ready to its Ack."""
+    fetch_s: float = 0.0
+    """In which its images were fetched and decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def wanted(measured: Measured, devices: int, limits: Limits) -> int:
         return 0
     per_device = limits.minimum
     if measured.batch_s > 0:
-        cover_s = limits.reserve_s + measured.ack_s
+        cover_s = limits.reserve_s + measured.ack_s + measured.fetch_s
         per_device = min(limits.maximum, max(limits.minimum, math.ceil(cover_s / measured.batch_s) + 1))
     return per_device * devices
 

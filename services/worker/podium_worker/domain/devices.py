@@ -16,6 +16,11 @@ class Device:
     vram_bytes: int = 0
     compute_capability: str = ""
     torch_name: str = "cpu"
+    visible: str = ""
+    """CUDA_VISIBLE_DEVICES of its executor, which sees this GPU alone, as cuda:0; empty for the CPU. By UUID, for CUDA
+    numbers the GPUs its own way (the fastest first) and NVML by their place on the bus."""
+    driver_version: str = ""
+    pci_bus_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 from typing import cast
 
 from podium_runtime import lifecycle, logs
 from podium_worker.adapters import faults, hash_backend
 from podium_worker.app import backend
-from podium_worker.executor import pipeline
+from podium_worker.executor import album, pipeline
 
 
 def main() -> None:
@@ -18,13 +19,13 @@ def main() -> None:
     options = _options()
     lifecycle.die_with_parent()
     logs.configure(options.log_level, cast(logs.LogFormat, options.log_format), f"executor-{options.index}")
-    connection = socket.socket(fileno=options.fd)
     injected = faults.from_environment(os.environ)
     pipeline.Pipeline(
-        connection,
-        lambda model: _load(model, options.device, options.threads, injected),
+        socket.socket(fileno=options.fd),
+        Loader(options.device, options.threads, injected),
         max_payload_bytes=options.max_payload_bytes,
-        spoil=injected.spoiled,
+        shared=album.Album(options.arena_fd, options.arena_bytes) if options.arena_bytes else None,
+        injected=injected,
     ).run()
 
 
@@ -35,21 +36,39 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", required=True, help="cpu or cuda:N")
     parser.add_argument("--threads", type=int, required=True, help="threads of one computation on the CPU")
     parser.add_argument("--max-payload-bytes", type=int, required=True)
+    parser.add_argument("--arena-fd", type=int, default=-1, help="inherited memory of the decoded pictures")
+    parser.add_argument("--arena-bytes", type=int, default=0, help="its size; 0: no images come here")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="json")
     return parser.parse_args()
 
 
-def _load(model: backend.Model, device: str, threads: int, injected: faults.Faults) -> backend.Backend:
-    """Raises backend.ModelUnavailable."""
-    if model.backend == "hash":
-        return hash_backend.HashBackend(model, injected)
-    if model.backend == "sentence_transformers":
-        # Here and not above: an executor that only hashes never pays for torch.
+class Loader:
+    """The backends of this worker, on one device."""
+
+    def __init__(self, device: str, threads: int, injected: faults.Faults) -> None:
+        self._device = device
+        self._threads = threads
+        self._faults = injected
+
+    def load(self, model: backend.Model) -> backend.Backend:
+        """Raises backend.ModelUnavailable."""
+        if model.backend == "hash":
+            return hash_backend.HashBackend(model, self._faults)
+        if model.backend in ("sentence_transformers", "open_clip", "timm"):
+            # Here and not above: an executor that only hashes never pays for torch.
+            from podium_worker.adapters.torch import setup
+
+            return setup.load(model, self._device, self._threads)
+        raise backend.ModelUnavailable(f"This worker has no backend {model.backend!r}.")
+
+    def release(self) -> int:
+        """Gives back memory that no model uses; returns the bytes of the device that the process keeps all the same."""
+        if "torch" not in sys.modules:
+            return 0
         from podium_worker.adapters.torch import setup
 
-        return setup.load(model, device, threads)
-    raise backend.ModelUnavailable(f"This worker has no backend {model.backend!r}.")
+        return setup.release()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from google.protobuf import duration_pb2
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_worker.adapters import model_files, registry
-from podium_worker.app import backend, ports, seats
-from podium_worker.app import worker as worker_app
+from podium_worker.app import backend, hand, offers, ports, seats
 from podium_worker.domain import devices, leases
 
 
@@ -33,13 +32,15 @@ def device_message(device: devices.Device) -> worker_pb2.Device:
         name=device.name,
         vram_bytes=device.vram_bytes,
         compute_capability=device.compute_capability,
+        driver_version=device.driver_version,
+        pci_bus_id=device.pci_bus_id,
     )
 
 
 def workload_of(message: workload_pb2.Workload) -> ports.Workload:
     """A registry entry; says already now if model files that should be on this machine are not."""
     missing = ""
-    if message.model.backend == "sentence_transformers":
+    if message.model.WhichOneof("source") in ("local_path", "python_package"):
         try:
             model_files.locate(registry.model(message))
         except backend.ModelUnavailable as error:
@@ -51,6 +52,8 @@ def workload_of(message: workload_pb2.Workload) -> ports.Workload:
         spec=message.SerializeToString(),
         load_limit_s=seconds_of(message.needs.load_timeout),
         missing_files=missing,
+        max_image_bytes=message.limits.max_image_bytes,
+        max_image_pixels=message.limits.max_image_pixels,
     )
 
 
@@ -64,6 +67,7 @@ def assignment_of(message: worker_pb2.Assign) -> ports.Assignment:
         workload=message.workload,
         item_count=message.item_count,
         body=message.SerializeToString(),
+        images=message.modality == workload_pb2.MODALITY_IMAGE,
     )
 
 
@@ -83,7 +87,7 @@ def goodbye_message(reason: str, held: Iterable[leases.Lease]) -> worker_pb2.Wor
     return worker_pb2.WorkerFrame(goodbye=worker_pb2.Goodbye(reason=reason, in_hand=lease_messages(held)))
 
 
-def status_message(view: worker_app.View) -> worker_pb2.WorkerFrame:
+def status_message(view: hand.View) -> worker_pb2.WorkerFrame:
     return worker_pb2.WorkerFrame(
         status=worker_pb2.Status(
             devices=[_device_status(device) for device in view.devices],
@@ -101,15 +105,34 @@ def seconds_of(duration: duration_pb2.Duration) -> float:
 
 
 def _device_status(device: seats.DeviceView) -> worker_pb2.DeviceStatus:
-    return worker_pb2.DeviceStatus(
+    message = worker_pb2.DeviceStatus(
         index=device.index,
         state=f"DEVICE_STATE_{device.state}",
         reason=device.reason,
         resident_workloads=device.resident,
+        models=[_resident(workload, facts) for workload, facts in device.resident.items()],
     )
+    reading = device.reading
+    if reading is not None:
+        message.vram_used_bytes = reading.vram_used_bytes
+        message.vram_free_bytes = reading.vram_free_bytes
+        message.utilization_percent = reading.utilization_percent or 0
+        message.temperature_celsius = max(0, reading.temperature_c or 0)
+        message.power_watts = reading.power_w or 0.0
+        message.ecc_errors = reading.ecc_errors or 0
+    message.xids.extend(device.xids)
+    return message
 
 
-def _offer(offer: worker_app.OfferView) -> worker_pb2.WorkloadStatus:
+def _resident(workload: str, facts: ports.Facts) -> worker_pb2.ResidentModel:
+    message = worker_pb2.ResidentModel(
+        workload=workload, memory_bytes=facts.memory_bytes, budget=facts.budget, precision=facts.precision
+    )
+    message.load_duration.FromNanoseconds(int(facts.seconds * 1e9))
+    return message
+
+
+def _offer(offer: offers.OfferView) -> worker_pb2.WorkloadStatus:
     message = worker_pb2.WorkloadStatus(
         workload=offer.workload,
         credits=offer.credits,

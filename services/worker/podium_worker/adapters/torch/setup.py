@@ -10,12 +10,32 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 
-from podium_worker.adapters.torch import text_model
+from podium_worker.adapters.torch import memory
 from podium_worker.app import backend
 
 
 def load(model: backend.Model, device: str, threads: int) -> backend.Backend:
-    """Loads a sentence_transformers model. Raises backend.ModelUnavailable."""
+    """Loads a model of any backend that computes with torch. Raises backend.ModelUnavailable.
+
+    The library behind a backend is imported with its first model.
+    """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    return text_model.TextModel(model, device)
+    if model.backend == "sentence_transformers":
+        from podium_worker.adapters.torch import text_model
+
+        return text_model.TextModel(model, torch.device(device))
+    if model.backend == "open_clip":
+        from podium_worker.adapters.torch import clip_model
+
+        return clip_model.ClipModel(model, torch.device(device))
+    if model.backend == "timm":
+        from podium_worker.adapters.torch import timm_model
+
+        return timm_model.TimmModel(model, torch.device(device))
+    raise backend.ModelUnavailable(f"This worker has no backend {model.backend!r}.")
+
+
+def release() -> int:
+    """Gives back what no model uses; bytes of the device that the process keeps nevertheless, its context apart."""
+    return memory.release()

@@ -2,15 +2,12 @@
 
 The modules that `SentenceTransformer.encode` would run (transformer, pooling, dense layers) are run as they are, so the
 vectors are the library's. What is ours: one pass of the tokenizer over the whole batch, micro-batches cut by a token
-budget, pooling and normalisation in float32 whatever the device computes in, and memory exhaustion answered by a
-smaller budget that is remembered.
+budget, and pooling and normalisation in float32 whatever the device computes in.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from podium_worker.adapters import model_files
-from podium_worker.adapters.torch import torchvision_ops
+from podium_worker.adapters.torch import hub, lane, memory, precision, probing, torchvision_ops
 from podium_worker.adapters.torch.tokens import BatchTokenizer, Tokenised
 from podium_worker.app import backend
 from podium_worker.domain import microbatches
@@ -28,126 +25,98 @@ torchvision_ops.declare_missing()
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer  # noqa: E402
 
-# Measured: on a CPU small micro-batches stay in its caches; a GPU wants to be filled.
-_TOKEN_BUDGET_CPU = 2_048
-_TOKEN_BUDGET_CUDA = 65_536
-_DTYPES = {"": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _POOLING: dict[str, backend.PoolingName] = {"mean": "mean", "cls": "cls"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    tokenised: Tokenised
 
 
 class TextModel:
     """One loaded text embedding model on one device."""
 
-    def __init__(self, model: backend.Model, device: str) -> None:
-        if model.precision not in _DTYPES:
-            raise backend.ModelUnavailable(
-                f"Workload {model.workload!r} asks for precision {model.precision!r}; "
-                "use float32, bfloat16 or float16 in the registry."
-            )
+    def __init__(self, model: backend.Model, device: torch.device) -> None:
         self._model = model
-        self._device = torch.device(device)
-        loaded = _load(model, device)
+        dtype = precision.dtype(model, device)
+        loaded = _load(model)
         transformer = _transformer(model, loaded)
         self._tokenizer = _tokenizer(model, transformer)
         # float32 for everything after the transformer, so that pooling and norm lose nothing.
-        self._transformer = transformer.to(_DTYPES[model.precision])
-        self._after = [module for module in list(loaded)[1:] if not isinstance(module, Normalize)]
-        self._token_budget = model.token_budget or (
-            _TOKEN_BUDGET_CPU if self._device.type == "cpu" else _TOKEN_BUDGET_CUDA
-        )
+        self._transformer = transformer.to(device=device, dtype=dtype)
+        self._after = [module.to(device) for module in list(loaded)[1:] if not isinstance(module, Normalize)]
         self._description = backend.Description(
             pooling=_pooling(model, self._after),
             normalized=model.normalized,
-            precision=model.precision or "float32",
+            precision=precision.name(dtype),
         )
+        self._memory_bytes = memory.weights_bytes([self._transformer, *self._after])
+        self._lane = lane.Lane(model, device, model.token_budget or model.remembered_budget or 1)
+        if not (model.token_budget or model.remembered_budget):
+            self._lane.budget = probing.tokens(device, self._tokenizer.max_tokens, self._rehearse)
 
     @property
     def description(self) -> backend.Description:
         return self._description
 
-    def prepare(self, texts: Sequence[str]) -> backend.Prepared:
+    @property
+    def picture(self) -> None:
+        return None
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory_bytes
+
+    @property
+    def budget(self) -> int:
+        return self._lane.budget
+
+    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
         tokenised = self._tokenizer.tokenise(texts)
         return backend.Prepared(
-            work=_Work(tokenised),
+            work=tokenised,
             item_count=len(texts),
             token_count=sum(tokenised.lengths),
             truncations=tokenised.truncations,
         )
 
-    @torch.inference_mode()
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
-        tokenised: Tokenised = prepared.work.tokenised
-        vectors = np.empty((prepared.item_count, self._model.dimension), dtype=np.float32)
-        starved: set[int] = set()
-        waiting = microbatches.cut(tokenised.lengths, self._token_budget)
-        waiting.reverse()
-        done = 0
-        while waiting:
-            cut = waiting.pop()
-            try:
-                vectors[list(cut.indices)] = self._forward(tokenised, cut)
-            except torch.OutOfMemoryError:
-                if len(cut.indices) > 1:
-                    waiting.extend(reversed(self._shrink(tokenised, cut)))
-                    continue
-                starved.update(cut.indices)
-            done += len(cut.indices)
-            if not progress(done):
-                raise backend.Abandoned
-        return backend.Computed(vectors=vectors, out_of_memory=frozenset(starved))
+    def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
+        raise TypeError(f"workload {self._model.workload!r} takes texts only")
 
-    def _forward(self, tokenised: Tokenised, cut: microbatches.Microbatch) -> npt.NDArray[np.float32]:
-        """Vectors of one micro-batch: float32, shape (items, dimension), in the order of its indices."""
-        inputs = self._tokenizer.features(tokenised, cut)
-        features: dict[str, Any] = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        features = self._transformer(features)
+    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+        tokenised: Tokenised = prepared.work
+
+        def stage(cut: microbatches.Microbatch) -> lane.Inputs:
+            return self._tokenizer.features(tokenised, cut)
+
+        return self._lane.compute(tokenised.lengths, stage, self._forward, progress)
+
+    def close(self) -> None:
+        del self._transformer, self._after
+        memory.release()
+
+    def _forward(self, inputs: lane.Inputs) -> torch.Tensor:
+        """Vectors of one micro-batch on the device: float32, shape (items, dimension)."""
+        features: dict[str, Any] = self._transformer(dict(inputs))
         features["token_embeddings"] = features["token_embeddings"].float()
         for module in self._after:
             features = module(features)
-        pooled = features["sentence_embedding"].float()
-        if pooled.shape[1] != self._model.dimension:
-            raise backend.ModelUnavailable(
-                f"The model of workload {self._model.workload!r} makes {pooled.shape[1]} elements; "
-                f"its registry entry says {self._model.dimension}."
-            )
-        if self._model.normalized:
-            pooled = torch.nn.functional.normalize(pooled, p=2, dim=1)
-        rows: npt.NDArray[np.float32] = pooled.cpu().numpy()
-        return rows
+        pooled: torch.Tensor = features["sentence_embedding"].float()
+        return torch.nn.functional.normalize(pooled, p=2, dim=1) if self._model.normalized else pooled
 
-    def _shrink(self, tokenised: Tokenised, cut: microbatches.Microbatch) -> list[microbatches.Microbatch]:
-        """Cuts what did not fit into halves, and remembers the smaller budget for the batches to come."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._token_budget = max(1, min(self._token_budget, cut.padded_tokens) // 2)
-        lengths = [tokenised.lengths[index] for index in cut.indices]
-        return [
-            microbatches.Microbatch(tuple(cut.indices[local] for local in part.indices), part.width)
-            for part in microbatches.cut(lengths, self._token_budget)
-        ]
+    def _rehearse(self, rows: int) -> None:
+        """A micro-batch of the longest texts."""
+        width = self._tokenizer.max_tokens
+        fake = Tokenised([[1] * width] * rows, [width] * rows, [])
+        cut = microbatches.Microbatch(tuple(range(rows)), width)
+        self._lane.rehearse(self._tokenizer.features(fake, cut), self._forward)
 
 
-def _load(model: backend.Model, device: str) -> SentenceTransformer:
-    """The library's own object. The hub's cache is asked before the hub. Raises backend.ModelUnavailable."""
+def _load(model: backend.Model) -> SentenceTransformer:
+    """The library's own object, on the CPU. Raises backend.ModelUnavailable."""
     location = model_files.locate(model)
-    offline = model.source_kind != "hub_id" or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    for local_only in (True,) if offline else (True, False):
-        try:
-            return SentenceTransformer(
-                location.name, device=device, revision=location.revision, local_files_only=local_only
-            ).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            problem = error
-    advice = "download it into the hub's cache" if model.source_kind == "hub_id" else "put all of its files there"
-    raise backend.ModelUnavailable(
-        f"Workload {model.workload!r}: {location.name!r} cannot be loaded ({reason[0]}); {advice}."
-    ) from problem
+
+    def attempt() -> SentenceTransformer:
+        return SentenceTransformer(
+            location.name, device="cpu", revision=location.revision, local_files_only=hub.is_offline()
+        ).eval()
+
+    return hub.load(model, repr(location.name), attempt)
 
 
 def _transformer(model: backend.Model, loaded: SentenceTransformer) -> Transformer:

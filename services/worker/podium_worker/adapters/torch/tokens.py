@@ -31,7 +31,7 @@ class BatchTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
         self._special_tokens = self._tokenizer.num_special_tokens_to_add(False)
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._pad_id = pad_id
         self._pad_type_id = pad_type_id
         self._needs_types = needs_types
@@ -44,10 +44,10 @@ class BatchTokenizer:
         truncations = []
         for index, length in enumerate(lengths):
             # What was cut off is only there when the text filled the model; asking is not free.
-            if length >= self._max_tokens:
+            if length >= self.max_tokens:
                 total = self._whole_length(encodings[index])
                 if total > length:
-                    truncations.append(backend.Truncated(index, total, self._max_tokens))
+                    truncations.append(backend.Truncated(index, total, self.max_tokens))
         return Tokenised(ids, lengths, truncations)
 
     def _whole_length(self, encoding: Encoding) -> int:

@@ -1,0 +1,152 @@
+"""The memory in which pictures go from decoders to executors: a file that all of them map and no folder shows.
+
+Only the front gives regions out and takes them back, on its event loop; children map the whole and are told offsets.
+Waiting is first come, first served: whoever needs much is not overtaken by those who need little. A region that nobody
+has released is never given to another. Its bytes are whatever was there before.
+
+Regions come from the lowest address that has room, so that a steady load keeps to the same pages. Pages are given back
+to the system once the arena has been empty for a while, not at each release: the kernel would have to fill them with
+zeros again for every batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import math
+import mmap
+import os
+import tempfile
+
+import numpy as np
+import numpy.typing as npt
+
+_LINGER_S = 5.0
+
+
+class Memory:
+    """The arena as a child process sees it: mapped, and nothing else."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._map = mmap.mmap(fd, size)
+
+    def view(self, offset: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The bytes from `offset` on, without a copy; writing into it is seen by every process.
+
+        Raises ValueError when they are not all inside.
+        """
+        if offset < 0 or offset + math.prod(shape) > self.size:
+            raise ValueError(f"{shape} at {offset} is not inside the arena of {self.size} bytes.")
+        return np.ndarray(shape, np.uint8, buffer=self._map, offset=offset)
+
+    def close(self) -> None:
+        """Unmaps it, unless a view is still in use: then the last one does."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+
+def open_arena(fd: int, size: int) -> Memory:
+    """Maps an inherited arena of `size` bytes. Raises OSError, or ValueError when the file is smaller."""
+    return Memory(fd, size)
+
+
+class Arena(Memory):
+    """The arena as the front owns it. Children inherit `fd`."""
+
+    def __init__(self, size: int, linger_s: float = _LINGER_S) -> None:
+        """`size` in bytes, rounded up to whole pages; they cost nothing until they are used. Raises OSError."""
+        self._file = os.fdopen(_anonymous_file(), "r+b", buffering=0)
+        size = _whole_pages(size)
+        os.truncate(self._file.fileno(), size)
+        super().__init__(self._file.fileno(), size)
+        self._linger_s = linger_s
+        self._regions: dict[int, int] = {}
+        self._waiting: collections.deque[tuple[int, asyncio.Future[int]]] = collections.deque()
+        self._trimming: asyncio.TimerHandle | None = None
+
+    @property
+    def fd(self) -> int:
+        return self._file.fileno()
+
+    @property
+    def used_bytes(self) -> int:
+        """What is given out, whole pages each."""
+        return sum(self._regions.values())
+
+    async def allocate(self, nbytes: int) -> int:
+        """The offset of a region of `nbytes`; waits for its turn and for room. ValueError when it can never fit."""
+        nbytes = _whole_pages(max(nbytes, 1))
+        if nbytes > self.size:
+            raise ValueError(f"{nbytes} bytes are wanted, the arena has {self.size}.")
+        if not self._waiting and (offset := self._take(nbytes)) is not None:
+            return offset
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((nbytes, turn))
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(turn.result())
+            else:
+                # It may have been first, and in the way of others.
+                self._serve()
+            raise
+
+    def release(self, offset: int) -> None:
+        """Takes a region back. KeyError for one that is not given out: twice could hit its next owner."""
+        del self._regions[offset]
+        self._serve()
+        if not self._regions and self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(self._linger_s, self._trim)
+
+    def close(self) -> None:
+        """Nobody waits any more, and the memory is free as soon as the children have gone."""
+        for _, turn in self._waiting:
+            turn.cancel()
+        if self._trimming is not None:
+            self._trimming.cancel()
+        super().close()
+        self._file.close()
+
+    def _take(self, nbytes: int) -> int | None:
+        """First fit."""
+        taken = sorted(self._regions.items())
+        ends = [0, *(offset + length for offset, length in taken)]
+        starts = [*(offset for offset, _ in taken), self.size]
+        offset = next((end for end, start in zip(ends, starts, strict=True) if start - end >= nbytes), None)
+        if offset is not None:
+            self._regions[offset] = nbytes
+            if self._trimming is not None:
+                self._trimming.cancel()
+                self._trimming = None
+        return offset
+
+    def _serve(self) -> None:
+        """Whoever has waited longest, as long as there is room."""
+        while self._waiting:
+            nbytes, turn = self._waiting[0]
+            if not turn.done():
+                offset = self._take(nbytes)
+                if offset is None:
+                    return
+                turn.set_result(offset)
+            self._waiting.popleft()
+
+    def _trim(self) -> None:
+        """Gives every page back to the system; where that is not possible, they stay."""
+        self._trimming = None
+        with contextlib.suppress(AttributeError, OSError):
+            self._map.madvise(mmap.MADV_REMOVE)
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("podium-arena", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _whole_pages(nbytes: int) -> int:
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,1 @@
+"""GPUs as the driver tells about them: which there are, and how they do. Nothing here touches CUDA."""

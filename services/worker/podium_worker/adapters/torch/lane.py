@@ -1,0 +1,177 @@
+"""The way of micro-batches to a device and of their rows back.
+
+Promises: rows come back in input order; `progress` is called when the rows of a micro-batch have arrived, in the order
+in which they were begun; on CUDA one micro-batch is begun ahead, so that the device never waits for this thread, inputs
+go up from pinned memory on a stream of their own while the one before is computed, and rows come down without anybody
+waiting. Failure: where memory runs out, the micro-batch is halved, and so is the budget, for good; an item that does
+not fit alone is named. Runs on one thread. Its CUDA side has not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from podium_worker.adapters.torch import memory
+from podium_worker.app import backend
+from podium_worker.domain import microbatches
+
+# Parts of torch have no annotations.
+_cuda: Any = torch.cuda
+
+Inputs = Mapping[str, torch.Tensor]
+Stage = Callable[[microbatches.Microbatch], Inputs]
+"""Inputs of a micro-batch in host memory."""
+Forward = Callable[[Inputs], torch.Tensor]
+"""From inputs on the device to rows there: float32, shape (items, dimension)."""
+Progress = Callable[[int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A micro-batch on the device. `rows` are there once `arrived`, which is None where nothing is asynchronous."""
+
+    indices: tuple[int, ...]
+    rows: torch.Tensor
+    arrived: Any
+
+
+class _Arrivals:
+    """The rows of a batch, as far as they have arrived."""
+
+    def __init__(self, item_count: int, dimension: int, progress: Progress) -> None:
+        self.vectors: npt.NDArray[np.float32] = np.empty((item_count, dimension), dtype=np.float32)
+        self.starved: set[int] = set()
+        self._progress = progress
+        self._done = 0
+
+    def land(self, begun: _Begun) -> None:
+        """Waits for a micro-batch. Raises backend.Abandoned."""
+        if begun.arrived is not None:
+            begun.arrived.synchronize()
+        self.vectors[list(begun.indices)] = begun.rows.numpy()
+        self._count(len(begun.indices))
+
+    def starve(self, indices: Sequence[int]) -> None:
+        """There is no memory for these. Raises backend.Abandoned."""
+        self.starved.update(indices)
+        self._count(len(indices))
+
+    def _count(self, items: int) -> None:
+        self._done += items
+        if not self._progress(self._done):
+            raise backend.Abandoned
+
+
+class Lane:
+    """The way to one device for one tower of a model."""
+
+    def __init__(self, model: backend.Model, device: torch.device, budget: int, *, ahead: int | None = None) -> None:
+        self.budget = budget
+        """Tokens or images of one micro-batch; falls when memory runs out."""
+        self._model = model
+        self._device = device
+        self._uploads: Any = _cuda.Stream(device) if device.type == "cuda" else None
+        # On a CPU nothing runs while this thread does something else.
+        self._ahead = ahead if ahead is not None else (1 if self._uploads is not None else 0)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Host memory that can be copied to the device without waiting."""
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._uploads is not None)
+
+    @torch.inference_mode()
+    def compute(self, lengths: Sequence[int], stage: Stage, forward: Forward, progress: Progress) -> backend.Computed:
+        """Rows of all items. `lengths`: what each counts against the budget; raises backend.Abandoned."""
+        arrivals = _Arrivals(len(lengths), self._model.dimension, progress)
+        waiting = microbatches.cut(lengths, self.budget)
+        waiting.reverse()
+        flying: list[_Begun] = []
+        while waiting:
+            cut = waiting.pop()
+            if len(cut.indices) > 1 and cut.padded_tokens > self.budget:
+                # Cut before the budget fell.
+                waiting.extend(reversed(self._recut(lengths, cut)))
+                continue
+            smaller: list[microbatches.Microbatch] | None = None
+            try:
+                flying.append(self._begin(cut, stage, forward))
+            except RuntimeError as error:
+                if not memory.is_exhaustion(error):
+                    raise
+                smaller = self._shrink(lengths, cut)
+            # Outside of the handler: the error's traceback holds what took the memory.
+            if smaller is not None:
+                self._land(flying, arrivals, leave=0)
+                self._empty_cache()
+                waiting.extend(reversed(smaller))
+                if not smaller:
+                    arrivals.starve(cut.indices)
+            self._land(flying, arrivals, leave=self._ahead)
+        self._land(flying, arrivals, leave=0)
+        return backend.Computed(vectors=arrivals.vectors, out_of_memory=frozenset(arrivals.starved))
+
+    @torch.inference_mode()
+    def rehearse(self, inputs: Inputs, forward: Forward) -> None:
+        """Computes something for the sake of its time and its memory alone; waits until it is done."""
+        self._come_down(forward(self._go_up(inputs)))
+        if self._uploads is not None:
+            torch.cuda.synchronize(self._device)
+
+    @staticmethod
+    def _land(flying: list[_Begun], arrivals: _Arrivals, *, leave: int) -> None:
+        while len(flying) > leave:
+            arrivals.land(flying.pop(0))
+
+    def _begin(self, cut: microbatches.Microbatch, stage: Stage, forward: Forward) -> _Begun:
+        rows = forward(self._go_up(stage(cut)))
+        if rows.shape[1] != self._model.dimension:
+            raise backend.ModelUnavailable(
+                f"The model of workload {self._model.workload!r} makes {rows.shape[1]} elements; "
+                f"its registry entry says {self._model.dimension}."
+            )
+        return _Begun(cut.indices, *self._come_down(rows))
+
+    def _go_up(self, inputs: Inputs) -> Inputs:
+        if self._uploads is None:
+            return inputs
+        # The caching host allocator keeps pinned memory from being used again before the copy out of it is done.
+        pinned = {name: tensor if tensor.is_pinned() else tensor.pin_memory() for name, tensor in inputs.items()}
+        with torch.cuda.stream(self._uploads):
+            there = {name: tensor.to(self._device, non_blocking=True) for name, tensor in pinned.items()}
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._uploads)
+        for tensor in there.values():
+            tensor.record_stream(computing)
+        return there
+
+    def _come_down(self, rows: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        if self._uploads is None:
+            return rows, None
+        here = self.empty(rows.shape, rows.dtype)
+        here.copy_(rows, non_blocking=True)
+        arrived = _cuda.Event()
+        arrived.record(torch.cuda.current_stream(self._device))
+        return here, arrived
+
+    def _shrink(self, lengths: Sequence[int], cut: microbatches.Microbatch) -> list[microbatches.Microbatch]:
+        """What did not fit, in halves, and the smaller budget for the batches to come; nothing for a single item."""
+        if len(cut.indices) == 1:
+            return []
+        self.budget = max(1, cut.padded_tokens // 2)
+        return self._recut(lengths, cut)
+
+    def _recut(self, lengths: Sequence[int], cut: microbatches.Microbatch) -> list[microbatches.Microbatch]:
+        parts = microbatches.cut([lengths[index] for index in cut.indices], self.budget)
+        return [
+            microbatches.Microbatch(tuple(cut.indices[local] for local in part.indices), part.width) for part in parts
+        ]
+
+    def _empty_cache(self) -> None:
+        """What is free but in pieces may be whole afterwards."""
+        if self._uploads is not None:
+            torch.cuda.empty_cache()

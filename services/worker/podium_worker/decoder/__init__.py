@@ -1,0 +1,1 @@
+"""The decoder process: image files in, pictures in shared memory out. Neither torch nor gRPC."""
