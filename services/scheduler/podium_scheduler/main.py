@@ -20,7 +20,7 @@ from podium.worker.v1 import worker_pb2_grpc
 from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import readiness
-from podium_scheduler.adapters import registry_file
+from podium_scheduler.adapters import registry_file, registry_listing
 from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
 from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
@@ -33,6 +33,7 @@ from podium_scheduler.adapters.sql import (
     job_ledger,
     leadership,
     ledger_watch,
+    load_ledger,
     migrate,
     operator_ledger,
     requeue_ledger,
@@ -44,6 +45,7 @@ from podium_scheduler.app import (
     consumer_keeper,
     consumption,
     delivery_news,
+    desires,
     dispatcher,
     draining,
     feeder,
@@ -51,6 +53,8 @@ from podium_scheduler.app import (
     jobs_of_apps,
     leader,
     lost_results,
+    model_loads,
+    placer,
     pressure,
     queue_metrics,
     reconciler,
@@ -67,14 +71,16 @@ from podium_scheduler.app import (
     worker_sessions,
 )
 from podium_scheduler.domain import batches, room
-from podium_scheduler.settings import SchedulerSettings
+from podium_scheduler.settings import RegistrySettings, SchedulerSettings
 
 log = logs.get_logger(__name__)
 _START_PATIENCE_S = 0.5
 
 
 def main() -> None:
-    """`python -m podium_scheduler [migrate]`."""
+    """`python -m podium_scheduler [migrate | registry [--file FILE]]`."""
+    if sys.argv[1:2] == ["registry"]:
+        raise SystemExit(registry_listing.main(sys.argv[2:], runtime_settings.load(RegistrySettings).registry))
     settings = runtime_settings.load(SchedulerSettings)
     logs.configure(settings.log_level, settings.log_format, "scheduler")
     if sys.argv[1:] == ["migrate"]:
@@ -109,6 +115,7 @@ class _Stores:
     sessions: session_ledger.SessionLedger
     cluster: cluster_ledger.ClusterLedger
     consumers: consumer_ledger.ConsumerLedger
+    loads: load_ledger.LoadLedger
     news: delivery_news.DeliveryNews
 
     def under(self, term: int, refused: Callable[[], None]) -> _Stores:
@@ -149,6 +156,7 @@ def _ledgers(pool: database.Database, settings: SchedulerSettings, news: deliver
         "sessions": session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
         "cluster": cluster_ledger.ClusterLedger(pool),
         "consumers": consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
+        "loads": load_ledger.LoadLedger(pool),
     }
 
 
@@ -174,15 +182,17 @@ class Scheduler:
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
         self._policy = policy
+        self._loads = model_loads.ModelLoads(stores.loads, workloads)
         self._frames = worker_frames.WorkerFrames(
-            workloads, self._completer, policy, self._wakers.dispatcher, settings.conduct
+            workloads, self._completer, policy, self._wakers.dispatcher, settings.conduct, self._loads
         )
+        self._desires = desires.Desires(self._registry, stores.wakeups)
         self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
         self._leader = leader.Leader(
             stores.leadership,
             stores.wakeups,
             self._leader_loops,
-            (queue_metrics.forget, consumer_keeper.forget),
+            (queue_metrics.forget, consumer_keeper.forget, placer.forget),
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -247,7 +257,7 @@ class Scheduler:
         server.add(
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
             operator_servicer.OperatorServicer(
-                operator_ledger.OperatorLedger(stores.database), self._draining, requeues, self._workloads
+                operator_ledger.OperatorLedger(stores.database), self._draining, requeues, stores.loads, self._workloads
             ),
             "podium.operator.v1.OperatorService",
         )
@@ -257,7 +267,7 @@ class Scheduler:
         return session_lives.SessionLives(
             self._registry,
             self._stores.sessions,
-            self._stores.batches,
+            self._wakers,
             self._recovery,
             self._workloads,
             self._settings.replica_id,
@@ -308,6 +318,10 @@ class Scheduler:
             self._wakers.feeder.set()
         elif kind == "work":
             self._wakers.dispatcher.set()
+        elif kind == "place":
+            self._wakers.placer.set()
+        elif kind == "desire":
+            self._desires.heard(message)
         elif kind == "revoke":
             self._revocation.heard(message)
         elif kind == "leads":
@@ -331,6 +345,7 @@ class Scheduler:
                 self._ids,
             ),
             self._keeper,
+            self._loads,
             stores.news,
             self._leader,
         ]
@@ -372,6 +387,15 @@ class Scheduler:
             ),
             consumer_keeper.ConsumerKeeper(
                 stores.consumers, stores.news, timedelta(seconds=settings.consumer_group_retention_s)
+            ),
+            placer.Placer(
+                stores.batches,
+                stores.sessions,
+                stores.loads,
+                self._desires,
+                self._wakers,
+                self._workloads,
+                clock.SystemClock(),
             ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
         ]

@@ -13,7 +13,14 @@ from podium_runtime.settings import ServiceSettings
 from podium_scheduler.domain import quarantine
 
 
-class SchedulerSettings(ServiceSettings):
+class RegistrySettings(ServiceSettings):
+    """What it takes to read the registry, and no more: an image build has nothing else."""
+
+    registry: Path | None = None
+    """The registry of workloads; unset takes the one that is shipped."""
+
+
+class SchedulerSettings(RegistrySettings):
     """One frozen object, built in `main`."""
 
     postgres_url: str
@@ -23,8 +30,6 @@ class SchedulerSettings(ServiceSettings):
     redis_prefix: str = "podium"
     """First part of every key; the gateways must use the same."""
     scheduler_listen: str = "127.0.0.1:0"
-    registry: Path | None = None
-    """The registry of workloads; unset takes the one that is shipped."""
     replica_id: str = pydantic.Field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
     postgres_pool_size: int = pydantic.Field(default=10, ge=2, le=100)
     internal_token: str | None = None

@@ -19,6 +19,10 @@ from podium_runtime import errors
 
 # Below this a frame's header eats what compression gives.
 MIN_COMPRESSED_BYTES = 512
+# A large payload is compressed only if a piece of it gets smaller by this share: JPEG, PNG and their like never do, and
+# trying it on all of them would be a third of what it costs to prepare such a job.
+PROBE_BYTES = 64 << 10
+PROBE_GAIN = 0.05
 _DIGEST_VERSION = b"podium.job.1"
 _MODALITIES = {
     workloads.Modality.TEXT: workload_pb2.MODALITY_TEXT,
@@ -139,11 +143,19 @@ def _batches(
 
 
 def _pack(payload: memoryview, compress: ports.Compressor) -> tuple[bytes, item_pb2.PayloadEncoding]:
-    if len(payload) >= MIN_COMPRESSED_BYTES:
+    if len(payload) >= MIN_COMPRESSED_BYTES and _is_promising(payload, compress):
         frame = compress(payload)
         if len(frame) < len(payload):
             return frame, item_pb2.PAYLOAD_ENCODING_LZ4_FRAME
     return bytes(payload), item_pb2.PAYLOAD_ENCODING_IDENTITY
+
+
+def _is_promising(payload: memoryview, compress: ports.Compressor) -> bool:
+    if len(payload) < 4 * PROBE_BYTES:
+        return True
+    # From the middle: what comes first may be the header of a file.
+    start = (len(payload) - PROBE_BYTES) // 2
+    return len(compress(payload[start : start + PROBE_BYTES])) < PROBE_BYTES * (1 - PROBE_GAIN)
 
 
 def _digest(admission: scheduler_pb2.AdmitJobRequest, whole: bytes) -> bytes:

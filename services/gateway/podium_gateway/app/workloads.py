@@ -65,4 +65,7 @@ def rules_of(workload: workload_pb2.Workload) -> workloads.WorkloadRules:
         max_task_bytes=workload.limits.max_task_bytes,
         max_batch_items=workload.batch.max_items,
         max_batch_bytes=workload.batch.max_bytes,
+        # An older scheduler names none: float32 is what every worker makes.
+        dtypes=frozenset(workload.dtypes) | {workload_pb2.DTYPE_FLOAT32},
+        truncated_dimensions=tuple(workload.truncated_dimensions),
     )

@@ -7,6 +7,7 @@ microsecond.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from podium_gateway.domain import violations, workloads
@@ -14,6 +15,13 @@ from podium_gateway.domain import violations, workloads
 MAX_ITEMS = 50_000
 MAX_KEY_BYTES = 256
 MAX_UTF8_BYTES_PER_CHARACTER = 4
+MAX_URL_BYTES = 8 << 10
+MAX_INLINE_BYTES = 32 << 20
+"""Of an image that is sent inline, whatever its workload allows: it may be a batch of its own, and that one frame."""
+
+_SCHEMES = ("http://", "https://", "s3://")
+# Whatever the worker makes of the rest: a scheme that it fetches, something that can be a host, no control characters.
+_URL = re.compile(r"(?:https?|s3)://[^/?#\x00-\x20\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*")
 
 
 def check_kind(
@@ -89,11 +97,31 @@ def check_images(urls: Sequence[str | None], sizes: Sequence[int], max_bytes: in
         if url is None and size == 0:
             bad.add(f"images.items[{index}].image", "is required: url or data")
         elif url is None:
-            _check_size(f"images.items[{index}].data", size, max_bytes, bad)
-        elif not url.startswith(("http://", "https://", "s3://")):
-            bad.add(f"images.items[{index}].url", "must begin with http://, https:// or s3://")
+            _check_inline(f"images.items[{index}].data", size, max_bytes, bad)
+        elif wrong := _url_problem(url):
+            bad.add(f"images.items[{index}].url", wrong)
         if bad.full:
             return
+
+
+def _check_inline(path: str, size: int, max_bytes: int, bad: violations.Violations) -> None:
+    if size > MAX_INLINE_BYTES and (not max_bytes or size <= max_bytes):
+        bad.add(path, f"is {size:,} bytes; at most {MAX_INLINE_BYTES:,} can be sent inline: give its url instead")
+    else:
+        _check_size(path, size, max_bytes, bad)
+
+
+def _url_problem(url: str) -> str:
+    """What is wrong with a URL, as far as its text tells; empty when nothing is."""
+    if len(url) * MAX_UTF8_BYTES_PER_CHARACTER > MAX_URL_BYTES and len(url.encode()) > MAX_URL_BYTES:
+        return f"is {len(url.encode()):,} bytes; at most {MAX_URL_BYTES:,} are allowed"
+    if _URL.fullmatch(url):
+        return ""
+    if not url.startswith(_SCHEMES):
+        return "must begin with http://, https:// or s3://"
+    if _URL.match(url):
+        return "holds a control character; percent-encode it"
+    return "names no host (or, with s3://, no bucket)"
 
 
 def check_tasks(sizes: Sequence[int], max_bytes: int, bad: violations.Violations) -> None:

@@ -4,7 +4,7 @@ pages."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from podium_gateway.domain import violations, workloads
@@ -21,8 +21,7 @@ MAX_WINDOW = 1000
 
 # Numbers of podium.common.v1 enums; a test holds them against the generated ones.
 INPUT_TYPES = frozenset({1, 2})
-DTYPE_FLOAT32 = 1
-DTYPES = frozenset({1, 2, 3, 4})
+DTYPES = {1: "FLOAT32", 2: "FLOAT16", 3: "INT8", 4: "BINARY"}
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -88,14 +87,39 @@ def check_options(options: Options, rules: workloads.WorkloadRules, bad: violati
                 "options.input_type",
                 f"workload {rules.name!r} treats queries and passages alike; leave it unset",
             )
-    if options.dimensions is not None and options.dimensions != rules.dimension:
-        bad.add(
-            "options.dimensions",
-            f"truncated vectors are not supported yet; leave it unset for all {rules.dimension} elements",
+    if options.dimensions is not None:
+        _check_dimensions(options.dimensions, rules, bad)
+    if options.dtype is not None:
+        _check_dtype(options.dtype, rules, bad)
+
+
+def _check_dimensions(asked: int, rules: workloads.WorkloadRules, bad: violations.Violations) -> None:
+    allowed = (*rules.truncated_dimensions, rules.dimension)
+    if asked in allowed:
+        return
+    if not rules.truncated_dimensions:
+        why = (
+            f"vectors of workload {rules.name!r} cannot be truncated; leave it unset for all {rules.dimension} elements"
         )
-    if options.dtype is not None and options.dtype != DTYPE_FLOAT32:
-        why = "is not a known Dtype" if options.dtype not in DTYPES else "is not supported yet"
-        bad.add("options.dtype", f"{why}; leave it unset for FLOAT32")
+    else:
+        why = f"workload {rules.name!r} has vectors of {_either(allowed)} elements, not {asked}"
+    bad.add("options.dimensions", why)
+
+
+def _check_dtype(asked: int, rules: workloads.WorkloadRules, bad: violations.Violations) -> None:
+    if asked in rules.dtypes and asked in DTYPES:
+        return
+    offered = _either([name for number, name in DTYPES.items() if number in rules.dtypes])
+    if asked in DTYPES:
+        bad.add("options.dtype", f"workload {rules.name!r} has vectors of {offered}, not {DTYPES[asked]}")
+    else:
+        bad.add("options.dtype", f"must be {offered}; leave it unset for FLOAT32")
+
+
+def _either(names: Sequence[object]) -> str:
+    """Names in a sentence: `a`, `a or b`, `a, b or c`."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def check_hello(group: str, window: int, bad: violations.Violations) -> None:

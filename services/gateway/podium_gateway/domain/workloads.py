@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+# Number in podium.common.v1; a test holds it against the generated one.
+DTYPE_FLOAT32 = 1
+
 
 class Modality(enum.Enum):
     """What the items of a job are. The value names the member of SubmitBatchRequest.items."""
@@ -27,3 +30,7 @@ class WorkloadRules:
     max_task_bytes: int
     max_batch_items: int
     max_batch_bytes: int
+    dtypes: frozenset[int] = frozenset({DTYPE_FLOAT32})
+    """Element types that a job may ask for, by their numbers in podium.common.v1."""
+    truncated_dimensions: tuple[int, ...] = ()
+    """Lengths to which vectors may be cut, ascending."""

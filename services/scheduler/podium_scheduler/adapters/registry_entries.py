@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import math
 import re
 import struct
@@ -18,8 +19,12 @@ Path = tuple[str | int, ...]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_ITEM_BYTES = 32 << 20
 """One item is a batch of its own when it must be, and a batch has to fit into one frame of a stream."""
+MAX_IMAGE_BYTES = 256 << 20
+"""An image by URL need not fit into a frame. One that is sent inline must; the gateway sees to that."""
 MIN_CANARY_ELEMENTS = 16
 """Fewer would agree by chance."""
+MAX_CANARY_IMAGE_BYTES = 64 << 10
+"""Every worker gets the whole registry at its Hello."""
 
 _UNITS = {
     "": 1,
@@ -71,10 +76,25 @@ def elements(value: object) -> object:
     return numbers
 
 
+def image_file(value: object) -> object:
+    """Bytes from base64, with white space wherever it helps. Raises ValueError."""
+    try:
+        data = base64.b64decode("".join(value.split()), validate=True) if isinstance(value, str) else b""
+    except binascii.Error:
+        data = b""
+    if not data:
+        raise ValueError("must be the base64 of an image file, as podium canary prints it")
+    if len(data) > MAX_CANARY_IMAGE_BYTES:
+        raise ValueError(f"is {len(data):,} bytes, must be at most {MAX_CANARY_IMAGE_BYTES:,}: a small picture will do")
+    return data
+
+
 Size = Annotated[int, pydantic.BeforeValidator(size)]
 ItemSize = Annotated[Size, pydantic.Field(ge=1, le=MAX_ITEM_BYTES)]
 Span = Annotated[timedelta, pydantic.BeforeValidator(span)]
 Elements = Annotated[list[float], pydantic.BeforeValidator(elements)]
+ImageFile = Annotated[bytes, pydantic.BeforeValidator(image_file)]
+Encoding = Literal["float16", "int8", "binary"]
 Line = Annotated[str, pydantic.Field(min_length=1, max_length=200)]
 
 
@@ -88,7 +108,7 @@ class Limits(Section):
     """Bounds on one item, in bytes; pixels for max_image_pixels."""
 
     max_text_bytes: ItemSize | None = None
-    max_image_bytes: ItemSize | None = None
+    max_image_bytes: Annotated[Size, pydantic.Field(ge=1, le=MAX_IMAGE_BYTES)] | None = None
     max_image_pixels: int | None = pydantic.Field(default=None, ge=1, le=1 << 40)
 
 
@@ -102,18 +122,20 @@ class Batch(Section):
 class Model(Section):
     """What the worker loads, and how."""
 
-    backend: Literal["sentence_transformers", "open_clip", "hash"]
+    backend: Literal["sentence_transformers", "open_clip", "timm", "hash"]
     name: Line
     revision: Line
     local_path: str | None = pydantic.Field(default=None, pattern=r"^/")
     python_package: str | None = pydantic.Field(default=None, pattern=r"^[A-Za-z_]\w*:[\w./-]+$")
     hub_id: str | None = pydantic.Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    architecture: str | None = pydantic.Field(default=None, pattern=r"^[\w.-]{1,200}$")
     pretrained: Line | None = None
     pooling: Literal["mean", "cls", "none"]
     normalized: bool
     max_tokens: int = pydantic.Field(default=0, ge=0, le=1 << 20)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     token_budget: int = pydantic.Field(default=0, ge=0, le=1 << 24)
+    image_budget: int = pydantic.Field(default=0, ge=0, le=1 << 16)
 
     @property
     def sources(self) -> list[str]:
@@ -130,9 +152,13 @@ class Prefixes(Section):
 
 
 class Canary(Section):
-    """A text whose vector is known, all of it or its beginning. `input_type` chooses the prefix put before it."""
+    """A text or an image whose vector is known, all of it or its beginning.
 
-    text: str = pydantic.Field(min_length=1, max_length=2000)
+    `input_type` chooses the prefix put before the text; `image` is a whole image file.
+    """
+
+    text: str | None = pydantic.Field(default=None, min_length=1, max_length=2000)
+    image: ImageFile | None = None
     input_type: Literal["query", "passage"] | None = None
     vector: Elements
 
@@ -155,15 +181,28 @@ class Entry(Section):
     batch: Batch = Batch()
     model: Model
     prefixes: Prefixes | None = None
+    encodings: list[Encoding] | None = None
+    dimensions: list[int] = []
     needs: Needs = Needs()
     canaries: list[Canary] = pydantic.Field(default=[], max_length=16)
 
+    @property
+    def offered_encodings(self) -> list[Encoding]:
+        """Element types beside float32 that a job may ask for; unset: all that make sense.
+
+        One byte or one bit keeps a vector's direction but not its length, so they are for normalised models.
+        """
+        if self.encodings is not None:
+            return self.encodings
+        return ["float16", "int8", "binary"] if self.model.normalized else ["float16"]
+
     def canary_text(self, canary: Canary) -> str:
-        """What the model reads of a canary: the prefix goes before it as before any text."""
+        """What the model reads of a text canary: the prefix goes before it as before any text."""
+        text = canary.text or ""
         if self.prefixes is None:
-            return canary.text
+            return text
         side = canary.input_type or self.prefixes.default
-        return (self.prefixes.query if side == "query" else self.prefixes.passage) + canary.text
+        return (self.prefixes.query if side == "query" else self.prefixes.passage) + text
 
     @property
     def takes_text(self) -> bool:
@@ -188,7 +227,8 @@ def problems(file: File) -> Iterator[tuple[Path, str]]:
         at = ("workloads", name)
         if NAME.fullmatch(name) is None:
             yield at, "a name has 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit"
-        for path, sentence in (*_limits(entry), *_sources(entry.model), *_model(entry), *_canaries(entry)):
+        rules = (_limits, _sources, _model, _budgets, _results, _canaries)
+        for path, sentence in itertools.chain.from_iterable(rule(entry) for rule in rules):
             yield (*at, *path), sentence
 
 
@@ -208,38 +248,81 @@ def _limits(entry: Entry) -> Iterator[tuple[Path, str]]:
         yield ("prefixes",), f"has no meaning for modality {entry.modality}"
 
 
-def _sources(model: Model) -> Iterator[tuple[Path, str]]:
-    sources = model.sources
+def _sources(entry: Entry) -> Iterator[tuple[Path, str]]:
+    model, sources = entry.model, entry.model.sources
     if len(sources) > 1:
         yield ("model", sources[1]), f"{sources[0]} is given too; a model has one source"
     if model.backend == "hash":
         for field in sources:
             yield ("model", field), "the hash backend loads nothing and takes no source"
-    elif not sources and not (model.backend == "open_clip" and model.pretrained):
+    elif model.backend == "open_clip" and not sources:
+        # By a tag of open_clip's own table.
+        if not (model.architecture and model.pretrained):
+            yield ("model",), "needs one of local_path, python_package and hub_id, or both architecture and pretrained"
+    elif model.backend == "timm" and not sources:
+        if not model.architecture:
+            yield ("model",), "needs one of local_path, python_package and hub_id, or architecture"
+    elif not sources:
         yield ("model",), "needs one of local_path, python_package and hub_id"
     if model.pretrained and model.backend != "open_clip":
         yield ("model", "pretrained"), "is for the open_clip backend only"
+    elif model.pretrained and model.hub_id:
+        yield ("model", "pretrained"), "hub_id is given too; a repository has one checkpoint"
+    if model.architecture and model.backend not in ("open_clip", "timm"):
+        yield ("model", "architecture"), "is for the open_clip and timm backends only"
 
 
 def _model(entry: Entry) -> Iterator[tuple[Path, str]]:
     model = entry.model
-    if entry.takes_images and model.backend != "open_clip":
-        yield ("modality",), f"the {model.backend} backend takes texts only"
-    if model.backend == "hash" and model.pooling != "none":
-        yield ("model", "pooling"), "must be none for the hash backend"
+    if model.backend == "sentence_transformers" and entry.takes_images:
+        yield ("modality",), "the sentence_transformers backend takes texts only"
+    if model.backend == "timm" and entry.takes_text:
+        yield ("modality",), "the timm backend takes images only"
+    if model.backend != "sentence_transformers" and model.pooling != "none":
+        yield ("model", "pooling"), f"must be none for the {model.backend} backend"
     if model.backend == "hash" and model.normalized:
         yield ("model", "normalized"), "must be false for the hash backend"
+
+
+def _budgets(entry: Entry) -> Iterator[tuple[Path, str]]:
+    model = entry.model
     if model.token_budget and model.token_budget < model.max_tokens:
         yield ("model", "token_budget"), f"must be 0 or at least max_tokens ({model.max_tokens})"
+    for field, applies in (
+        ("max_tokens", entry.takes_text),
+        ("token_budget", entry.takes_text),
+        ("image_budget", entry.takes_images),
+    ):
+        if getattr(model, field) and not applies:
+            yield ("model", field), f"has no meaning for modality {entry.modality}"
+
+
+def _results(entry: Entry) -> Iterator[tuple[Path, str]]:
+    for number, encoding in enumerate(entry.encodings or ()):
+        if encoding in (entry.encodings or ())[:number]:
+            yield ("encodings", number), f"{encoding} is given twice"
+        elif encoding != "float16" and not entry.model.normalized:
+            yield ("encodings", number), f"{encoding} keeps no lengths, so model.normalized must be true"
+    for number, length in enumerate(entry.dimensions):
+        if not 1 <= length < entry.dimension:
+            yield ("dimensions", number), f"must be 1 to {entry.dimension - 1}: below dimension"
+        elif number and length <= entry.dimensions[number - 1]:
+            yield ("dimensions", number), f"must be above {entry.dimensions[number - 1]}, the one before it"
 
 
 def _canaries(entry: Entry) -> Iterator[tuple[Path, str]]:
-    if entry.canaries and not entry.takes_text:
-        yield ("canaries",), f"has no meaning for modality {entry.modality}"
     least = min(MIN_CANARY_ELEMENTS, entry.dimension)
     for number, canary in enumerate(entry.canaries):
         at = ("canaries", number)
+        if (canary.text is None) == (canary.image is None):
+            yield at, "must have one of text and image"
+        elif canary.text is not None and not entry.takes_text:
+            yield (*at, "text"), f"has no meaning for modality {entry.modality}"
+        elif canary.image is not None and not entry.takes_images:
+            yield (*at, "image"), f"has no meaning for modality {entry.modality}"
         if not least <= len(canary.vector) <= entry.dimension:
             yield (*at, "vector"), f"holds {len(canary.vector)} numbers, must be {least} to {entry.dimension}"
-        if canary.input_type and entry.prefixes is None:
+        if canary.input_type and canary.image is not None:
+            yield (*at, "input_type"), "has no meaning for an image"
+        elif canary.input_type and entry.prefixes is None:
             yield (*at, "input_type"), "has no meaning without prefixes"

@@ -49,7 +49,7 @@ def load(path: Path) -> Registry:
 
 
 def load_default() -> Registry:
-    """The registry that comes with the package: minilm, multilingual-e5-small, hash-384 and hash-1024."""
+    """The registry that comes with the package."""
     return parse(importlib.resources.files("podium_scheduler").joinpath("registry.yaml").read_bytes(), "registry.yaml")
 
 
@@ -183,6 +183,7 @@ _PATTERNS = {
     "python_package": "must read package_name:folder/in/package",
     "hub_id": "must read organisation/name",
     "min_compute_capability": 'must be text such as "8.0"',
+    "architecture": "must be a name such as ViT-B-32",
 }
 
 
@@ -199,6 +200,11 @@ _POOLING = {
     "mean": workload_pb2.POOLING_MEAN,
     "cls": workload_pb2.POOLING_CLS,
     "none": workload_pb2.POOLING_NONE,
+}
+_ENCODINGS = {
+    "float16": workload_pb2.DTYPE_FLOAT16,
+    "int8": workload_pb2.DTYPE_INT8,
+    "binary": workload_pb2.DTYPE_BINARY,
 }
 _INPUT_TYPES = {"query": workload_pb2.INPUT_TYPE_QUERY, "passage": workload_pb2.INPUT_TYPE_PASSAGE}
 
@@ -224,10 +230,16 @@ def _workload(name: str, entry: entries.Entry) -> workload_pb2.Workload:
         needs=workload_pb2.DeviceNeeds(
             vram_bytes=entry.needs.vram, min_compute_capability=entry.needs.min_compute_capability or ""
         ),
+        dtypes=[workload_pb2.DTYPE_FLOAT32, *sorted(_ENCODINGS[e] for e in entry.offered_encodings)],
+        truncated_dimensions=entry.dimensions,
     )
     workload.needs.load_timeout.FromTimedelta(entry.needs.load_timeout)
     for canary in entry.canaries:
-        workload.model.canaries.add(text=entry.canary_text(canary), elements=canary.vector)
+        known = workload.model.canaries.add(elements=canary.vector)
+        if canary.image is not None:
+            known.image = canary.image
+        else:
+            known.text = entry.canary_text(canary)
     if entry.prefixes is not None:
         workload.prefixes.query = entry.prefixes.query
         workload.prefixes.passage = entry.prefixes.passage
@@ -247,5 +259,7 @@ def _model(model: entries.Model) -> workload_pb2.ModelSpec:
         precision=model.precision,
         token_budget=model.token_budget,
         pretrained=model.pretrained or "",
+        architecture=model.architecture or "",
+        image_budget=model.image_budget,
         **source,
     )

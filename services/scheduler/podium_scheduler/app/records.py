@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -172,6 +172,7 @@ class ResumedLease:
     workload: str
     first_item: int
     item_count: int
+    options: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,59 @@ class Standing:
     drain: bool = False
     quarantine_reason: str = ""
     quarantine_left_s: float = 0.0
+    wanted: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the ledger wants of a session: to drain, and which workloads to keep loaded, the most wanted first."""
+
+    drain: bool
+    wanted: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSession:
+    """An open session as the placer sees it: the worker's own frames, serialized, and what was decided about it."""
+
+    session_id: UUID
+    hello: bytes
+    status: bytes
+    drain: bool
+    quarantine_reason: str
+    wanted: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadWork:
+    """What there is to do of a workload, waiting or under way: items without an outcome, and the oldest job's age."""
+
+    workload: str
+    items: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """A load that a worker told of."""
+
+    workload: str
+    device_name: str
+    seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLoad:
+    """What is known of a workload's loads on one type of device; the newer ones weigh more in the mean."""
+
+    workload: str
+    device_name: str
+    load_count: int
+    mean_s: float
+    last_s: float
+    memory_bytes: int
+    last_time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import google_crc32c
 import numpy as np
 
-from podium.common.v1 import result_pb2, workload_pb2
+from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 
-_ITEM_BYTES = {workload_pb2.DTYPE_FLOAT32: 4}
+_BITS = {
+    workload_pb2.DTYPE_FLOAT32: 32,
+    workload_pb2.DTYPE_FLOAT16: 16,
+    workload_pb2.DTYPE_INT8: 8,
+    workload_pb2.DTYPE_BINARY: 1,
+}
+_FLOATS = {workload_pb2.DTYPE_FLOAT32: "<f4", workload_pb2.DTYPE_FLOAT16: "<f2"}
 
 
-def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, dimension: int) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What each vector of a job has to be."""
+
+    dtype: workload_pb2.Dtype
+    dimension: int
+
+    @property
+    def row_bytes(self) -> int:
+        """A row, padded to whole bytes. Raises KeyError for a dtype that is none of this version's."""
+        return (self.dimension * _BITS[self.dtype] + 7) // 8
+
+
+def asked_by(options: item_pb2.EmbeddingOptions, workload: workload_pb2.Workload | None) -> Asked:
+    """What a job with these options asked for; a lease that was resumed may outlive its workload's registry entry."""
+    dtype = options.dtype if options.HasField("dtype") else workload_pb2.DTYPE_FLOAT32
+    whole = workload.dimension if workload else 0
+    return Asked(dtype, options.dimensions if workload and options.HasField("dimensions") else whole)
+
+
+def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, asked: Asked) -> str | None:
     """What is wrong with a chunk that should begin at `next_item` of a batch that ends at `end_item`; None if nothing.
 
-    `vectors` must hold `count` rows of `dimension` little-endian float32 values, all finite.
+    `vectors` must hold `count` rows of the dtype and the dimension that the job asked for; floats must be finite.
     """
     if chunk.first_item != next_item or chunk.item_count < 1 or next_item + chunk.item_count > end_item:
         return f"covers items {chunk.first_item}+{chunk.item_count}, expected a run from {next_item} to {end_item}"
@@ -25,18 +53,27 @@ def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, dim
         return "two errors name the same item"
     if not _each_within(chunk, next_item):
         return "a truncation names an item outside of the chunk, or one twice"
-    if chunk.dimension != dimension:
-        return f"dimension {chunk.dimension}, the workload's is {dimension}"
-    width = _ITEM_BYTES.get(chunk.dtype)
-    if width is None:
-        return f"dtype {chunk.dtype} was not asked for"
-    if len(chunk.vectors) != chunk.count * chunk.dimension * width:
-        return f"{len(chunk.vectors)} bytes for {chunk.count} rows of {chunk.dimension} x {width} bytes"
+    return _vectors(chunk, asked)
+
+
+def _vectors(chunk: result_pb2.ResultChunk, asked: Asked) -> str | None:
+    if chunk.dimension != asked.dimension:
+        return f"dimension {chunk.dimension}, the job's is {asked.dimension}"
+    if chunk.dtype != asked.dtype or asked.dtype not in _BITS:
+        return f"{_name(chunk.dtype)} was not asked for: the job's vectors are {_name(asked.dtype)}"
+    if len(chunk.vectors) != chunk.count * asked.row_bytes:
+        return f"{len(chunk.vectors)} bytes for {chunk.count} rows of {asked.row_bytes} bytes"
     if google_crc32c.value(chunk.vectors) != chunk.crc32c:
         return "the checksum does not match"
-    if not np.isfinite(np.frombuffer(chunk.vectors, dtype="<f4")).all():
+    code = _FLOATS.get(asked.dtype)
+    if code is not None and not np.isfinite(np.frombuffer(chunk.vectors, dtype=code)).all():
         return "a vector holds a NaN or an infinity"
     return None
+
+
+def _name(dtype: int) -> str:
+    number = workload_pb2.Dtype.DESCRIPTOR.values_by_number.get(dtype)
+    return number.name.removeprefix("DTYPE_") if number else f"dtype {dtype}"
 
 
 def _each_within(chunk: result_pb2.ResultChunk, first: int) -> bool:

@@ -66,7 +66,9 @@ class SessionKeeper(loops.PatientLoop):
             alive = await self._renew(heard)
             for session in heard:
                 if session.session_id in alive:
-                    if alive[session.session_id]:
+                    wish = alive[session.session_id]
+                    session.want(wish.wanted)
+                    if wish.drain:
                         session.drain()
                     # Only now: the word that keeps a worker's trust alive means that the ledger renewed it, or that
                     # nobody can take from it (`_hold_on_or_let_go`).
@@ -76,7 +78,7 @@ class SessionKeeper(loops.PatientLoop):
         await self._audit()
         return self._interval_s
 
-    async def _renew(self, heard: list[worker_sessions.Session]) -> dict[UUID, bool]:
+    async def _renew(self, heard: list[worker_sessions.Session]) -> dict[UUID, records.Wish]:
         try:
             alive = await self._sessions.renew([_heartbeat(session) for session in heard])
         except BaseException as error:

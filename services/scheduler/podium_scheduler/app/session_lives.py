@@ -59,7 +59,7 @@ class SessionLives:
         self,
         registry: worker_sessions.SessionRegistry,
         ledger: ports.SessionLedger,
-        batch_ledger: ports.BatchLedger,
+        wake: wakers.Wakers,
         recovery: LeaseRecovery,
         workloads: Mapping[str, workload_pb2.Workload],
         replica_id: str,
@@ -68,7 +68,7 @@ class SessionLives:
     ) -> None:
         self._registry = registry
         self._ledger = ledger
-        self._batches = batch_ledger
+        self._wakers = wake
         self._recovery = recovery
         self._workloads = workloads
         self._replica_id = replica_id
@@ -94,8 +94,9 @@ class SessionLives:
         resumed, superseded, standing = await self._ledger.open(new, in_hand)
         # What an earlier session holds and the worker does not have was lost on the wire: no fault of the batch.
         await self._recovery.recover(superseded, handed_back=True)
-        session = worker_sessions.Session(new.session_id, worker_id)
+        session = worker_sessions.Session(new.session_id, worker_id, hello)
         session.draining = standing.drain
+        session.want(standing.wanted)
         if standing.quarantine_reason:
             session.quarantine_for(standing.quarantine_reason, standing.quarantine_left_s)
         for lease in resumed:
@@ -103,25 +104,12 @@ class SessionLives:
         worker_sessions.STALE.labels("hello").inc(len(hello.in_hand) - len(resumed))
         self._registry.add(session)
         log.info("session_opened", worker_id=hello.worker_id, session_id=str(new.session_id), resumed=len(resumed))
+        await self._wakers.place()
         return session, resumed
 
     def servable(self, hello: worker_pb2.Hello) -> list[workload_pb2.Workload]:
         """The workloads that a worker may be given: its backends, within its own limits."""
-        return [
-            w
-            for name, w in sorted(self._workloads.items())
-            if w.model.backend in hello.backends and (not hello.workloads or name in hello.workloads)
-        ]
-
-    async def wanted(self, hello: worker_pb2.Hello) -> list[str]:
-        """The workloads worth loading now: those it may serve that have a backlog, the oldest first."""
-        try:
-            depths = await self._batches.depths()
-        except errors.Unavailable:
-            return []
-        names = {w.name for w in self.servable(hello)}
-        waiting = [d for d in depths if d.workload in names and d.oldest_create_time is not None]
-        return [d.workload for d in sorted(waiting, key=lambda d: (d.oldest_create_time, d.workload))]
+        return [w for _, w in sorted(self._workloads.items()) if worker_sessions.may_serve(hello, w)]
 
     async def close(self, session: worker_sessions.Session) -> None:
         """The stream is over: at once after a Goodbye, else with a grace in which the worker may resume."""

@@ -13,6 +13,7 @@ class Wakers:
     def __init__(self, wakeups: ports.Wakeups, leadership: ports.Leadership) -> None:
         self.feeder = asyncio.Event()
         self.dispatcher = asyncio.Event()
+        self.placer = asyncio.Event()
         self._wakeups = wakeups
         self._leadership = leadership
 
@@ -26,3 +27,9 @@ class Wakers:
         """There is something to claim."""
         self.dispatcher.set()
         await self._wakeups.replicas("work")
+
+    async def place(self) -> None:
+        """There is a worker to find models for."""
+        self.placer.set()
+        if not self._leadership.leads:
+            await self._wakeups.replicas("place")

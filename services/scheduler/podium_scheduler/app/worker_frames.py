@@ -11,7 +11,7 @@ from prometheus_client import Counter, Histogram
 from podium.common.v1 import job_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
-from podium_scheduler.app import completer, result_checks, worker_sessions
+from podium_scheduler.app import completer, model_loads, result_checks, worker_sessions
 from podium_scheduler.domain import batches, quarantine
 
 log = logs.get_logger(__name__)
@@ -33,18 +33,21 @@ class WorkerFrames:
         policy: batches.RetryPolicy,
         wake_dispatcher: asyncio.Event,
         conduct: quarantine.Policy,
+        loads: model_loads.ModelLoads,
     ) -> None:
         self._workloads = workloads
         self._completer = settle
         self._policy = policy
         self._wake = wake_dispatcher
         self._conduct = conduct
+        self._loads = loads
 
     def apply(self, session: worker_sessions.Session, frame: worker_pb2.WorkerFrame) -> None:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
         kind = frame.WhichOneof("frame")
         if kind == "status":
             session.take_status(frame.status, self._workloads.keys())
+            self._loads.note(session)
             self._wake.set()
         elif kind == "chunk":
             self._chunk(session, frame.chunk)
@@ -60,13 +63,11 @@ class WorkerFrames:
         if held is None:
             return
         chunk = frame.chunk
-        workload = self._workloads.get(held.workload)
         wrong = result_checks.problem(
             chunk,
             next_item=held.next_item,
             end_item=held.first_item + held.item_count,
-            # A lease that was resumed may outlive its workload's place in the registry.
-            dimension=workload.dimension if workload else 0,
+            asked=result_checks.asked_by(held.options, self._workloads.get(held.workload)),
         )
         if wrong is None and (chunk.job_id != str(held.job_id) or chunk.chunk_index != len(held.chunks)):
             wrong = f"chunk {chunk.chunk_index} of job {chunk.job_id} is not the next of this batch"
@@ -87,6 +88,8 @@ class WorkerFrames:
             return
         STAGE.labels(held.workload, "wait_at_worker").observe(frame.wait_duration.ToMilliseconds() / 1000)
         STAGE.labels(held.workload, "compute").observe(frame.compute_duration.ToMilliseconds() / 1000)
+        if frame.HasField("fetch_duration"):
+            STAGE.labels(held.workload, "fetch").observe(frame.fetch_duration.ToMilliseconds() / 1000)
         self._completer.complete(session, frame.lease.batch_id, held)
 
     def _failed(self, session: worker_sessions.Session, frame: worker_pb2.BatchFailed) -> None:

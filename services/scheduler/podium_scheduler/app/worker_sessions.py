@@ -42,6 +42,7 @@ class Held:
     first_item: int
     item_count: int
     next_item: int
+    options: item_pb2.EmbeddingOptions = field(default_factory=item_pb2.EmbeddingOptions)
     chunks: list[bytes] = field(default_factory=list)
     items_failed: int = 0
     items_truncated: int = 0
@@ -52,9 +53,10 @@ class Held:
 class Session:
     """One life of a worker's stream."""
 
-    def __init__(self, session_id: UUID, worker_id: UUID) -> None:
+    def __init__(self, session_id: UUID, worker_id: UUID, hello: worker_pb2.Hello | None = None) -> None:
         self.session_id = session_id
         self.worker_id = worker_id
+        self.hello = hello or worker_pb2.Hello()
         self.outbox: asyncio.Queue[worker_pb2.SchedulerFrame] = asyncio.Queue()
         self.in_hand: dict[int, Held] = {}
         self.levels: dict[str, int] = {}
@@ -62,7 +64,7 @@ class Session:
         self.status = worker_pb2.Status()
         self.heard = True
         """Whether a Status has come since the keeper last looked."""
-        self.resident: Sequence[str] = ()
+        self.wanted: tuple[str, ...] = ()
         """Workloads that it should keep loaded, the most wanted first."""
         self.draining = False
         """Whether an operator wants it to finish and leave."""
@@ -109,15 +111,20 @@ class Session:
         """Goes on with a lease of an earlier session; its result is sent anew."""
         self.in_hand[lease.batch_id] = Held(
             lease.lease_token, lease.attempt, lease.job_id, lease.workload, lease.first_item, lease.item_count,
-            next_item=lease.first_item,
+            next_item=lease.first_item, options=item_pb2.EmbeddingOptions.FromString(lease.options),
         )  # fmt: skip
 
     def desire(self) -> None:
         """Says what is desired, also when nothing changed: a worker that hears nothing for the lease's TTL lets go."""
-        desired = worker_pb2.Desired(resident_workloads=self.resident, drain=self.draining)
+        desired = worker_pb2.Desired(resident_workloads=self.wanted, drain=self.draining)
         if self.quarantine is not None and self.quarantine.probes(time.monotonic()):
             desired.check = self.quarantine.check
         self.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=desired))
+
+    def want(self, workloads: Sequence[str]) -> bool:
+        """Notes which workloads it should keep loaded, the most wanted first; whether that is news."""
+        news, self.wanted = tuple(workloads) != self.wanted, tuple(workloads)
+        return news
 
     def drain(self) -> None:
         """An operator wants it to finish what it has and leave."""
@@ -134,11 +141,12 @@ class Session:
 
     def assign(self, batch: records.Leased) -> None:
         """Puts a batch into its hands."""
+        options = item_pb2.EmbeddingOptions.FromString(batch.options)
         self.in_hand[batch.batch_id] = Held(
             batch.lease_token, batch.attempt, batch.job_id, batch.workload, batch.first_item, batch.item_count,
-            next_item=batch.first_item,
+            next_item=batch.first_item, options=options,
         )  # fmt: skip
-        self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=_assignment(batch)))
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=_assignment(batch, options)))
 
     def forget(self, batch_id: int) -> None:
         """Its outcome is durable."""
@@ -155,6 +163,11 @@ class Session:
         lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
         self.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=worker_pb2.Cancel(lease=lease, reason=reason)))
         return True
+
+
+def may_serve(hello: worker_pb2.Hello, workload: workload_pb2.Workload) -> bool:
+    """Whether a worker may be given a workload: it has the backend, and is not limited to others."""
+    return workload.model.backend in hello.backends and (not hello.workloads or workload.name in hello.workloads)
 
 
 class SessionRegistry:
@@ -226,7 +239,7 @@ class SessionRegistry:
         return [s for s in self._sessions.values() if not s.closed.is_set()]
 
 
-def _assignment(batch: records.Leased) -> worker_pb2.Assign:
+def _assignment(batch: records.Leased, options: item_pb2.EmbeddingOptions) -> worker_pb2.Assign:
     assign = worker_pb2.Assign(
         lease=worker_pb2.Lease(batch_id=batch.batch_id, lease_token=batch.lease_token, attempt=batch.attempt),
         job_id=str(batch.job_id),
@@ -236,7 +249,7 @@ def _assignment(batch: records.Leased) -> worker_pb2.Assign:
         payload=batch.payload,
         payload_encoding=item_pb2.PayloadEncoding.Name(batch.payload_encoding),
         modality=workload_pb2.Modality.Name(batch.modality),
-        options=item_pb2.EmbeddingOptions.FromString(batch.options),
+        options=options,
         traceparent=batch.traceparent,
         payload_offset=batch.payload_offset,
     )

@@ -49,7 +49,11 @@ class Memory:
 
 
 def item_bytes(dimension: int) -> int:
-    """What the result of one item takes in Redis, rather too much than too little."""
+    """What the result of one item takes in Redis, rather too much than too little.
+
+    As whole float32 vectors, whatever the job asked for: what is in flight is small beside what is stored, and that is
+    measured. A smaller encoding only leaves more room.
+    """
     return round(4 * dimension * _ALLOCATION) + _ITEM_OVERHEAD
 
 

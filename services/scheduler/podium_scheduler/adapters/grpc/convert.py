@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from podium.common.v1 import item_pb2, job_pb2, workload_pb2
@@ -122,4 +122,11 @@ def timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
         return None
     converted = timestamp_pb2.Timestamp()
     converted.FromDatetime(moment)
+    return converted
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """A span, to the nanosecond."""
+    converted = duration_pb2.Duration()
+    converted.FromNanoseconds(round(seconds * 1e9))
     return converted

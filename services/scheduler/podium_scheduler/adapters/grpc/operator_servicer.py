@@ -17,8 +17,8 @@ from podium_runtime import errors
 from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert
 from podium_scheduler.adapters.grpc.operator_requests import Check, page_token
-from podium_scheduler.adapters.sql import operator_ledger
-from podium_scheduler.app import draining, requeueing
+from podium_scheduler.adapters.sql import load_ledger, operator_ledger
+from podium_scheduler.app import draining, records, requeueing
 
 TOKEN_PREFIX = "pdm_"
 _TOKEN_BYTES = 32
@@ -61,11 +61,13 @@ class OperatorServicer(_Later):
         ledger: operator_ledger.OperatorLedger,
         drains: draining.Draining,
         requeues: requeueing.Requeueing,
+        loads: load_ledger.LoadLedger,
         workloads: Collection[str] = (),
     ) -> None:
         self._ledger = ledger
         self._drains = drains
         self._requeues = requeues
+        self._loads = loads
         self._workloads = frozenset(workloads)
 
     async def CreateApp(
@@ -147,6 +149,15 @@ class OperatorServicer(_Later):
         if worker is None:
             raise errors.NotFound(f"no worker {worker_id} has a session", reason="WORKER_NOT_FOUND")
         return operator_pb2.GetWorkerResponse(worker=_worker(worker))
+
+    async def ListModelLoads(
+        self, request: operator_pb2.ListModelLoadsRequest, context: Context
+    ) -> operator_pb2.ListModelLoadsResponse:
+        check = Check()
+        check.workload(request.workload)
+        check.done()
+        found = await self._loads.loads(request.workload)
+        return operator_pb2.ListModelLoadsResponse(model_loads=[_model_load(load) for load in found])
 
     async def DrainWorker(
         self, request: operator_pb2.DrainWorkerRequest, context: Context
@@ -237,6 +248,18 @@ def _worker(worker: operator_ledger.Worker) -> operator_pb2.Worker:
         connect_time=convert.timestamp(worker.connect_time),
         heartbeat_time=convert.timestamp(worker.heartbeat_time),
         quarantine_reason=worker.quarantine_reason,
+    )
+
+
+def _model_load(load: records.MeasuredLoad) -> operator_pb2.ModelLoad:
+    return operator_pb2.ModelLoad(
+        workload=load.workload,
+        device_name=load.device_name,
+        load_count=load.load_count,
+        mean_duration=convert.duration(load.mean_s),
+        last_duration=convert.duration(load.last_s),
+        memory_bytes=load.memory_bytes,
+        last_time=convert.timestamp(load.last_time),
     )
 
 

@@ -56,7 +56,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         STREAMS.inc()
         try:
             await context.write(self._welcome(session, hello, resumed))
-            await self._desire(session, hello)
+            if session.wanted or session.draining:
+                session.desire()
             await self._pump(session, frames, context)
         finally:
             STREAMS.dec()
@@ -115,12 +116,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 resume_grace=_duration(cadence.resume_grace),
             )
         )
-
-    async def _desire(self, session: worker_sessions.Session, hello: worker_pb2.Hello) -> None:
-        wanted = await self._lives.wanted(hello)
-        session.resident = wanted
-        if wanted or session.draining:
-            session.desire()
 
 
 async def _hello(frames: AsyncIterator[worker_pb2.WorkerFrame]) -> worker_pb2.Hello:

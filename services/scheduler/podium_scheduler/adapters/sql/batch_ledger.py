@@ -243,6 +243,12 @@ _DEPTHS = text("""
     FROM jobs WHERE feedable GROUP BY workload
 """)
 
+# Whatever its batches are doing: a job is active until the last of them has its outcome.
+_WORK = text("""
+    SELECT workload, CAST(sum(item_count - items_succeeded - items_failed) AS bigint) AS items,
+        CAST(extract(epoch FROM now() - min(create_time)) AS float8) AS oldest_age_s
+    FROM jobs WHERE state IN ('PENDING', 'RUNNING') GROUP BY workload ORDER BY workload
+""")
 
 # One index descent for each workload, however many jobs wait: the feeder asks this all the time.
 _WAITING_WORKLOADS = text("""
@@ -285,6 +291,12 @@ class BatchLedger:
         async with self._database.transaction() as connection:
             rows = (await connection.execute(_DEPTHS)).all()
         return [records.WorkloadDepth(r.workload, r.batches_pending, r.oldest) for r in rows]
+
+    @ledger_call
+    async def work(self) -> list[records.WorkloadWork]:
+        """What has no outcome yet, by workload: waiting, queued or leased."""
+        async with self._database.transaction() as connection:
+            return [records.WorkloadWork(*row) for row in (await connection.execute(_WORK)).all()]
 
     @ledger_call
     async def waiting_workloads(self) -> list[str]:

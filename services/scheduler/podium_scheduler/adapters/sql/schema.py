@@ -7,12 +7,14 @@ cannot deadlock with anyone else who does.
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Computed,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -191,6 +193,8 @@ sessions = Table(
     # Why it gets no batches, and until when at least; taken over likewise. Empty: it gets some.
     Column("quarantine_reason", Text, nullable=False, server_default=""),
     _time("quarantine_until"),
+    # Workloads that the leader wants it to keep loaded, the most wanted first; taken over likewise.
+    Column("wanted", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     CheckConstraint("state IN ('OPEN','BROKEN','ENDED')", name="state"),
 )
 Index("ix_sessions_live", sessions.c.expire_time, postgresql_where=text("state <> 'ENDED'"))
@@ -334,6 +338,24 @@ Index(
 Index("ix_deliveries_held", deliveries.c.consumer_id, postgresql_where=deliveries.c.consumer_id.is_not(None))
 Index("ix_deliveries_of_job", deliveries.c.job_id, deliveries.c.group_id)
 Index("ix_deliveries_ends", deliveries.c.job_id, postgresql_where=deliveries.c.batch_id.is_(None))
+
+# How long models take to load, over all workers of the past. A few rows for each workload; nothing depends on them but
+# where models are put, so one that is lost is no loss.
+model_loads = Table(
+    "model_loads",
+    metadata,
+    Column("workload", Text, primary_key=True),
+    Column("device_name", Text, primary_key=True),
+    Column("load_count", BigInteger, nullable=False),
+    # The newer loads weigh more; see `load_ledger.py`.
+    Column("mean_s", Double, nullable=False),
+    Column("last_s", Double, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    _time("last_time", nullable=False),
+    CheckConstraint("load_count > 0", name="load_count"),
+    CheckConstraint("mean_s >= 0 AND last_s >= 0", name="spans"),
+    CheckConstraint("memory_bytes >= 0", name="memory_bytes"),
+)
 
 # One row. The term grows with each new leader, which writes a heartbeat; the epoch names the life of the Redis that the
 # ledger has filled. Since `renewable_since` there was no gap between heartbeats: whoever wanted to renew could.

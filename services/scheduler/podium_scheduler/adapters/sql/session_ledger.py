@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
@@ -21,16 +21,17 @@ _SUPERSEDE = text("""
 # What operators and the scheduler's checks decided about a worker outlives its stream.
 _STANDING = text("""
     SELECT drain, quarantine_reason,
-        CAST(greatest(extract(epoch FROM quarantine_until - now()), 0) AS float) AS quarantine_left_s
+        CAST(greatest(extract(epoch FROM quarantine_until - now()), 0) AS float) AS quarantine_left_s, wanted
     FROM sessions WHERE worker_id = :worker_id ORDER BY connect_time DESC LIMIT 1
 """)
 
 _OPEN = text("""
     INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, pod_id, hello, state, expire_time,
-        drain, quarantine_reason, quarantine_until)
+        drain, quarantine_reason, quarantine_until, wanted)
     VALUES (:session_id, :worker_id, :replica_id, :hostname, :version, :pod_id, :hello, 'OPEN',
         now() + CAST(:ttl AS interval),
-        :drain, :quarantine_reason, now() + make_interval(secs => :quarantine_left_s))
+        :drain, :quarantine_reason, now() + make_interval(secs => :quarantine_left_s),
+        CAST(:wanted AS text[]))
 """)
 
 # The token proves that the lease is the worker's own, whichever of its sessions took it.
@@ -38,7 +39,7 @@ _RESUME = text("""
     UPDATE batches b SET session_id = :session_id
     FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[])) AS l(batch_id, lease_token), jobs j
     WHERE b.batch_id = l.batch_id AND b.lease_token = l.lease_token AND b.state = 'LEASED' AND j.job_id = b.job_id
-    RETURNING b.batch_id, b.lease_token, b.attempt, b.job_id, j.workload, b.first_item, b.item_count
+    RETURNING b.batch_id, b.lease_token, b.attempt, b.job_id, j.workload, b.first_item, b.item_count, j.options
 """)
 
 _RENEW = text("""
@@ -50,7 +51,7 @@ _RENEW = text("""
             CAST(:reasons AS text[]), CAST(:left_s AS float[]))
         AS h(session_id, status, credits, reason, left_s)
     WHERE s.session_id = h.session_id AND s.state = 'OPEN'
-    RETURNING s.session_id, s.drain
+    RETURNING s.session_id, s.drain, s.wanted
 """)
 
 _BREAK = text("""
@@ -96,6 +97,13 @@ _CREDITS = text("""
     WHERE s.state = 'OPEN' GROUP BY c.key
 """)
 
+_PLACED = text("""
+    SELECT session_id, hello, status, drain, quarantine_reason, wanted FROM sessions
+    WHERE state = 'OPEN' ORDER BY session_id
+""")
+
+_WANT = text("UPDATE sessions SET wanted = CAST(:wanted AS text[]) WHERE session_id = :session_id AND state = 'OPEN'")
+
 _STATUSES = text("SELECT status FROM sessions WHERE state = 'OPEN'")
 
 _DELETE_ENDED = text("""
@@ -134,7 +142,8 @@ class SessionLedger:
             before = (await connection.execute(_STANDING, {"worker_id": new.worker_id})).first()
             standing = records.Standing(*before) if before else records.Standing()
             values = {name: getattr(new, name) for name in records.NewSession.__dataclass_fields__}
-            await connection.execute(_OPEN, {**values, **asdict(standing), "ttl": self._ttl})
+            decided = {**asdict(standing), "wanted": list(standing.wanted)}
+            await connection.execute(_OPEN, {**values, **decided, "ttl": self._ttl})
             rows = (
                 await connection.execute(
                     _RESUME,
@@ -148,9 +157,9 @@ class SessionLedger:
         return [records.ResumedLease(*row) for row in rows], superseded, standing
 
     @ledger_call
-    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[UUID, bool]:
-        """Extends the sessions that are still open; returns them, each with whether it is to drain. The others have
-        been fenced."""
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[UUID, records.Wish]:
+        """Extends the sessions that are still open; returns them, each with what is wanted of it. The others have been
+        fenced."""
         values = {
             "ttl": self._ttl,
             "session_ids": [h.session_id for h in heartbeats],
@@ -160,7 +169,8 @@ class SessionLedger:
             "left_s": [h.quarantine_left_s for h in heartbeats],
         }
         async with self._database.transaction() as connection:
-            return {row.session_id: row.drain for row in (await connection.execute(_RENEW, values)).all()}
+            rows = (await connection.execute(_RENEW, values)).all()
+        return {row.session_id: records.Wish(row.drain, row.wanted) for row in rows}
 
     @ledger_call
     async def drain(self, worker_id: UUID) -> UUID | None:
@@ -204,6 +214,22 @@ class SessionLedger:
         """The last Status, serialized, of each open session."""
         async with self._database.transaction() as connection:
             return list((await connection.scalars(_STATUSES)).all())
+
+    @ledger_call
+    async def placed(self) -> list[records.PlacedSession]:
+        """The open sessions, with what their workers are and have loaded, and what is wanted of them."""
+        async with self._database.transaction() as connection:
+            return [records.PlacedSession(*row) for row in (await connection.execute(_PLACED)).all()]
+
+    @ledger_call
+    async def want(self, wanted: Mapping[UUID, Sequence[str]]) -> None:
+        """Notes which workloads sessions should keep loaded, the most wanted first; ended ones want nothing."""
+        if not wanted:
+            return
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                _WANT, [{"session_id": key, "wanted": list(wanted[key])} for key in sorted(wanted, key=str)]
+            )
 
     @ledger_call
     async def credits(self) -> dict[str, int]:
