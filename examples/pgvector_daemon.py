@@ -110,10 +110,11 @@ async def connect(url: str) -> asyncpg.Connection:
 
 
 def rows(delivery: ResultDelivery) -> Iterator[tuple[int, str | None, bytes | None, str | None, str | None]]:
-    """(item_index, key, vector, error_reason, error_message) of each covered item."""
+    """(item_index, key, vector, error_reason, error_message) of each covered item; a column of type vector takes
+    float32, whatever dtype the job asked for."""
     keys = delivery.keys or (None,) * delivery.item_count
     first = delivery.first_item
-    for index, vector in zip(delivery.rows, delivery.vectors, strict=True):
+    for index, vector in zip(delivery.rows, delivery.to_float32(), strict=True):
         yield int(index), keys[index - first], encode_vector(vector), None, None
     for error in delivery.errors:
         yield error.index, keys[error.index - first], None, error.reason, error.message

@@ -51,6 +51,8 @@ def _tell(delivery: podium_client.Delivery, as_json: bool) -> None:
                 "item_count": delivery.item_count,
                 "keys": delivery.keys,
                 "errors": delivery.errors,
+                "dimension": delivery.dimension,
+                "dtype": delivery.dtype,
                 "rows": delivery.rows.tolist(),
                 "vectors": delivery.vectors.tolist(),
             }

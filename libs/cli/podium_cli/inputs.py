@@ -1,4 +1,4 @@
-"""Reading texts from JSON lines, CSV or plain lines, lazily and with line numbers for what is wrong."""
+"""Reading texts or images from JSON lines, CSV or plain lines, lazily and with line numbers for what is wrong."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, ClassVar, Literal, Protocol
 
 from podium_cli.exits import BadInput
 
 STDIN = "-"
-DEFAULT_FIELD = "text"
 
 
 class Format(StrEnum):
@@ -33,14 +32,46 @@ class Format(StrEnum):
 _BY_SUFFIX = {".jsonl": Format.JSONL, ".ndjson": Format.JSONL, ".csv": Format.CSV}
 
 
+class Source(Protocol):
+    """What is to be embedded. `items()` and `keys()` are two views of one pass and go in step: the key of an item is
+    there once the item has been read."""
+
+    name: str
+    kind: ClassVar[Literal["texts", "images"]]
+
+    def items(self) -> Iterator[Any]:
+        """The items, as the SDK takes them, in order. BadInput names the place of what is wrong."""
+
+    def keys(self) -> Iterator[str] | None:
+        """The keys of the items read so far, each once; None when there are none."""
+
+    def place_of(self, index: int) -> str | None:
+        """Where the `index`th item stands; None when it has not been read."""
+
+    def count(self) -> int | None:
+        """How many there are, by a pass of its own; None for what can be read only once."""
+
+    def left_out(self) -> list[str]:
+        """What was not sent, in words."""
+
+
+def check_name(name: str) -> None:
+    """BadInput when the command line names nothing."""
+    if name != STDIN and not Path(name).exists():
+        raise BadInput(f"{name}: there is no such file")
+
+
 @dataclass
 class Input:
-    """Texts of one file or of stdin. `texts()` and `keys()` are two views of one pass and go in step: the
-    key of an item is there once its text has been read."""
+    """Texts of one file or of stdin."""
+
+    kind: ClassVar[Literal["texts", "images"]] = "texts"
+    what: ClassVar[str] = "text"
+    default_fields: ClassVar[tuple[str, ...]] = ("text",)
 
     name: str
     format: Format = Format.AUTO
-    text_field: str | None = None
+    item_field: str | None = None
     key_field: str | None = None
     skip_blank: bool = False
     skipped: int = 0
@@ -50,38 +81,41 @@ class Input:
     def __post_init__(self) -> None:
         if self.format is Format.AUTO:
             self.format = _BY_SUFFIX.get(Path(self.name).suffix.lower(), Format.LINES)
-        if self.format is Format.LINES and (self.text_field or self.key_field):
-            raise BadInput("--text-field and --key-field need --format jsonl or csv")
-        if self.name != STDIN and not Path(self.name).exists():
-            raise BadInput(f"{self.name}: there is no such file")
+        if self.format is Format.LINES and (self.item_field or self.key_field):
+            raise BadInput(f"--{self.what}-field and --key-field need --format jsonl or csv")
+        check_name(self.name)
         if self.name != STDIN and Path(self.name).is_dir():
             raise BadInput(f"{self.name}: is a folder")
 
-    def texts(self) -> Iterator[str]:
-        """The texts, in order. BadInput names the file and line of what is wrong."""
+    def items(self) -> Iterator[Any]:
+        """The items, in order. BadInput names the file and line of what is wrong."""
         with self._open() as file:
-            for line, text, key in self._rows(file):
-                if not text.strip():
+            for line, value, key in self._rows(file):
+                if not value.strip():
                     if self.skip_blank:
                         self.skipped += 1
                         continue
-                    raise BadInput(f"{self.name}:{line}: the text is empty; --skip-blank leaves such rows out")
+                    raise BadInput(f"{self.name}:{line}: the {self.what} is empty; --skip-blank leaves such rows out")
+                item = self._item(value, line)
                 self._lines.append(line)
                 if self.key_field is not None:
                     self._keys.append(key)
-                yield text
+                yield item
+
+    def _item(self, value: str, line: int) -> Any:
+        return value
 
     def keys(self) -> Iterator[str] | None:
-        """The keys of the texts read so far, each once; None without a key field."""
-        return None if self.key_field is None else self._drain_keys()
+        """The keys of the items read so far, each once; None without a key field."""
+        return None if self.key_field is None else drain(self._keys)
 
-    def _drain_keys(self) -> Iterator[str]:
-        while self._keys:
-            yield self._keys.popleft()
+    def place_of(self, index: int) -> str | None:
+        """FILE:LINE of the `index`th item; None when it has not been read."""
+        return f"{self.name}:{self._lines[index]}" if index < len(self._lines) else None
 
-    def line_of(self, index: int) -> int | None:
-        """The line of the `index`th text; None when it has not been read."""
-        return self._lines[index] if index < len(self._lines) else None
+    def left_out(self) -> list[str]:
+        """What was not sent, in words."""
+        return [f"{self.skipped:,} rows without {self.what} were left out"] if self.skipped else []
 
     def count(self) -> int | None:
         """Rows in the file, by a pass of its own; None for stdin and other things that can be read only
@@ -116,8 +150,11 @@ class Input:
         for number, line in enumerate(file, start=1):
             yield number, line.rstrip("\n"), ""
 
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return (self.item_field,) if self.item_field else self.default_fields
+
     def _json_rows(self, file: IO[str]) -> Iterator[tuple[int, str, str]]:
-        name = self.text_field or DEFAULT_FIELD
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 yield number, "", ""
@@ -129,13 +166,16 @@ class Input:
             if isinstance(row, str) and self.key_field is None:
                 yield number, row, ""
             elif isinstance(row, dict):
-                yield number, self._value(row, name, number), self._key(row, number)
+                yield number, self._value(row, number), self._key(row, number)
             else:
                 raise BadInput(f"{self.name}:{number}: an object or a string is needed, not {type(row).__name__}")
 
-    def _value(self, row: dict[str, object], name: str, number: int) -> str:
-        if name not in row:
-            raise BadInput(f"{self.name}:{number}: there is no field {name!r}; --text-field names another")
+    def _value(self, row: dict[str, object], number: int) -> str:
+        there = [name for name in self._fields if name in row]
+        if not there:
+            names = " or ".join(map(repr, self._fields))
+            raise BadInput(f"{self.name}:{number}: there is no field {names}; --{self.what}-field names another")
+        name = next((name for name in there if row[name] not in (None, "")), there[0])
         value = row[name]
         if not isinstance(value, str):
             raise BadInput(f"{self.name}:{number}: field {name!r} must be a string, not {type(value).__name__}")
@@ -154,15 +194,29 @@ class Input:
     def _csv_rows(self, file: IO[str]) -> Iterator[tuple[int, str, str]]:
         reader = csv.DictReader(file, strict=True)
         try:
-            header = list(reader.fieldnames or [])
-            name = self.text_field or (header[0] if len(header) == 1 else DEFAULT_FIELD)
-            for wanted in (name, self.key_field):
-                if wanted is not None and wanted not in header:
-                    raise BadInput(f"{self.name}: there is no column {wanted!r}; there are: {', '.join(header)}")
+            names = self._csv_columns(list(reader.fieldnames or []))
             for row in reader:
-                text, key = row[name], row[self.key_field] if self.key_field else ""
-                if text is None or key is None:
+                values = [row[name] for name in names]
+                key = row[self.key_field] if self.key_field else ""
+                if None in values or key is None:
                     raise BadInput(f"{self.name}:{reader.line_num}: the row has too few columns")
-                yield reader.line_num, text, key
+                yield reader.line_num, next(filter(None, values), ""), key
         except csv.Error as error:
             raise BadInput(f"{self.name}:{reader.line_num}: not valid CSV: {error}") from error
+
+    def _csv_columns(self, header: list[str]) -> list[str]:
+        names = [name for name in self._fields if name in header]
+        if not names and not self.item_field and len(header) == 1:
+            names = header
+        missing = [] if names else [" or ".join(map(repr, self._fields))]
+        if self.key_field is not None and self.key_field not in header:
+            missing.append(repr(self.key_field))
+        if missing:
+            raise BadInput(f"{self.name}: there is no column {missing[0]}; there are: {', '.join(header)}")
+        return names
+
+
+def drain(keys: deque[str]) -> Iterator[str]:
+    """What is in the queue now, and later more."""
+    while keys:
+        yield keys.popleft()

@@ -107,16 +107,23 @@ def workloads_command(context: typer.Context, as_json: output.AsJson = False) ->
         output.print_json({"workloads": found})
         return
     output.print_table(
-        ("WORKLOAD", "KIND", "#DIMENSION", "MODEL", "#MAX BYTES", "DESCRIPTION"),
+        ("WORKLOAD", "KIND", "#DIMENSION", "TRUNCATED TO", "DTYPES", "MODEL", "LIMITS", "DESCRIPTION"),
         (
             (
-                one.name, "/".join(one.modalities), str(one.dimension), f"{one.model_name}@{one.revision}",
-                f"{one.max_text_bytes:,}", one.description,
+                one.name, "/".join(one.modalities), str(one.dimension), ", ".join(map(str, one.truncated_dimensions)),
+                ", ".join(one.dtypes), f"{one.model_name}@{one.revision}", _limits_text(one), one.description,
             )
             for one in found
         ),
         empty="no workloads",
     )  # fmt: skip
+
+
+def _limits_text(workload: podium_client.Workload) -> str:
+    texts = f"{output.size_text(workload.max_text_bytes)} a text" if "text" in workload.modalities else ""
+    pixels = f", {workload.max_image_pixels / 1e6:,.0f} Mpx" if workload.max_image_pixels else ""
+    images = f"{output.size_text(workload.max_image_bytes)}{pixels} an image" if "image" in workload.modalities else ""
+    return "; ".join(filter(None, (texts, images)))
 
 
 def _tell(job: podium_client.Job, as_json: bool) -> None:
@@ -128,6 +135,7 @@ def _tell(job: podium_client.Job, as_json: bool) -> None:
         "job": job.job_id,
         "workload": job.workload,
         "state": str(job.state),
+        "vectors": f"{f'{job.dimensions} ' if job.dimensions else ''}{job.dtype}",
         "priority": str(job.priority),
         "items": f"{counters.items_total:,} ({counters.items_succeeded:,} succeeded, {counters.items_failed:,} failed, "
         f"{counters.items_truncated:,} truncated)",

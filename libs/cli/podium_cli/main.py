@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import podium_client
-from podium_cli import canary, consume, exits, jobs, operator, serve, submit, up
+from podium_cli import canary, consume, exits, fleet, jobs, models, operator, serve, submit, up
 from podium_cli.connection import Connection
 
 EPILOG = "Exit codes: 0 done, 1 items failed, 2 bad input, 3 unreachable, 4 not found, 5 no access, 6 wrong state."
@@ -67,7 +67,8 @@ app.command("requeue")(operator.requeue_command)
 app.command("serve")(serve.serve_command)
 app.command("migrate")(serve.migrate_command)
 app.add_typer(operator.apps, name="apps")
-app.add_typer(operator.workers, name="workers")
+app.add_typer(fleet.workers, name="workers")
+app.add_typer(models.models, name="models")
 
 # The command-line library's own errors; older typer takes them from click, newer has its copy.
 _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

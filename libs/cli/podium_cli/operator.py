@@ -1,4 +1,4 @@
-"""`podium apps`, `workers`, `queues`, `failures` and `requeue`: what operators do, over OperatorService."""
+"""`podium apps`, `queues`, `failures` and `requeue`: what operators do, over OperatorService."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 import podium_client
 from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
-from podium.worker.v1 import worker_pb2
 from podium_cli import output
 from podium_client import retry, rpc
 
@@ -23,7 +22,8 @@ apps = typer.Typer(no_args_is_help=True, help="Client applications and their tok
 AppName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the app.")]
 
 
-def _call(method: str, request: Message, answer: type[Response]) -> Response:
+def call(method: str, request: Message, answer: type[Response]) -> Response:
+    """One call of OperatorService, at PODIUM_OPERATOR_ADDRESS or where `podium up` says. PodiumError."""
     endpoint = podium_client.resolve_endpoint(prefix="operator_")
     metadata = (("authorization", f"Bearer {endpoint.token}"),) if endpoint.token else ()
 
@@ -53,7 +53,7 @@ def create_app(
     """Create an app."""
     app = operator_pb2.App(app_id=name, weight=weight, max_waiting_items=max_waiting_items)
     request = operator_pb2.CreateAppRequest(app=app)
-    made = _call("CreateApp", request, operator_pb2.CreateAppResponse).app
+    made = call("CreateApp", request, operator_pb2.CreateAppResponse).app
     if as_json:
         output.print_json(made)
     else:
@@ -68,7 +68,7 @@ def create_token(
 ) -> None:
     """Issue a token for an app. It is shown this once."""
     request = operator_pb2.CreateAppTokenRequest(app_id=name, description=description)
-    made = _call("CreateAppToken", request, operator_pb2.CreateAppTokenResponse)
+    made = call("CreateAppToken", request, operator_pb2.CreateAppTokenResponse)
     if as_json:
         output.print_json(made)
         return
@@ -83,7 +83,7 @@ def revoke_token(
 ) -> None:
     """Revoke a token. Gateways stop honouring it within a minute."""
     request = operator_pb2.RevokeAppTokenRequest(token_id=token_id)
-    _call("RevokeAppToken", request, operator_pb2.RevokeAppTokenResponse)
+    call("RevokeAppToken", request, operator_pb2.RevokeAppTokenResponse)
     if as_json:
         output.print_json({"revoked": token_id})
     else:
@@ -96,7 +96,7 @@ def list_apps(as_json: output.AsJson = False) -> None:
     found: list[operator_pb2.App] = []
     request = operator_pb2.ListAppsRequest(page_size=PAGE)
     while True:
-        page = _call("ListApps", request, operator_pb2.ListAppsResponse)
+        page = call("ListApps", request, operator_pb2.ListAppsResponse)
         found += page.apps
         if not page.next_page_token:
             break
@@ -109,68 +109,9 @@ def list_apps(as_json: output.AsJson = False) -> None:
     output.print_table(("APP", "#WEIGHT", "#MAX WAITING ITEMS"), rows, empty="no apps")
 
 
-workers = typer.Typer(help="Connected workers: list them, or let one finish and leave.")
-
-
-@workers.command("drain")
-def drain_worker(
-    worker_id: Annotated[str, typer.Argument(metavar="WORKER_ID", help="From `podium workers`.")],
-    as_json: output.AsJson = False,
-) -> None:
-    """Let a worker finish what it has and end. It gets nothing new from now on."""
-    request = operator_pb2.DrainWorkerRequest(worker_id=worker_id)
-    worker = _call("DrainWorker", request, operator_pb2.DrainWorkerResponse).worker
-    if as_json:
-        output.print_json(worker)
-    else:
-        output.say(f"{worker.worker_id}: drains, {len(worker.status.in_hand)} batches in hand")
-
-
-@workers.callback(invoke_without_command=True)
-def list_workers(context: typer.Context, as_json: output.AsJson = False) -> None:
-    """List connected workers; with --json one object a line."""
-    if context.invoked_subcommand is not None:
-        return
-    found: list[operator_pb2.Worker] = []
-    request = operator_pb2.ListWorkersRequest(page_size=PAGE)
-    while True:
-        page = _call("ListWorkers", request, operator_pb2.ListWorkersResponse)
-        found += page.workers
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
-    if as_json:
-        for one in found:
-            output.print_json(one)
-        return
-    output.print_table(
-        ("WORKER", "HOST", "VERSION", "DEVICES", "REPLICA", "STATE"),
-        (
-            (
-                one.worker_id, one.hostname, one.version, ", ".join(d.name for d in one.devices), one.replica_id,
-                _state_of(one),
-            )
-            for one in found
-        ),
-        empty="no workers are connected",
-    )  # fmt: skip
-
-
-def _state_of(worker: operator_pb2.Worker) -> str:
-    """What an operator should know first."""
-    if worker.quarantine_reason:
-        return f"quarantined: {worker.quarantine_reason}"
-    faulted = [d for d in worker.status.devices if d.state == worker_pb2.DEVICE_STATE_FAULTED]
-    if faulted:
-        return "; ".join(f"device {d.index} faulted: {d.reason}" for d in faulted)
-    state = "draining" if worker.status.draining else "serving"
-    refused = [w for w in worker.status.workloads if w.unavailable_reason]
-    return "; ".join([state, *(f"cannot serve {w.workload}: {w.unavailable_reason}" for w in refused)])
-
-
 def queues_command(as_json: output.AsJson = False) -> None:
     """List the queue of each workload; with --json one object a line."""
-    queues = _call("ListQueues", operator_pb2.ListQueuesRequest(), operator_pb2.ListQueuesResponse).queues
+    queues = call("ListQueues", operator_pb2.ListQueuesRequest(), operator_pb2.ListQueuesResponse).queues
     if as_json:
         for one in queues:
             output.print_json(one)
@@ -195,7 +136,7 @@ def failures_command(
 ) -> None:
     """List batches that were given up, newest first; with --json one object a line."""
     request = operator_pb2.ListFailuresRequest(workload=workload, page_size=limit)
-    found = _call("ListFailures", request, operator_pb2.ListFailuresResponse).failures
+    found = call("ListFailures", request, operator_pb2.ListFailuresResponse).failures
     if as_json:
         for one in found:
             output.print_json(one)
@@ -225,7 +166,7 @@ def requeue_command(
     """Put failed batches back into the queue, with all their attempts before them."""
     for batch_id in batch_ids:
         request = operator_pb2.RequeueBatchRequest(batch_id=batch_id)
-        _call("RequeueBatch", request, operator_pb2.RequeueBatchResponse)
+        call("RequeueBatch", request, operator_pb2.RequeueBatchResponse)
         if as_json:
             output.print_json({"requeued": batch_id})
         else:

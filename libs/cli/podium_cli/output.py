@@ -47,11 +47,17 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table, or the line `empty` when there are no rows. Numbers are those columns that begin with "#"."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, folds: str | None = None) -> None:
+    """A table, or the line `empty` when there are no rows. Numbers are those columns that begin with "#". Where the
+    terminal is too narrow, the column `folds` gives way; None: all of them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
+        table.add_column(
+            column.lstrip("#"),
+            justify="right" if column.startswith("#") else "left",
+            overflow="fold",
+            no_wrap=folds is not None and column != folds,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     if table.row_count:
@@ -75,6 +81,16 @@ def note(text: str) -> None:
 def time_text(time: datetime | None) -> str:
     """Local time to the second; empty for None."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time is not None else ""
+
+
+def size_text(size: int) -> str:
+    """Bytes in binary units, to three digits."""
+    value, unit = float(size), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1000 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.3g} {unit}"
 
 
 class RateColumn(ProgressColumn):

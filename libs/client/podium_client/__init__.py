@@ -4,12 +4,14 @@ from podium_client import Client
 
 with Client() as podium:
     vectors = podium.embed_texts(["first text", "second text"], workload="minilm").vectors
+    pictures = podium.embed_images(["https://example.org/a.jpg", Path("b.png")], workload="clip-vit-b-32").vectors
 """
 
 from podium_client.aio import AsyncClient
 from podium_client.config import Endpoint, Tls, data_dir, resolve_endpoint
 from podium_client.consuming import DEFAULT_WINDOW, Delivery, JobDelivery, ResultDelivery
 from podium_client.embedding import CallProgress
+from podium_client.encodings import Dtype, Layout
 from podium_client.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -33,6 +35,7 @@ from podium_client.errors import (
     Unavailable,
     Violation,
 )
+from podium_client.items import ImageLike
 from podium_client.jobs import Job, JobState, Progress, Workload
 from podium_client.results import Embeddings, ItemError, Provenance, ResultChunk, Summary, Truncation
 from podium_client.retry import RetryPolicy
@@ -47,9 +50,11 @@ __all__ = [
     "ConfigurationError",
     "DeadlineExceeded",
     "Delivery",
+    "Dtype",
     "Embeddings",
     "Endpoint",
     "FailedPrecondition",
+    "ImageLike",
     "InvalidInput",
     "ItemError",
     "ItemsFailed",
@@ -60,6 +65,7 @@ __all__ = [
     "JobNotFound",
     "JobState",
     "JsonlSink",
+    "Layout",
     "MemorySink",
     "NotFound",
     "NotImplementedByService",

@@ -2,45 +2,87 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
+from podium.common.v1.item_pb2 import EmbeddingOptions
 from podium.gateway.v1 import gateway_pb2
 from podium_client.config import Endpoint, Tls, resolve_endpoint
 from podium_client.consuming import DEFAULT_WINDOW, Consumer, Delivery
 from podium_client.embedding import EmbedCall, ProgressCallback
+from podium_client.encodings import Dtype
 from podium_client.errors import ItemsFailed
 from podium_client.feed import PartFeed
 from podium_client.fetch import fetch
+from podium_client.items import IMAGES, TEXTS, ImageLike, Kind
 from podium_client.jobs import Job, JobState, Workload, embedding_options
-from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB, JobSpec, cut
+from podium_client.parts import (
+    DEFAULT_BYTES_PER_JOB,
+    DEFAULT_IMAGE_BYTES_PER_JOB,
+    DEFAULT_ITEMS_PER_JOB,
+    JobSpec,
+    cut,
+    whole,
+)
 from podium_client.results import Embeddings, ResultChunk, Summary
 from podium_client.retry import RetryPolicy
 from podium_client.rpc import Gateway
 from podium_client.sinks import MemorySink, Sink, open_sink
 from podium_client.streams import ResultStream, release, watch
-from podium_client.submission import place
+from podium_client.submission import place, put_items
 
+T = TypeVar("T")
 Target = str | os.PathLike[str] | Sink
 InputType = Literal["query", "passage"]
 
 
-def _checked(texts: Iterable[str]) -> Iterable[str]:
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts: a list or iterable of str is needed, not a single string")
-    return texts
+class _How(TypedDict):
+    """What the embed calls have in common, for texts and for images."""
+
+    workload: str
+    keys: Iterable[str] | None
+    priority: int | None
+    labels: Mapping[str, str] | None
+    run: str | None
+    items_per_job: int
+    bytes_per_job: int
 
 
-def _length(texts: Iterable[str]) -> int | None:
-    return len(texts) if isinstance(texts, Sequence) else None
+class _Flow(TypedDict):
+    """How an embed call runs; nothing of it changes what comes out."""
+
+    max_jobs_in_flight: int
+    release: bool
+    progress: ProgressCallback | None
+
+
+def _checked(inputs: Iterable[T], kind: Kind[T]) -> Iterable[T]:
+    if isinstance(inputs, str | bytes | os.PathLike):
+        what = "str" if kind is TEXTS else "images"
+        raise TypeError(f"{kind.name}: a list or iterable of {what} is needed, not a single {type(inputs).__name__}")
+    return inputs
+
+
+def _length(inputs: Iterable[Any]) -> int | None:
+    return len(inputs) if isinstance(inputs, Sequence) else None
 
 
 def _sink(target: Target) -> Sink:
     return open_sink(target) if isinstance(target, str | os.PathLike) else target
+
+
+def _spec(options: EmbeddingOptions, how: _How) -> JobSpec:
+    return JobSpec(how["workload"], options, how["priority"], how["labels"], how["run"])
+
+
+def _feed(kind: Kind[T], inputs: Iterable[T], how: _How) -> PartFeed:
+    bounds = {"max_items": how["items_per_job"], "max_bytes": how["bytes_per_job"]}
+    return PartFeed(cut(_checked(inputs, kind), how["keys"], kind=kind, **bounds))
 
 
 def _raise_if_failed(result: Embeddings) -> None:
@@ -103,6 +145,7 @@ class AsyncClient:
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
+        dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
         max_jobs_in_flight: int = 4,
@@ -117,35 +160,27 @@ class AsyncClient:
         (same texts, workload, options, labels, priority, `run` and bounds) finds its jobs again and
         resumes. `run`: a name of your own that keeps this run apart from others over the same texts.
         `progress` is called in the event loop with a CallProgress after each chunk. `release`: let the
-        service delete the results once they are here.
+        service delete the results once they are here. `dimensions`: truncated to the first so many elements;
+        `dtype`: another encoding, as podium_client.Layout says (see Embeddings.to_float32 and unpack). A workload
+        says what it allows of both.
 
         on_error "raise": ItemsFailed, carrying the whole result, when any item failed (the other jobs'
         results stay at the service for a next run); "return": look at `errors` and `ok`.
         """
-        sink = MemorySink(_length(_checked(texts)))
-        call = self._call(
+        return await self._embed(
+            TEXTS,
             texts,
-            sink,
+            embedding_options(input_type, dimensions, dtype),
+            on_error,
+            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
-            input_type=input_type,
             keys=keys,
             priority=priority,
             labels=labels,
-            dimensions=dimensions,
             run=run,
-            max_jobs_in_flight=max_jobs_in_flight,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
-            release=release,
-            progress=progress,
         )
-        summary = await call.run()
-        result = sink.embeddings(summary.jobs)
-        if release:
-            await call.release(only_failed=on_error == "raise" and bool(result.errors))
-        if on_error == "raise":
-            _raise_if_failed(result)
-        return result
 
     async def embed_texts_to(
         self,
@@ -158,6 +193,7 @@ class AsyncClient:
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
+        dtype: Dtype | None = None,
         run: str | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
@@ -171,58 +207,93 @@ class AsyncClient:
         The file appears when it is complete and on disk, and only then are the results released. Failed
         items do not raise: they are in the summary, and all of them in the sink. Otherwise as embed_texts.
         """
-        call = self._call(
-            _checked(texts),
+        return await self._embed_to(
+            TEXTS,
             _sink(target),
+            texts,
+            embedding_options(input_type, dimensions, dtype),
+            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
-            input_type=input_type,
             keys=keys,
             priority=priority,
             labels=labels,
-            dimensions=dimensions,
             run=run,
-            max_jobs_in_flight=max_jobs_in_flight,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
-            release=release,
-            progress=progress,
         )
-        summary = await call.run()
-        if release:
-            await call.release()
-        return summary
 
-    def _call(
+    async def embed_images(
         self,
-        texts: Iterable[str],
-        sink: Sink,
+        images: Iterable[ImageLike],
         *,
         workload: str,
-        input_type: str | None,
-        keys: Iterable[str] | None,
-        priority: int | None,
-        labels: Mapping[str, str] | None,
-        dimensions: int | None,
-        run: str | None,
-        max_jobs_in_flight: int,
-        items_per_job: int,
-        bytes_per_job: int,
-        release: bool,
-        progress: ProgressCallback | None,
-    ) -> EmbedCall:
-        if max_jobs_in_flight < 1:
-            raise ValueError(f"max_jobs_in_flight: at least 1, not {max_jobs_in_flight}")
-        spec = JobSpec(workload, embedding_options(input_type, dimensions), priority, labels, run)
-        feed = PartFeed(cut(texts, keys, max_items=items_per_job, max_bytes=bytes_per_job))
-        return EmbedCall(
-            self._gateway,
-            spec,
-            feed,
-            sink,
-            window=max_jobs_in_flight,
-            total=_length(texts),
-            may_release=release,
-            on_progress=progress,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Embeddings:
+        """Embed images: http, https or s3 URLs (str), which the workers fetch; encoded files (bytes); or local files
+        (pathlib.Path), which are read one job at a time and sent inline. A str is never a local path.
+
+        An image that cannot be fetched or decoded is an item error; InvalidInput when a str is no URL, or a file
+        cannot be read. A run that was killed finds its jobs again by the URLs and by the content of files and bytes.
+        Otherwise as embed_texts.
+        """
+        return await self._embed(
+            IMAGES,
+            images,
+            embedding_options(None, dimensions, dtype),
+            on_error,
+            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            workload=workload,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            run=run,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
+        )
+
+    async def embed_images_to(
+        self,
+        target: Target,
+        images: Iterable[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Summary:
+        """Embed images into PATH.npy, .parquet, .jsonl or a Sink: as embed_texts_to, of what embed_images takes."""
+        return await self._embed_to(
+            IMAGES,
+            _sink(target),
+            images,
+            embedding_options(None, dimensions, dtype),
+            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            workload=workload,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            run=run,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
         )
 
     async def submit_texts(
@@ -234,14 +305,153 @@ class AsyncClient:
         keys: Iterable[str] | None = None,
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
         run: str | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
     ) -> list[Job]:
         """Submit without waiting for results. The jobs are those that embed_texts would make, in input
         order, so a later embed_texts over the same input picks up their results."""
-        spec = JobSpec(workload, embedding_options(input_type), priority, labels, run)
-        feed = PartFeed(cut(_checked(texts), keys, max_items=items_per_job, max_bytes=bytes_per_job))
+        return await self._submit(
+            TEXTS,
+            texts,
+            embedding_options(input_type, dimensions, dtype),
+            workload=workload,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            run=run,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
+        )
+
+    async def submit_images(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        run: str | None = None,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+    ) -> list[Job]:
+        """Submit without waiting for results. The jobs are those that embed_images would make, in input
+        order, so a later embed_images over the same input picks up their results."""
+        return await self._submit(
+            IMAGES,
+            images,
+            embedding_options(None, dimensions, dtype),
+            workload=workload,
+            keys=keys,
+            priority=priority,
+            labels=labels,
+            run=run,
+            items_per_job=items_per_job,
+            bytes_per_job=bytes_per_job,
+        )
+
+    async def submit(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        images: Sequence[ImageLike] | None = None,
+        workload: str,
+        request_id: uuid.UUID | str | None = None,
+        input_type: InputType | None = None,
+        keys: Sequence[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        completion_window_s: float | None = None,
+    ) -> Job:
+        """Submit exactly one job of 1 to 50,000 texts or images, inline images up to what the service takes in one
+        message (64 MiB unless set otherwise). `request_id` makes repeating it harmless; by default a random one.
+        RequestIdConflict: it was used with another payload. InvalidInput: a field is bad."""
+        message = gateway_pb2.SubmitBatchRequest(
+            request_id=str(request_id or uuid.uuid4()),
+            workload=workload,
+            labels=dict(labels or {}),
+            options=embedding_options(input_type, dimensions, dtype),
+        )
+        if priority is not None:
+            message.priority = priority
+        if completion_window_s is not None:
+            message.completion_window.FromNanoseconds(int(completion_window_s * 1e9))
+        if texts is not None and images is None:
+            put_items(message, whole(_checked(texts, TEXTS), keys, TEXTS))
+        elif images is not None and texts is None:
+            put_items(message, await asyncio.to_thread(whole, _checked(images, IMAGES), keys, IMAGES))
+        else:
+            raise TypeError("submit: either texts or images are needed")
+        job, _ = await self._gateway.submit(message)
+        return job
+
+    async def _embed(
+        self,
+        kind: Kind[T],
+        inputs: Iterable[T],
+        options: EmbeddingOptions,
+        on_error: Literal["raise", "return"],
+        flow: _Flow,
+        **how: Unpack[_How],
+    ) -> Embeddings:
+        sink = MemorySink(_length(_checked(inputs, kind)))
+        call = self._call(kind, inputs, sink, options, flow, **how)
+        summary = await call.run()
+        result = sink.embeddings(summary.jobs)
+        if flow["release"]:
+            await call.release(only_failed=on_error == "raise" and bool(result.errors))
+        if on_error == "raise":
+            _raise_if_failed(result)
+        return result
+
+    async def _embed_to(
+        self,
+        kind: Kind[T],
+        sink: Sink,
+        inputs: Iterable[T],
+        options: EmbeddingOptions,
+        flow: _Flow,
+        **how: Unpack[_How],
+    ) -> Summary:
+        call = self._call(kind, inputs, sink, options, flow, **how)
+        summary = await call.run()
+        if flow["release"]:
+            await call.release()
+        return summary
+
+    def _call(
+        self,
+        kind: Kind[T],
+        inputs: Iterable[T],
+        sink: Sink,
+        options: EmbeddingOptions,
+        flow: _Flow,
+        **how: Unpack[_How],
+    ) -> EmbedCall:
+        if flow["max_jobs_in_flight"] < 1:
+            raise ValueError(f"max_jobs_in_flight: at least 1, not {flow['max_jobs_in_flight']}")
+        return EmbedCall(
+            self._gateway,
+            _spec(options, how),
+            _feed(kind, inputs, how),
+            sink,
+            window=flow["max_jobs_in_flight"],
+            total=_length(inputs),
+            may_release=flow["release"],
+            on_progress=flow["progress"],
+        )
+
+    async def _submit(
+        self, kind: Kind[T], inputs: Iterable[T], options: EmbeddingOptions, **how: Unpack[_How]
+    ) -> list[Job]:
+        spec, feed = _spec(options, how), _feed(kind, inputs, how)
         patience = self._gateway.patience()
         jobs = []
         try:
@@ -250,36 +460,6 @@ class AsyncClient:
         finally:
             feed.close()
         return jobs
-
-    async def submit(
-        self,
-        texts: Sequence[str],
-        *,
-        workload: str,
-        request_id: uuid.UUID | str | None = None,
-        input_type: InputType | None = None,
-        keys: Sequence[str] | None = None,
-        priority: int | None = None,
-        labels: Mapping[str, str] | None = None,
-        completion_window_s: float | None = None,
-    ) -> Job:
-        """Submit exactly one job of 1 to 50,000 texts. `request_id` makes repeating it harmless; by default
-        a random one. RequestIdConflict: it was used with another payload. InvalidInput: a field is bad."""
-        message = gateway_pb2.SubmitBatchRequest(
-            request_id=str(request_id or uuid.uuid4()),
-            workload=workload,
-            labels=dict(labels or {}),
-            options=embedding_options(input_type),
-        )
-        if priority is not None:
-            message.priority = priority
-        if completion_window_s is not None:
-            message.completion_window.FromNanoseconds(int(completion_window_s * 1e9))
-        message.texts.SetInParent()
-        for place_, text in enumerate(_checked(texts)):
-            message.texts.items.add(text=text, key=keys[place_] if keys is not None else "")
-        job, _ = await self._gateway.submit(message)
-        return job
 
     async def job(self, job_id: str) -> Job:
         """Read one job. JobNotFound when this app has no such job."""

@@ -22,6 +22,7 @@ import grpc
 import numpy.typing as npt
 
 from podium.gateway.v1 import gateway_pb2
+from podium_client.encodings import Dtype, FloatMatrix
 from podium_client.errors import PodiumError, ProtocolError
 from podium_client.jobs import Job, job_from_proto
 from podium_client.results import ItemError, ResultChunk, chunk_from_proto, failure_from_proto
@@ -67,8 +68,23 @@ class ResultDelivery(_Acknowledging):
 
     @property
     def vectors(self) -> npt.NDArray[Any]:
-        """(rows, dimension), read-only, one row for each item that succeeded; see `rows`."""
+        """(rows, dimension) of the job's dtype (binary: (rows, bytes of a row)), read-only, one row for each item that
+        succeeded; see `rows`."""
         return self.chunk.vectors
+
+    @property
+    def dimension(self) -> int:
+        """Elements of a vector, however they are packed; may be 0 when every item failed."""
+        return self.chunk.dimension
+
+    @property
+    def dtype(self) -> Dtype:
+        """How the vectors are encoded, as the job asked for."""
+        return self.chunk.dtype
+
+    def to_float32(self) -> FloatMatrix:
+        """(rows, dimension) float32, whatever the encoding: see podium_client.encodings.to_float32."""
+        return self.chunk.to_float32()
 
     @property
     def errors(self) -> tuple[ItemError, ...]:

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from podium_client.encodings import Dtype, Layout, Matrix, dtype_from_wire
 from podium_client.errors import JobCancelled, JobExpired, ProtocolError, ResultsReleased
 from podium_client.feed import PartFeed
 from podium_client.jobs import Job, JobState
 from podium_client.parts import JobSpec, Part
-from podium_client.results import ItemError, Provenance, ResultChunk, Summary, Truncation, fill
+from podium_client.results import BoolVector, ItemError, Provenance, ResultChunk, Summary, Truncation, fill
 from podium_client.retry import Patience
 from podium_client.rpc import Gateway
 from podium_client.sinks.base import Outcome, Sink
@@ -76,15 +77,16 @@ class Finished:
 class Model:
     """What makes the vectors of this call: must be the same for all parts, or rows could not be compared."""
 
-    def __init__(self, gateway: Gateway, workload: str, dimensions: int | None) -> None:
+    def __init__(self, gateway: Gateway, workload: str, dimensions: int | None, dtype: Dtype) -> None:
         self._gateway = gateway
         self._workload = workload
         self._dimension = dimensions
+        self._dtype: Dtype = dtype
         self.provenance: Provenance | None = None
 
-    def check(self, chunk: ResultChunk) -> int | None:
-        """The dimension, once known. ProtocolError when the chunk was made by something else than those
-        before."""
+    def check(self, chunk: ResultChunk) -> Layout | None:
+        """The layout of all rows, once known. ProtocolError when the chunk was made by something else than those
+        before, or is not what was asked for."""
         made_by = chunk.provenance
         if made_by is not None and self.provenance is None:
             self.provenance = made_by
@@ -97,21 +99,24 @@ class Model:
                     f"({self.provenance.dimension}) and {made_by.model_name}@{made_by.revision} "
                     f"({made_by.dimension})"
                 )
-        if len(chunk.vectors):
-            dimension = int(chunk.vectors.shape[1])
+        if len(chunk.vectors) and chunk.layout is not None:
             if self._dimension is None:
-                self._dimension = dimension
-            if dimension != self._dimension:
-                raise ProtocolError(f"vectors of dimension {dimension}, expected {self._dimension}")
-        return self._dimension
+                self._dimension = chunk.layout.dimension
+            expected = Layout(self._dimension, self._dtype)
+            if chunk.layout != expected:
+                raise ProtocolError(
+                    f"vectors of {chunk.layout.dimension} {chunk.layout.dtype}, expected {expected.dimension} "
+                    f"{expected.dtype}"
+                )
+        return Layout(self._dimension, self._dtype) if self._dimension is not None else None
 
-    async def dimension(self) -> int:
-        """The dimension; asked of the registry when no vector has come (every item failed, or there is
+    async def layout(self) -> Layout:
+        """The layout; the dimension is asked of the registry when no vector has come (every item failed, or there is
         none)."""
         if self._dimension is None:
             found = [w.dimension for w in await self._gateway.workloads() if w.name == self._workload]
             self._dimension = found[0] if found else 0
-        return self._dimension
+        return Layout(self._dimension, self._dtype)
 
 
 @dataclass(slots=True)
@@ -124,7 +129,7 @@ class Collector:
     item_count: int
     keys: tuple[str, ...] | None
     on_chunk: Callable[[ResultChunk], None]
-    _rows: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None = None
+    _rows: Matrix | None = None
 
     async def collect(self, stream: ResultStream) -> Finished:
         """Read the stream to its end. JobCancelled or JobExpired when that is why items have no outcome."""
@@ -139,27 +144,23 @@ class Collector:
         end = stream.end
         if end is None or end.job.progress.items_total != self.item_count:
             raise ProtocolError(f"a job of {self.item_count} items ended as {end}")
+        layout = await self.model.layout()
+        rows = self._allocated(layout)
+        made_by = self.model.provenance
+        outcome = Outcome(self.first_item, rows, ok, tuple(errors), tuple(truncations), self.keys, made_by, layout)
+        return Finished(outcome, end)
+
+    def _allocated(self, layout: Layout) -> Matrix:
         if self._rows is None:
-            self._allocate(await self.model.dimension())
-        assert self._rows is not None
-        return Finished(
-            Outcome(
-                self.first_item, self._rows, ok, tuple(errors), tuple(truncations), self.keys, self.model.provenance
-            ),
-            end,
-        )
+            self._rows = self.sink.rows(self.first_item, self.item_count, layout)
+            self._rows.fill(0)  # a resubmitted part may get back the array that its first job half filled
+        return self._rows
 
-    def _allocate(self, dimension: int) -> None:
-        self._rows = self.sink.rows(self.first_item, self.item_count, dimension)
-        self._rows.fill(0)  # a resubmitted part may get back the array that its first job half filled
-
-    def _place(self, chunk: ResultChunk, ok: np.ndarray[tuple[int], np.dtype[np.bool_]], dimension: int | None) -> None:
+    def _place(self, chunk: ResultChunk, ok: BoolVector, layout: Layout | None) -> None:
         if chunk.end_item > self.item_count:
             raise ProtocolError(f"item {chunk.end_item - 1} in a job of {self.item_count}")
-        if self._rows is None and dimension is not None:
-            self._allocate(dimension)
-        if self._rows is not None:
-            fill(self._rows, ok, chunk)
+        if layout is not None:
+            fill(self._allocated(layout), ok, chunk)
 
     def _at_input(self, error: ItemError) -> ItemError:
         key = self.keys[error.index] if self.keys is not None else error.key
@@ -214,8 +215,10 @@ class EmbedCall:
             self._patience.on_full = self._make_room
         self._held_there: list[StreamEnd] = []
         """Of jobs whose outcomes are all here, and still at the service."""
-        dimensions = spec.options.dimensions if spec.options.HasField("dimensions") else None
-        self._model = Model(gateway, spec.workload, dimensions)
+        options = spec.options
+        dimensions = options.dimensions if options.HasField("dimensions") else None
+        dtype = dtype_from_wire(options.dtype) if options.HasField("dtype") else "float32"
+        self._model = Model(gateway, spec.workload, dimensions, dtype or "float32")
         self._errors: list[ItemError] = []
         self._ends: list[tuple[StreamEnd, bool]] = []
 
@@ -223,8 +226,8 @@ class EmbedCall:
         """Everything up to the commit; release() is the caller's next step."""
         try:
             await self._pump()
-            dimension = await self._model.dimension()
-            await in_thread(self._sink.commit, dimension, self._model.provenance)
+            layout = await self._model.layout()
+            await in_thread(self._sink.commit, layout, self._model.provenance)
         except BaseException:
             self._sink.abort()
             raise
@@ -236,10 +239,11 @@ class EmbedCall:
             succeeded=progress.items_done - progress.items_failed,
             failed=progress.items_failed,
             truncated=progress.items_truncated,
-            dimension=dimension,
+            dimension=layout.dimension,
             jobs=tuple(end.job.job_id for end, _ in self._ends),
             provenance=self._model.provenance,
             errors=tuple(self._errors),
+            dtype=layout.dtype,
         )
 
     async def release(self, *, only_failed: bool = False) -> None:

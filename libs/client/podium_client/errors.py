@@ -160,6 +160,7 @@ class ErrorDetails:
 
 
 RESULTS_UNACKNOWLEDGED = "RESULTS_UNACKNOWLEDGED"
+_TOO_LARGE = "larger than max"
 _BY_CODE: dict[grpc.StatusCode, type[PodiumError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -209,6 +210,13 @@ def from_rpc_error(error: grpc.RpcError) -> PodiumError:
     metadata = dict(details.metadata)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInput(text, details.violations, code=code, reason=details.reason or code.name, metadata=metadata)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.empty and _TOO_LARGE in text:
+        # Said by gRPC before Podium has seen the request, and as true of the next try.
+        return InvalidInput(
+            f"the job is larger than the service takes in one message; make it smaller: {text}",
+            code=code,
+            reason="MESSAGE_TOO_LARGE",
+        )
     kind = _BY_CODE.get(code, ServiceError)
     if kind is NotFound and details.reason.startswith("JOB"):
         kind = JobNotFound

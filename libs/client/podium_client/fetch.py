@@ -24,7 +24,7 @@ async def fetch(
     that the service has no room for the rest before somebody releases something."""
     job = await gateway.get_job(job_id)
     total = job.progress.items_total
-    model = Model(gateway, job.workload, None)
+    model = Model(gateway, job.workload, job.dimensions, job.dtype)
     progress = CallProgress(items_total=total, items_submitted=total, jobs=1)
     keys: dict[int, tuple[str, ...]] = {}
 
@@ -40,8 +40,8 @@ async def fetch(
         finished = await collector.collect(ResultStream(gateway, job_id, may_release=release_after))
         outcome = _with_keys(finished, keys, total)
         await in_thread(sink.write, outcome)
-        dimension = await model.dimension()
-        await in_thread(sink.commit, dimension, model.provenance)
+        layout = await model.layout()
+        await in_thread(sink.commit, layout, model.provenance)
     except BaseException:
         sink.abort()
         raise
@@ -52,10 +52,11 @@ async def fetch(
         succeeded=total - progress.items_failed,
         failed=progress.items_failed,
         truncated=progress.items_truncated,
-        dimension=dimension,
+        dimension=layout.dimension,
         jobs=(job_id,),
         provenance=model.provenance,
         errors=outcome.errors[:1000],
+        dtype=layout.dtype,
     )
 
 

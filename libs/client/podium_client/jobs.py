@@ -11,6 +11,7 @@ from typing import cast
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from podium.common.v1 import item_pb2, job_pb2, workload_pb2
+from podium_client.encodings import Dtype, dtype_from_wire, dtype_to_wire
 
 
 class JobState(enum.StrEnum):
@@ -65,6 +66,10 @@ class Job:
     results_released: bool
     results_expired: bool
     """Whether some results were removed before anybody read them: their retention had ended."""
+    modality: str = "text"
+    dtype: Dtype = "float32"
+    dimensions: int | None = None
+    """Elements that the vectors are truncated to; None: all of the workload's."""
 
     @property
     def readable_from_start(self) -> bool:
@@ -75,7 +80,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One entry of the service's registry. Bytes are UTF-8 bytes of one text."""
+    """One entry of the service's registry. Limits are of one item: UTF-8 bytes of a text, bytes of an inline image,
+    pixels of a decoded one; 0: none."""
 
     name: str
     description: str
@@ -87,6 +93,12 @@ class Workload:
     backend: str
     normalized: bool
     max_tokens: int
+    max_image_bytes: int = 0
+    max_image_pixels: int = 0
+    dtypes: tuple[str, ...] = ("float32",)
+    """Element types that a job may ask for."""
+    truncated_dimensions: tuple[int, ...] = ()
+    """Lengths to which vectors may be truncated."""
 
 
 def _time(message: job_pb2.Job, field: str) -> datetime | None:
@@ -122,7 +134,23 @@ def job_from_proto(message: job_pb2.Job) -> Job:
         expire_time=_time(message, "expire_time"),
         results_released=message.results_released,
         results_expired=message.results_expired,
+        modality=_modality(message.modality) if message.modality else "text",
+        dtype=_dtype(message.options),
+        dimensions=message.options.dimensions if message.options.HasField("dimensions") else None,
     )
+
+
+def _dtype(options: item_pb2.EmbeddingOptions) -> Dtype:
+    if not options.HasField("dtype"):
+        return "float32"
+    dtype = dtype_from_wire(options.dtype)
+    if dtype is None:
+        raise ValueError(f"dtype {options.dtype} is not known to this SDK")
+    return dtype
+
+
+def _modality(number: workload_pb2.Modality) -> str:
+    return workload_pb2.Modality.Name(number).removeprefix("MODALITY_").lower()
 
 
 def state_to_proto(state: JobState | str) -> job_pb2.JobState:
@@ -135,7 +163,7 @@ def workload_from_proto(message: workload_pb2.Workload) -> Workload:
     return Workload(
         name=message.name,
         description=message.description,
-        modalities=tuple(workload_pb2.Modality.Name(m).removeprefix("MODALITY_").lower() for m in message.modalities),
+        modalities=tuple(map(_modality, message.modalities)),
         dimension=message.dimension,
         max_text_bytes=message.limits.max_text_bytes,
         model_name=message.model.model_name,
@@ -143,11 +171,18 @@ def workload_from_proto(message: workload_pb2.Workload) -> Workload:
         backend=message.model.backend,
         normalized=message.model.normalized,
         max_tokens=message.model.max_tokens,
+        max_image_bytes=message.limits.max_image_bytes,
+        max_image_pixels=message.limits.max_image_pixels,
+        dtypes=tuple(dtype for n in message.dtypes if (dtype := dtype_from_wire(n))) or ("float32",),
+        truncated_dimensions=tuple(message.truncated_dimensions),
     )
 
 
-def embedding_options(input_type: str | None, dimensions: int | None = None) -> item_pb2.EmbeddingOptions:
-    """Options of a job. `input_type`: "query", "passage" or None. ValueError for anything else."""
+def embedding_options(
+    input_type: str | None = None, dimensions: int | None = None, dtype: str | None = None
+) -> item_pb2.EmbeddingOptions:
+    """Options of a job. `input_type`: "query", "passage" or None; `dtype`: one of encodings.DTYPES or None for
+    float32. ValueError for anything else."""
     options = item_pb2.EmbeddingOptions()
     if input_type is not None:
         if input_type.lower() not in ("query", "passage"):
@@ -155,5 +190,10 @@ def embedding_options(input_type: str | None, dimensions: int | None = None) -> 
         name = f"INPUT_TYPE_{input_type.upper()}"
         options.input_type = cast(workload_pb2.InputType, workload_pb2.InputType.Value(name))
     if dimensions is not None:
+        if dimensions < 1:
+            raise ValueError(f"dimensions: at least 1, not {dimensions}")
         options.dimensions = dimensions
+    # Left unset for float32, said or not: the same call has to derive the same request id.
+    if dtype is not None and (number := dtype_to_wire(dtype)) != workload_pb2.DTYPE_FLOAT32:
+        options.dtype = number
     return options

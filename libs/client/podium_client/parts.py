@@ -13,17 +13,21 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any, Literal, TypeVar, cast
 
 from podium.common.v1 import item_pb2
-from podium_client.errors import InvalidInput, Violation
+from podium_client.items import Content, Items, Kind, bad_item
 
+T = TypeVar("T")
 MAX_ITEMS_PER_JOB = 50_000
 DEFAULT_ITEMS_PER_JOB = 8_192
 DEFAULT_BYTES_PER_JOB = 8 * 1024 * 1024
+DEFAULT_IMAGE_BYTES_PER_JOB = 16 * 1024 * 1024
+"""Of inline images: several batches in a job, and four jobs in flight take some 200 MB while they are sent."""
 
 # Fixed for ever: another namespace would orphan the jobs of every interrupted run.
 _NAMESPACE = uuid.UUID("6f0d1c3e-5b1e-5c0e-9a53-8f3f0f6d9f7b")
-_MISSING = object()
+_MISSING: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,17 @@ class Part:
     ordinal: int
     first_item: int
     keys: tuple[str, ...] | None
-    items: item_pb2.TextItems
+    items: Items
 
     @property
     def item_count(self) -> int:
         """Items in it."""
         return len(self.items.items)
+
+    @property
+    def kind(self) -> Literal["texts", "images"]:
+        """The member of SubmitBatchRequest that takes them."""
+        return "texts" if isinstance(self.items, item_pb2.TextItems) else "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,59 +61,67 @@ class JobSpec:
     run: str | None = None
 
 
-def _bad(index: int, field: str, description: str) -> InvalidInput:
-    path = f"texts.items[{index}].{field}"
-    return InvalidInput(f"{path}: {description}", [Violation(path, description, index)])
-
-
-def _check_text(index: int, text: object) -> bytes:
-    if not isinstance(text, str):
-        raise _bad(index, "text", f"a str is needed, not {type(text).__name__}")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _bad(index, "text", f"not encodable as UTF-8: {error.reason}") from error
-
-
 def cut(
-    texts: Iterable[str],
+    inputs: Iterable[T],
     keys: Iterable[str] | None = None,
     *,
+    kind: Kind[T],
     max_items: int = DEFAULT_ITEMS_PER_JOB,
     max_bytes: int = DEFAULT_BYTES_PER_JOB,
 ) -> Iterator[Part]:
-    """Cut the input into parts of at most `max_items` items and `max_bytes` UTF-8 bytes; a text larger than
-    that is a part of its own. Reads no further ahead than the text that begins the next part.
+    """Cut the input into parts of at most `max_items` items and `max_bytes` bytes (of UTF-8 text, of URLs, of inline
+    images); an item larger than that is a part of its own. Reads no further ahead than the item that begins the next
+    part.
 
-    ValueError: bounds out of range, or not as many keys as texts. InvalidInput: a text or key that is no
-    string.
+    ValueError: bounds out of range, or not as many keys as inputs. InvalidInput: an input or key that cannot be one.
     """
     if not 1 <= max_items <= MAX_ITEMS_PER_JOB:
         raise ValueError(f"items per job: 1 to {MAX_ITEMS_PER_JOB:,}, not {max_items:,}")
     if max_bytes < 1:
         raise ValueError(f"bytes per job: at least 1, not {max_bytes:,}")
-    ordinal, first, size, batch, batch_keys = 0, 0, 0, item_pb2.TextItems(), list[str]()
-    pairs = ((text, "") for text in texts) if keys is None else zip_longest(texts, keys, fillvalue=_MISSING)
-    for index, (text, key) in enumerate(pairs):
-        if text is _MISSING or key is _MISSING:
-            raise ValueError(f"keys: one for each text is needed; they differ from item {index:,} on")
-        if not isinstance(key, str):
-            raise _bad(index, "key", f"a str is needed, not {type(key).__name__}")
-        length = len(_check_text(index, text))
-        if batch.items and (len(batch.items) >= max_items or size + length > max_bytes):
+    ordinal, first, size, batch, batch_keys = 0, 0, 0, kind.empty(), list[str]()
+    for index, (content, key) in enumerate(_read(inputs, keys, kind)):
+        if batch.items and (len(batch.items) >= max_items or size + content.size > max_bytes):
             yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
-            ordinal, first, size, batch, batch_keys = ordinal + 1, index, 0, item_pb2.TextItems(), []
-        batch.items.add(key=key, text=text)
+            ordinal, first, size, batch, batch_keys = ordinal + 1, index, 0, kind.empty(), []
+        add(batch, content, key)
         if keys is not None:
             batch_keys.append(key)
-        size += length
+        size += content.size
     if batch.items:
         yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
 
 
+def _read(inputs: Iterable[T], keys: Iterable[str] | None, kind: Kind[T]) -> Iterator[tuple[Content, str]]:
+    read = kind.read
+    if keys is None:
+        for index, value in enumerate(inputs):
+            yield read(index, value), ""
+        return
+    for index, (value, key) in enumerate(zip_longest(inputs, keys, fillvalue=_MISSING)):
+        if value is _MISSING or key is _MISSING:
+            raise ValueError(f"keys: one for each item is needed; they differ from item {index:,} on")
+        if not isinstance(key, str):
+            raise bad_item(kind.name, index, "key", f"a str is needed, not {type(key).__name__}")
+        yield read(index, cast(T, value)), key
+
+
+def add(items: Items, content: Content, key: str) -> None:
+    """Append one item."""
+    items.items.add(key=key, **{content.field: content.value})
+
+
+def whole(inputs: Iterable[T], keys: Iterable[str] | None, kind: Kind[T]) -> Items:
+    """All of the input as the items of one job, however many. Errors as in `cut`."""
+    items = kind.empty()
+    for content, key in _read(inputs, keys, kind):
+        add(items, content, key)
+    return items
+
+
 def request_id(spec: JobSpec, part: Part) -> uuid.UUID:
     """The request id of a part's first submission."""
-    identity = {
+    identity: dict[str, Any] = {
         "workload": spec.workload,
         "options": spec.options.SerializeToString(deterministic=True).hex(),
         "priority": spec.priority,
@@ -113,6 +130,9 @@ def request_id(spec: JobSpec, part: Part) -> uuid.UUID:
         "part": part.ordinal,
         "content": hashlib.sha256(part.items.SerializeToString(deterministic=True)).hexdigest(),
     }
+    if part.kind != "texts":
+        # A text and a URL have the same bytes on the wire. Of texts it is not said: their ids never change.
+        identity["kind"] = part.kind
     return uuid.uuid5(_NAMESPACE, json.dumps(identity, sort_keys=True))
 
 

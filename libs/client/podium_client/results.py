@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import google_crc32c
@@ -11,16 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from podium.common.v1 import job_pb2, result_pb2, workload_pb2
+from podium_client.encodings import BoolMatrix, Dtype, FloatMatrix, Layout, Matrix, dtype_from_wire, to_float32, unpack
 from podium_client.errors import ProtocolError
 
-FloatMatrix = npt.NDArray[np.float32]
 BoolVector = npt.NDArray[np.bool_]
-
-_WIRE_DTYPES: dict[int, np.dtype[Any]] = {
-    workload_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
-    workload_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
-    workload_pb2.DTYPE_INT8: np.dtype("i1"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +54,9 @@ class Provenance:
 class ResultChunk:
     """Outcomes of `item_count` consecutive items, from index `first_item` in the job.
 
-    `vectors`: (rows, dimension), the wire's dtype (float32 unless asked otherwise), read-only, one row for
-    each item that succeeded, in item order; (0, 0) when the whole chunk failed. `errors` and `truncations`
-    are indexed by the item's position in the job. `cursor`: the place just after this chunk.
+    `vectors`: (rows, width) as `layout` says (float32 unless asked otherwise), read-only, one row for each item that
+    succeeded, in item order; none when the whole chunk failed, and `layout` may then be None. `errors` and
+    `truncations` are indexed by the item's position in the job. `cursor`: the place just after this chunk.
     """
 
     first_item: int
@@ -74,6 +68,21 @@ class ResultChunk:
     provenance: Provenance | None
     cursor: str
     attempt: int = 0
+    layout: Layout | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Elements of a vector; 0 without a layout."""
+        return self.layout.dimension if self.layout is not None else 0
+
+    @property
+    def dtype(self) -> Dtype:
+        """How the vectors are encoded."""
+        return self.layout.dtype if self.layout is not None else "float32"
+
+    def to_float32(self) -> FloatMatrix:
+        """(rows, dimension) float32: see podium_client.encodings.to_float32."""
+        return to_float32(self.vectors, self.layout) if self.layout is not None else self.vectors
 
     @property
     def end_item(self) -> int:
@@ -93,16 +102,14 @@ class ResultChunk:
         if skipped <= 0:
             return self
         rows = int(np.count_nonzero(self.ok()[:skipped]))
-        return ResultChunk(
+        return replace(
+            self,
             first_item=index,
             item_count=self.item_count - skipped,
             vectors=self.vectors[rows:],
             errors=tuple(e for e in self.errors if e.index >= index),
             truncations=tuple(t for t in self.truncations if t.index >= index),
             keys=self.keys[skipped:],
-            provenance=self.provenance,
-            cursor=self.cursor,
-            attempt=self.attempt,
         )
 
 
@@ -110,19 +117,20 @@ class ResultChunk:
 class Embeddings:
     """Vectors of a whole input, in input order.
 
-    `vectors`: (n, dimension) float32, C-contiguous. The row of a failed item is all zeros and its `ok` is
-    False: look at `ok` or `errors` before trusting a row. `ok`: (n,) bool. `keys`: the caller's keys, None
-    without keys. `jobs`: ids of the jobs it came from. Behaves as its `vectors` in NumPy functions,
-    indexing and len().
+    `vectors`: (n, dimension) float32, C-contiguous; with another dtype, (n, width) as podium_client.Layout says. The
+    row of a failed item is all zeros and its `ok` is False: look at `ok` or `errors` before trusting a row. `ok`: (n,)
+    bool. `keys`: the caller's keys, None without keys. `jobs`: ids of the jobs it came from. `layout`: None means
+    float32. Behaves as its `vectors` in NumPy functions, indexing and len().
     """
 
-    vectors: FloatMatrix
+    vectors: Matrix
     ok: BoolVector
     errors: tuple[ItemError, ...] = ()
     truncations: tuple[Truncation, ...] = ()
     keys: tuple[str, ...] | None = None
     provenance: Provenance | None = None
     jobs: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.vectors, dtype=dtype, copy=copy)
@@ -134,13 +142,39 @@ class Embeddings:
         row: npt.NDArray[Any] = self.vectors[place]
         return row
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         return iter(self.vectors)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(items, dimension)."""
+        """Shape of `vectors`: (items, dimension), or (items, bytes of a row) when they are binary."""
         return (self.vectors.shape[0], self.vectors.shape[1])
+
+    @property
+    def dimension(self) -> int:
+        """Elements of a vector, however they are packed."""
+        return self._layout.dimension
+
+    @property
+    def dtype(self) -> Dtype:
+        """How the vectors are encoded."""
+        return self._layout.dtype
+
+    @property
+    def _layout(self) -> Layout:
+        return self.layout if self.layout is not None else Layout(self.vectors.shape[1])
+
+    def unpack(self) -> Matrix | BoolMatrix:
+        """(n, dimension): binary vectors as bool, True where the element was above 0; others as they are."""
+        return unpack(self.vectors, self._layout)
+
+    def to_float32(self) -> FloatMatrix:
+        """(n, dimension) float32, whatever the encoding: int8 and binary vectors with unit length, float32 ones
+        without a copy. Rows of failed items are zeros."""
+        wide = to_float32(self.vectors, self._layout)
+        if self._layout.dtype == "binary":
+            wide[~self.ok] = 0
+        return wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +190,7 @@ class Summary:
     jobs: tuple[str, ...]
     provenance: Provenance | None
     errors: tuple[ItemError, ...] = field(default=())
+    dtype: Dtype = "float32"
 
 
 def provenance_from_proto(message: result_pb2.Provenance) -> Provenance:
@@ -172,21 +207,30 @@ def provenance_from_proto(message: result_pb2.Provenance) -> Provenance:
     )
 
 
-def _matrix(chunk: result_pb2.ResultChunk) -> npt.NDArray[Any]:
-    dtype = _WIRE_DTYPES.get(chunk.dtype)
+def _layout(chunk: result_pb2.ResultChunk) -> Layout | None:
+    dtype = dtype_from_wire(chunk.dtype)
     if dtype is None:
         if chunk.count == 0 and not chunk.vectors:
-            return np.empty((0, 0), dtype=np.float32)
+            return None
         raise ProtocolError(f"items from {chunk.first_item}: dtype {chunk.dtype} is not known to this SDK")
-    expected = chunk.count * chunk.dimension * dtype.itemsize
+    return Layout(chunk.dimension, dtype)
+
+
+def _matrix(chunk: result_pb2.ResultChunk, layout: Layout | None) -> Matrix:
+    if layout is None:
+        return np.empty((0, 0), dtype=np.float32)
+    expected = chunk.count * layout.row_bytes
     if len(chunk.vectors) != expected:
         raise ProtocolError(
             f"items from {chunk.first_item}: {len(chunk.vectors):,} bytes of vectors, {chunk.count} rows of "
-            f"{chunk.dimension} {dtype.name} are {expected:,}"
+            f"{layout.dimension} {layout.dtype} are {expected:,}"
         )
     if google_crc32c.value(chunk.vectors) != chunk.crc32c:
         raise ProtocolError(f"items from {chunk.first_item}: CRC32C of the vectors does not match")
-    return np.frombuffer(chunk.vectors, dtype=dtype).reshape(chunk.count, chunk.dimension)
+    rows = np.frombuffer(chunk.vectors, dtype=layout.numpy).reshape(chunk.count, layout.width)
+    if layout.padding_mask and (rows[:, -1] & layout.padding_mask).any():
+        raise ProtocolError(f"items from {chunk.first_item}: bits beyond the {layout.dimension} elements are set")
+    return rows
 
 
 def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
@@ -202,11 +246,11 @@ def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
         raise ProtocolError(f"items from {chunk.first_item}: errors outside the chunk or twice for one item")
     if chunk.keys and len(chunk.keys) != chunk.item_count:
         raise ProtocolError(f"items from {chunk.first_item}: {len(chunk.keys)} keys, {chunk.item_count} items")
-    keys = tuple(chunk.keys)
+    keys, layout = tuple(chunk.keys), _layout(chunk)
     return ResultChunk(
         first_item=chunk.first_item,
         item_count=chunk.item_count,
-        vectors=_matrix(chunk),
+        vectors=_matrix(chunk, layout),
         errors=tuple(
             ItemError(
                 index=e.item_index,
@@ -221,6 +265,7 @@ def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
         provenance=provenance_from_proto(chunk.provenance) if chunk.HasField("provenance") else None,
         cursor=cursor,
         attempt=chunk.attempt,
+        layout=layout,
     )
 
 
@@ -240,8 +285,8 @@ def failure_from_proto(failure: result_pb2.BatchFailure, cursor: str) -> ResultC
     )
 
 
-def fill(rows: FloatMatrix, ok: BoolVector, chunk: ResultChunk, offset: int = 0) -> None:
-    """Put a chunk's vectors into `rows` (n, dimension) and its outcomes into `ok` (n,), both zero before;
+def fill(rows: Matrix, ok: BoolVector, chunk: ResultChunk, offset: int = 0) -> None:
+    """Put a chunk's vectors into `rows` (n, width, of its layout) and its outcomes into `ok` (n,), both zero before;
     `offset` is the index in the job of row 0."""
     start, end = chunk.first_item - offset, chunk.end_item - offset
     if not chunk.errors:

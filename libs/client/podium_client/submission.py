@@ -12,8 +12,10 @@ import re
 import uuid
 from collections.abc import Mapping
 
+from podium.common.v1 import item_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium_client.errors import InvalidInput, Violation
+from podium_client.items import Items
 from podium_client.jobs import Job
 from podium_client.parts import JobSpec, Part, request_id, rerun_request_id
 from podium_client.retry import Patience
@@ -47,6 +49,14 @@ def at_input_index(error: InvalidInput, first_item: int) -> InvalidInput:
     )
 
 
+def put_items(message: gateway_pb2.SubmitBatchRequest, items: Items) -> None:
+    """Give the request its items; a copy of them."""
+    if isinstance(items, item_pb2.TextItems):
+        message.texts.CopyFrom(items)
+    else:
+        message.images.CopyFrom(items)
+
+
 async def _submit(
     gateway: Gateway,
     spec: JobSpec,
@@ -60,8 +70,8 @@ async def _submit(
         workload=spec.workload,
         labels={**(spec.labels or {}), **labels},
         options=spec.options,
-        texts=part.items,
     )
+    put_items(message, part.items)
     if spec.priority is not None:
         message.priority = spec.priority
     try:

@@ -19,8 +19,10 @@ from podium_client.aio import AsyncClient, InputType, Target
 from podium_client.config import Endpoint, Tls
 from podium_client.consuming import DEFAULT_WINDOW, Delivery
 from podium_client.embedding import ProgressCallback
+from podium_client.encodings import Dtype
+from podium_client.items import ImageLike
 from podium_client.jobs import Job, JobState, Workload
-from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
+from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_IMAGE_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
 from podium_client.results import Embeddings, ResultChunk, Summary
 from podium_client.retry import RetryPolicy
 
@@ -147,6 +149,7 @@ class Client:
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
+        dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
         max_jobs_in_flight: int = 4,
@@ -165,6 +168,7 @@ class Client:
                 priority=priority,
                 labels=labels,
                 dimensions=dimensions,
+                dtype=dtype,
                 on_error=on_error,
                 run=run,
                 max_jobs_in_flight=max_jobs_in_flight,
@@ -186,6 +190,7 @@ class Client:
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
+        dtype: Dtype | None = None,
         run: str | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
@@ -204,6 +209,83 @@ class Client:
                 priority=priority,
                 labels=labels,
                 dimensions=dimensions,
+                dtype=dtype,
+                run=run,
+                max_jobs_in_flight=max_jobs_in_flight,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+                release=release,
+                progress=progress,
+            )
+        )
+
+    def embed_images(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Embeddings:
+        """Embed images; returns as embed_texts does. See AsyncClient.embed_images."""
+        return self._loop.run(
+            self._client.embed_images(
+                images,
+                workload=workload,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                dimensions=dimensions,
+                dtype=dtype,
+                on_error=on_error,
+                run=run,
+                max_jobs_in_flight=max_jobs_in_flight,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+                release=release,
+                progress=progress,
+            )
+        )
+
+    def embed_images_to(
+        self,
+        target: Target,
+        images: Iterable[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        run: str | None = None,
+        max_jobs_in_flight: int = 4,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+        release: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> Summary:
+        """Embed images into PATH.npy, .parquet, .jsonl or a Sink. See AsyncClient.embed_images_to."""
+        return self._loop.run(
+            self._client.embed_images_to(
+                target,
+                images,
+                workload=workload,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                dimensions=dimensions,
+                dtype=dtype,
                 run=run,
                 max_jobs_in_flight=max_jobs_in_flight,
                 items_per_job=items_per_job,
@@ -222,6 +304,8 @@ class Client:
         keys: Iterable[str] | None = None,
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
         run: str | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
@@ -235,6 +319,38 @@ class Client:
                 keys=keys,
                 priority=priority,
                 labels=labels,
+                dimensions=dimensions,
+                dtype=dtype,
+                run=run,
+                items_per_job=items_per_job,
+                bytes_per_job=bytes_per_job,
+            )
+        )
+
+    def submit_images(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        run: str | None = None,
+        items_per_job: int = DEFAULT_ITEMS_PER_JOB,
+        bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
+    ) -> list[Job]:
+        """Submit without waiting for results. See AsyncClient.submit_images."""
+        return self._loop.run(
+            self._client.submit_images(
+                images,
+                workload=workload,
+                keys=keys,
+                priority=priority,
+                labels=labels,
+                dimensions=dimensions,
+                dtype=dtype,
                 run=run,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
@@ -243,26 +359,32 @@ class Client:
 
     def submit(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | None = None,
         *,
+        images: Sequence[ImageLike] | None = None,
         workload: str,
         request_id: uuid.UUID | str | None = None,
         input_type: InputType | None = None,
         keys: Sequence[str] | None = None,
         priority: int | None = None,
         labels: Mapping[str, str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
         completion_window_s: float | None = None,
     ) -> Job:
         """Submit exactly one job. See AsyncClient.submit."""
         return self._loop.run(
             self._client.submit(
                 texts,
+                images=images,
                 workload=workload,
                 request_id=request_id,
                 input_type=input_type,
                 keys=keys,
                 priority=priority,
                 labels=labels,
+                dimensions=dimensions,
+                dtype=dtype,
                 completion_window_s=completion_window_s,
             )
         )

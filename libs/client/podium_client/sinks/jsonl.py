@@ -7,21 +7,23 @@ import os
 from pathlib import Path
 from typing import IO
 
-from podium_client.results import FloatMatrix, Provenance
-from podium_client.sinks.base import Outcome, fresh_rows, replace_durably, temporary_for
+from podium_client.encodings import Layout, Matrix
+from podium_client.results import Provenance
+from podium_client.sinks.base import Outcome, replace_durably, temporary_for
 
 
 class JsonlSink:
-    """One object a line: {"index", "key"?, "vector"} or {"index", "key"?, "error": {"reason", "message"}}."""
+    """One object a line: {"index", "key"?, "vector"} or {"index", "key"?, "error": {"reason", "message"}}. A vector is
+    a list of numbers: of its elements, or of its bytes when it is binary."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._temporary = temporary_for(self.path)
         self._file: IO[str] | None = None
 
-    def rows(self, first_item: int, item_count: int, dimension: int) -> FloatMatrix:
+    def rows(self, first_item: int, item_count: int, layout: Layout) -> Matrix:
         """An array of its own."""
-        return fresh_rows(item_count, dimension)
+        return layout.zeros(item_count)
 
     def _open(self) -> IO[str]:
         if self._file is None:
@@ -43,7 +45,7 @@ class JsonlSink:
                 row["vector"] = vector.tolist()
             file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
-    def commit(self, dimension: int, provenance: Provenance | None) -> None:
+    def commit(self, layout: Layout, provenance: Provenance | None) -> None:
         """Sync and rename."""
         file = self._open()
         file.flush()

@@ -13,13 +13,16 @@ from typing import IO
 
 import numpy as np
 
-from podium_client.results import FloatMatrix, Provenance
-from podium_client.sinks.base import Outcome, fresh_rows, replace_durably, temporary_for
+from podium_client.encodings import Layout, Matrix
+from podium_client.results import Provenance
+from podium_client.sinks.base import Outcome, replace_durably, temporary_for
 from podium_client.sinks.errors_file import ErrorsFile
 
 
 class NpySink:
-    """Writes (n, dimension) float32, C order; rows of failed items are zero and named in PATH.errors.jsonl."""
+    """Writes (n, width) of the layout's type, C order: (n, dimension) float32 unless asked otherwise. Rows of failed
+    items are zero and named in PATH.errors.jsonl. Of binary vectors the file knows the bytes and not the dimension:
+    numpy.unpackbits(rows, axis=1, count=dimension)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -29,33 +32,33 @@ class NpySink:
         self._rows = 0
         self._data_start = 0
 
-    def rows(self, first_item: int, item_count: int, dimension: int) -> FloatMatrix:
+    def rows(self, first_item: int, item_count: int, layout: Layout) -> Matrix:
         """An array of its own."""
-        return fresh_rows(item_count, dimension)
+        return layout.zeros(item_count)
 
-    def _open(self, dimension: int) -> IO[bytes]:
+    def _open(self, layout: Layout) -> IO[bytes]:
         if self._file is None:
             self._file = self._temporary.open("wb")
-            self._write_header(self._file, dimension)
+            self._write_header(self._file, layout)
             self._data_start = self._file.tell()
         return self._file
 
-    def _write_header(self, file: IO[bytes], dimension: int) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, dimension)}
+    def _write_header(self, file: IO[bytes], layout: Layout) -> None:
+        header = {"descr": layout.numpy.str, "fortran_order": False, "shape": (self._rows, layout.width)}
         np.lib.format.write_array_header_1_0(file, header)
 
     def write(self, outcome: Outcome) -> None:
         """Append the rows of a part."""
-        file = self._open(outcome.vectors.shape[1])
-        file.write(np.ascontiguousarray(outcome.vectors, dtype="<f4").data)
+        file = self._open(outcome.layout)
+        file.write(np.ascontiguousarray(outcome.vectors, dtype=outcome.layout.numpy).data)
         self._rows += len(outcome.vectors)
         self._errors.write(outcome.errors)
 
-    def commit(self, dimension: int, provenance: Provenance | None) -> None:
+    def commit(self, layout: Layout, provenance: Provenance | None) -> None:
         """Correct the header, sync, rename."""
-        file = self._open(dimension)
+        file = self._open(layout)
         file.seek(0)
-        self._write_header(file, dimension)
+        self._write_header(file, layout)
         if file.tell() != self._data_start:
             raise RuntimeError("the .npy header grew beyond its padding")
         file.flush()

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from podium_client.encodings import Layout, Matrix
 from podium_client.errors import ConfigurationError
-from podium_client.results import FloatMatrix, Provenance
-from podium_client.sinks.base import Outcome, fresh_rows, replace_durably, temporary_for
+from podium_client.results import Provenance
+from podium_client.sinks.base import Outcome, replace_durably, temporary_for
 
+DTYPE_KEY = "podium.dtype"
+DIMENSION_KEY = "podium.dimension"
 PROVENANCE_KEY = "podium.provenance"
 
 
@@ -27,16 +30,17 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _metadata(provenance: Provenance | None) -> dict[str, str] | None:
+def _provenance(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
-        return None
+        return {}
     return {PROVENANCE_KEY: json.dumps(dataclasses.asdict(provenance), sort_keys=True)}
 
 
 class ParquetSink:
-    """Columns: index int64, key string (null without keys), vector fixed_size_list<float32>[dimension]
-    (null for failed items), error string (null, or "REASON: message"). Key-value metadata
-    "podium.provenance": JSON."""
+    """Columns: index int64, key string (null without keys), vector fixed_size_list (null for failed items), error
+    string (null, or "REASON: message"). The vector is <float32>[dimension], <float16>[dimension], <int8>[dimension], or
+    for binary <uint8>[bytes of a row]. Key-value metadata: "podium.dtype", "podium.dimension", "podium.provenance"
+    (JSON)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -44,21 +48,23 @@ class ParquetSink:
         self._temporary = temporary_for(self.path)
         self._writer: Any = None
 
-    def rows(self, first_item: int, item_count: int, dimension: int) -> FloatMatrix:
+    def rows(self, first_item: int, item_count: int, layout: Layout) -> Matrix:
         """An array of its own."""
-        return fresh_rows(item_count, dimension)
+        return layout.zeros(item_count)
 
-    def _open(self, dimension: int, provenance: Provenance | None) -> Any:
+    def _open(self, layout: Layout, provenance: Provenance | None) -> Any:
         if self._writer is None:
             arrow = self._arrow
+            element = arrow.from_numpy_dtype(layout.numpy)
+            told = {DTYPE_KEY: layout.dtype, DIMENSION_KEY: str(layout.dimension)}
             schema = arrow.schema(
                 [
                     arrow.field("index", arrow.int64(), nullable=False),
                     arrow.field("key", arrow.string()),
-                    arrow.field("vector", arrow.list_(arrow.float32(), dimension)),
+                    arrow.field("vector", arrow.list_(element, layout.width)),
                     arrow.field("error", arrow.string()),
                 ],
-                metadata=_metadata(provenance),
+                metadata=told | _provenance(provenance),
             )
             # Dictionary encoding only costs time on vectors: no two floats are alike.
             self._writer = self._parquet.ParquetWriter(
@@ -69,8 +75,8 @@ class ParquetSink:
     def write(self, outcome: Outcome) -> None:
         """Append a row group."""
         arrow = self._arrow
-        count, dimension = outcome.vectors.shape
-        writer = self._open(dimension, outcome.provenance)
+        count, width = outcome.vectors.shape
+        writer = self._open(outcome.layout, outcome.provenance)
         flat = arrow.array(np.ascontiguousarray(outcome.vectors).reshape(-1))
         mask = arrow.array(~outcome.ok) if outcome.errors else None
         errors: list[str | None] = [None] * count
@@ -81,17 +87,17 @@ class ParquetSink:
             arrow.nulls(count, arrow.string())
             if outcome.keys is None
             else arrow.array(outcome.keys, type=arrow.string()),
-            arrow.FixedSizeListArray.from_arrays(flat, dimension, mask=mask),
+            arrow.FixedSizeListArray.from_arrays(flat, width, mask=mask),
             arrow.array(errors, type=arrow.string()),
         ]
         writer.write_table(arrow.Table.from_arrays(columns, schema=writer.schema), row_group_size=count)
 
-    def commit(self, dimension: int, provenance: Provenance | None) -> None:
+    def commit(self, layout: Layout, provenance: Provenance | None) -> None:
         """Write the footer, sync, rename."""
-        writer = self._open(dimension, provenance)
+        writer = self._open(layout, provenance)
         if provenance is not None:
             # Also here: the schema was fixed by the first part, which may have had no vector to tell its origin.
-            writer.add_key_value_metadata(_metadata(provenance))
+            writer.add_key_value_metadata(_provenance(provenance))
         writer.close()
         self._writer = None
         with self._temporary.open("rb") as written:
