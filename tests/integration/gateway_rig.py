@@ -47,6 +47,11 @@ def workload(name: str, **changes: Any) -> workload_pb2.Workload:
 
 WORKLOADS = (
     workload("texts"),
+    workload(
+        "short",
+        dtypes=[workload_pb2.DTYPE_FLOAT32, workload_pb2.DTYPE_FLOAT16, workload_pb2.DTYPE_INT8],
+        truncated_dimensions=[2, 3],
+    ),
     workload("e5", prefixes=workload_pb2.TextPrefixes(query="query: ", passage="passage: ")),
     workload_pb2.Workload(
         name="pictures",

@@ -1,4 +1,4 @@
-"""The benchmark runs and its report is well-formed. Never how fast."""
+"""The benchmarks run and their reports are well-formed. Never how fast."""
 
 from __future__ import annotations
 
@@ -7,31 +7,59 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 LINES = [
-    "minilm_short", "minilm_mixed", "minilm_mixed", "hash_384", "hash_1024", "first_result", "admission",
-    "claim_history_hot", "claim_history_archived",
+    "minilm_short", "minilm_mixed", "minilm_mixed", "clip_inline", "clip_url", "hash_384", "hash_1024", "first_result",
+    "admission", "claim_history_hot", "claim_history_archived",
 ]  # fmt: skip
 SPREAD = {"median", "low", "high", "rounds"}
+WORKER_LINES = ["minilm_short", "minilm_mixed", "clip_inline", "clip_url"]
+STAGES = ["fetch", "wait", "prepare", "compute", "send"]
 
 
-@pytest.mark.slow
-async def test_a_quick_run_reports_every_line(tmp_path: Path) -> None:
+async def run(module: str, report: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """A quick run: its report, and what it printed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench", "--quick", "--out", str(tmp_path),
+        sys.executable, "-m", module, "--quick", "--out", str(report.parent), *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()[-4000:]
-    found = json.loads((tmp_path / "report.json").read_text())
+    found: dict[str, Any] = json.loads(report.read_text())
     assert found["quick"] and found["machine"]["cores"] >= 1
-    assert [line["name"] for line in found["lines"]] == LINES
-    for line in found["lines"]:
+    return found, output.decode()
+
+
+def check(lines: list[dict[str, Any]], names: list[str], output: str) -> None:
+    assert [line["name"] for line in lines] == names
+    for line in lines:
         assert line["what"] and line["against"] and line["precision"] and line["counts"] and line["unit"]
         for side in ("podium", "other", "share"):
             assert set(line[side]) == SPREAD
             assert len(line[side]["rounds"]) == 1
             assert math.isfinite(line[side]["median"]) and line[side]["low"] > 0
-        assert line["name"] in output.decode()
+        assert line["name"] in output
+        for name, value in line["extra"].items():
+            assert not name.startswith("least cosine") or value > 0.9999, f"{line['name']}: {name} {value}"
+
+
+@pytest.mark.slow
+async def test_a_quick_run_reports_every_line(tmp_path: Path) -> None:
+    found, output = await run("tests.bench", tmp_path / "report.json")
+    check(found["lines"], LINES, output)
+
+
+@pytest.mark.slow
+async def test_a_quick_run_of_the_worker_reports_every_line_and_stage(tmp_path: Path) -> None:
+    found, output = await run("tests.bench.worker", tmp_path / "worker.json", "--device", "cpu")
+    assert found["device"]
+    check(found["lines"], WORKER_LINES, output)
+    for line in found["lines"]:
+        # Texts are not fetched.
+        assert list(line["stages"]) == STAGES["minilm" in line["name"] :]
+        assert all(seconds > 0 for seconds in line["stages"].values())
+        assert 0 < line["waited"] < 1
+        assert line["extra"]["micro-batch budget"] >= 1

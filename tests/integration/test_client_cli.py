@@ -370,7 +370,8 @@ async def test_operator_commands(podium: Run, monkeypatch: pytest.MonkeyPatch) -
         ]
         assert "1,234" in (await podium("queues")).out
         workers = (await podium("workers")).out
-        assert re.search(r"^w1 +here .* serving; cannot serve e5: other model files", workers, re.MULTILINE)
+        assert re.search(r"^w1 +here +- .* 0 *$", workers, re.MULTILINE)
+        assert "\nw1 cannot serve e5: other model files\n" in workers
         assert (await podium("workers", "drain", "w1")).out == "w1: drains, 2 batches in hand\n"
         assert (await podium("workers", "drain", "w1", "--json")).json["worker_id"] == "w1"
         assert (await podium("workers", "drain", "w2")).code == exits.NOT_FOUND

@@ -174,7 +174,7 @@ async def test_workloads_come_in_pages_by_name(rig: gateway_rig.Rig) -> None:
         page = await rig.stub.ListWorkloads(request, metadata=rig.metadata)
         names += [w.name for w in page.workloads]
         token = page.next_page_token
-    assert names == ["e5", "pictures", "tasks", "texts"]
+    assert names == ["e5", "pictures", "short", "tasks", "texts"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from podium.common.v1 import item_pb2
+from podium.common.v1 import item_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from tests.integration import gateway_rig
 
@@ -92,6 +92,12 @@ BAD: dict[str, tuple[Mutation, list[str]]] = {
     "an image without url or data": (_images(item_pb2.ImageItem(key="a")), ["images.items[0].image"]),
     "an image with empty data": (_images(item_pb2.ImageItem(data=b"")), ["images.items[0].image"]),
     "an image of another scheme": (_images(item_pb2.ImageItem(url="file:///etc/x")), ["images.items[0].url"]),
+    "an image with a long URL": (_images(item_pb2.ImageItem(url="http://h/" + "a" * 8184)), ["images.items[0].url"]),
+    "an image with a line break in its URL": (
+        _images(item_pb2.ImageItem(url="http://h/a"), item_pb2.ImageItem(url="http://h/\r\nX: y")),
+        ["images.items[1].url"],
+    ),
+    "an image without a host": (_images(item_pb2.ImageItem(url="https:///a.png")), ["images.items[0].url"]),
     "an image over the limit": (_images(item_pb2.ImageItem(data=b"x" * 51)), ["images.items[0].data"]),
     "images with duplicate keys": (
         _images(*[item_pb2.ImageItem(key="a", url="http://h/i.png")] * 2),
@@ -109,6 +115,11 @@ BAD: dict[str, tuple[Mutation, list[str]]] = {
     "fewer dimensions": (_options("texts", dimensions=2), ["options.dimensions"]),
     "dtype unspecified": (_options("texts", dtype=0), ["options.dtype"]),
     "dtype not supported": (_options("texts", dtype=3), ["options.dtype"]),
+    "dtype that the workload does not offer": (_options("short", dtype=4), ["options.dtype"]),
+    "dtype of tomorrow": (_options("short", dtype=77), ["options.dtype"]),
+    "dimensions between those there are": (_options("short", dimensions=1), ["options.dimensions"]),
+    "more dimensions than there are": (_options("short", dimensions=5), ["options.dimensions"]),
+    "both wrong": (_options("short", dimensions=0, dtype=4), ["options.dimensions", "options.dtype"]),
     "a window under a second": (_window(0, 999_999_999), ["completion_window"]),
     "a negative window": (_window(-5), ["completion_window"]),
     "a window beyond any calendar": (_window(315_576_000_000), ["completion_window"]),
@@ -155,6 +166,20 @@ async def test_at_most_a_hundred_violations_are_reported(rig: gateway_rig.Rig) -
 async def test_a_text_of_exactly_the_limit_is_taken(rig: gateway_rig.Rig) -> None:
     request = gateway_rig.submission(0, texts=_texts("b" * 100, "é" * 50))
     await rig.stub.SubmitBatch(request, metadata=rig.metadata, timeout=gateway_rig.STEP_S)
+
+
+async def test_options_that_a_workload_offers_are_carried(rig: gateway_rig.Rig) -> None:
+    options = item_pb2.EmbeddingOptions(dimensions=2, dtype=workload_pb2.DTYPE_INT8)
+    request = gateway_rig.submission(1, workload="short", options=options)
+    await rig.stub.SubmitBatch(request, metadata=rig.metadata, timeout=gateway_rig.STEP_S)
+    assert rig.ledger.admissions[-1].options == options
+
+
+async def test_workloads_say_what_they_offer(rig: gateway_rig.Rig) -> None:
+    listed = await rig.stub.ListWorkloads(gateway_pb2.ListWorkloadsRequest(), metadata=rig.metadata)
+    short = next(w for w in listed.workloads if w.name == "short")
+    assert [workload_pb2.Dtype.Name(d) for d in short.dtypes] == ["DTYPE_FLOAT32", "DTYPE_FLOAT16", "DTYPE_INT8"]
+    assert list(short.truncated_dimensions) == [2, 3]
 
 
 async def test_fifty_thousand_items_are_taken(rig: gateway_rig.Rig) -> None:

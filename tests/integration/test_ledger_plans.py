@@ -45,6 +45,7 @@ _HISTORY = text("""
 # What a loop or a call asks again and again, and how many rows of history it may touch: about a page.
 OVER_HISTORY = {
     "job counts": batch_ledger._JOB_COUNTS,
+    "work": batch_ledger._WORK,
     "jobs with results": batch_ledger._JOBS_WITH_RESULTS,
     "due for the archive": archive_ledger._DUE,
     "over": archive_ledger._REMOVABLE,

@@ -30,6 +30,7 @@ from podium_scheduler.adapters.sql import (
     database,
     job_ledger,
     leadership,
+    load_ledger,
     migrate,
     operator_ledger,
     requeue_ledger,
@@ -113,7 +114,11 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
             requeue_ledger.RequeueLedger(ledger, timedelta(days=7)), Silence(), wakers.Wakers(Silence(), Leads())
         )
         servicer = operator_servicer.OperatorServicer(
-            operator_ledger.OperatorLedger(ledger), drains, requeues, ["hash-384", "minilm"]
+            operator_ledger.OperatorLedger(ledger),
+            drains,
+            requeues,
+            load_ledger.LoadLedger(ledger),
+            ["hash-384", "minilm"],
         )
         server.add(operator_pb2_grpc.add_OperatorServiceServicer_to_server, servicer, SERVICE)
         address = await server.start()
@@ -127,7 +132,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
 async def rig(served: Rig) -> Rig:
     """The service on an empty ledger."""
     async with served.sql() as connection:
-        await connection.execute("TRUNCATE apps, app_tokens, jobs, batches, sessions CASCADE")
+        await connection.execute("TRUNCATE apps, app_tokens, jobs, batches, sessions, model_loads CASCADE")
     return served
 
 
@@ -277,9 +282,13 @@ async def test_a_drain_is_remembered_over_the_worker_s_sessions(rig: Rig) -> Non
     answer = await rig.call.DrainWorker(pb.DrainWorkerRequest(worker_id=worker_id))
     assert answer.worker.worker_id == worker_id
     sessions = session_ledger.SessionLedger(rig.ledger, timedelta(seconds=60))
-    assert await sessions.renew([records.Heartbeat(first.session_id, b"", {})]) == {first.session_id: True}
+    assert await sessions.renew([records.Heartbeat(first.session_id, b"", {})]) == {
+        first.session_id: records.Wish(drain=True, wanted=[])
+    }
     second = await open_worker(rig, {}, first.worker_id)
-    assert await sessions.renew([records.Heartbeat(second.session_id, b"", {})]) == {second.session_id: True}
+    assert await sessions.renew([records.Heartbeat(second.session_id, b"", {})]) == {
+        second.session_id: records.Wish(drain=True, wanted=[])
+    }
     assert (await refused(rig.call.DrainWorker(pb.DrainWorkerRequest(worker_id=NIL)))).reason == "WORKER_NOT_FOUND"
 
 
@@ -424,6 +433,29 @@ async def test_batches_of_a_cancelled_job_stay_failed(rig: Rig) -> None:
         first = await connection.fetchval("SELECT batch_id FROM batches WHERE job_id = $1 AND first_item = 0", job_id)
     await job_ledger.JobLedger(rig.ledger).cancel("app-a", job_id, timedelta(days=7))
     assert await requeue(rig, first) == "JOB_ENDED"
+
+
+async def test_load_times_by_workload_and_device(rig: Rig) -> None:
+    loads = load_ledger.LoadLedger(rig.ledger)
+    assert not (await rig.call.ListModelLoads(pb.ListModelLoadsRequest())).model_loads
+    await loads.record(
+        [
+            records.ModelLoad("minilm", "NVIDIA L4", 2.5, 90 << 20),
+            records.ModelLoad("clip", "NVIDIA L4", 9.0, 600 << 20),
+            records.ModelLoad("clip", "A CPU", 12.0, 600 << 20),
+        ]
+    )
+    await loads.record([records.ModelLoad("minilm", "NVIDIA L4", 4.5, 95 << 20)])
+    found = (await rig.call.ListModelLoads(pb.ListModelLoadsRequest())).model_loads
+    assert [(x.workload, x.device_name) for x in found] == [
+        ("clip", "A CPU"), ("clip", "NVIDIA L4"), ("minilm", "NVIDIA L4"),
+    ]  # fmt: skip
+    (minilm,) = (await rig.call.ListModelLoads(pb.ListModelLoadsRequest(workload="minilm"))).model_loads
+    assert (minilm.load_count, minilm.memory_bytes) == (2, 95 << 20)
+    assert minilm.mean_duration.ToTimedelta() == timedelta(seconds=3.1)
+    assert minilm.last_duration.ToTimedelta() == timedelta(seconds=4.5)
+    assert abs(minilm.last_time.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await fields(rig.call.ListModelLoads(pb.ListModelLoadsRequest(workload="No Name"))) == ["workload"]
 
 
 async def test_stats_name_the_leader_while_it_leads(rig: Rig) -> None:

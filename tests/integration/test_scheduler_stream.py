@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import grpc
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 
 from podium.common.v1 import item_pb2, job_pb2, result_pb2, workload_pb2
+from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2
 from podium_client import AsyncClient
@@ -38,7 +40,7 @@ class Client:
     def address(self) -> str:
         return self.stack.scheduler.address
 
-    async def admit(self, batches: int = 1, items: int = 2, **changes: object) -> job_pb2.Job:
+    def request(self, batches: int = 1, items: int = 2, **changes: object) -> scheduler_pb2.AdmitJobRequest:
         new = []
         for number in range(batches):
             first = number * items
@@ -62,6 +64,10 @@ class Client:
         )
         for name, value in changes.items():
             setattr(request, name, value)
+        return request
+
+    async def admit(self, batches: int = 1, items: int = 2, **changes: object) -> job_pb2.Job:
+        request = self.request(batches, items, **changes)
         return (await self.stub.AdmitJob(request, metadata=TOKEN)).job
 
     async def job(self, job_id: str) -> job_pb2.Job:
@@ -354,6 +360,69 @@ async def test_a_bad_result_is_refused_and_the_batch_computed_again(client: Clie
     assert done.progress.items_succeeded == 2
 
 
+async def test_only_what_the_job_asked_for_is_taken(client: Client) -> None:
+    """In the encoding and the length of its options, also over a stream that broke."""
+    options = item_pb2.EmbeddingOptions(dtype=workload_pb2.DTYPE_BINARY, dimensions=12)
+    request = client.request()
+    request.options.CopyFrom(options)
+    job = (await client.stub.AdmitJob(request, metadata=TOKEN)).job
+    worker = FakeWorker(client.address)
+    async with worker.session() as session:
+        await session.offer(1)
+        assign = await session.assigned()
+        assert assign.options == options
+    async with worker.session(in_hand=[assign.lease]) as session:
+        await session.send_chunk(assign, chunk_of(assign, rows_of(assign)))
+        assert (await session.hear("cancel")).cancel.reason == worker_pb2.CANCEL_REASON_RESULT_REFUSED
+        await session.hear("ack")
+        await session.offer(1)
+        again = await session.assigned()
+        chunk = chunk_of(again, rows_of(again))
+        chunk.vectors = b"\xab\xc0\x12\x30"
+        chunk.dtype, chunk.dimension = workload_pb2.DTYPE_BINARY, 12
+        chunk.crc32c = google_crc32c.value(chunk.vectors)
+        await session.send_chunk(again, chunk)
+        await session.say(worker_pb2.WorkerFrame(done=worker_pb2.BatchDone(lease=again.lease, chunk_count=1)))
+        await session.hear("ack")
+    await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    (stored,) = await client.results(job.job_id)
+    assert (stored.vectors, stored.dtype) == (b"\xab\xc0\x12\x30", workload_pb2.DTYPE_BINARY)
+
+
+async def test_a_worker_is_told_what_to_load_and_told_again_when_it_comes_back(client: Client) -> None:
+    """It offers no credit at all: that there is work is reason enough."""
+    await client.admit(workload="hash-1024")
+    worker, device = FakeWorker(client.address), worker_pb2.Device(index=0, uuid="cpu", name="A CPU")
+    async with worker.session(devices=[device]) as session:
+        wanted: list[str] = []
+        while not wanted:
+            wanted = list((await session.hear("desired")).desired.resident_workloads)
+            await session.say(worker_pb2.WorkerFrame(status=worker_pb2.Status()))
+        assert wanted == ["hash-1024"]
+    async with worker.session(devices=[device]) as session:
+        assert list((await session.hear("desired")).desired.resident_workloads) == wanted
+
+
+async def test_load_times_come_out_of_status_frames(client: Client) -> None:
+    device = worker_pb2.Device(index=0, uuid="GPU-1", name="NVIDIA L4", vram_bytes=24 << 30)
+    model = worker_pb2.ResidentModel(workload="hash-384", memory_bytes=5)
+    model.load_duration.FromMilliseconds(1500)
+    status = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(index=0, models=[model])])
+    async with FakeWorker(client.address).session(devices=[device]) as session:
+        async with asyncio.timeout(STEP_S), grpc.aio.insecure_channel(client.address) as channel:
+            stub = operator_pb2_grpc.OperatorServiceStub(channel)
+            found: list[operator_pb2.ModelLoad] = []
+            while not found:
+                await session.say(worker_pb2.WorkerFrame(status=status))
+                request = operator_pb2.ListModelLoadsRequest(workload="hash-384")
+                answer = await stub.ListModelLoads(request, metadata=auth.authorization(stack.OPERATOR_TOKEN))
+                found = list(answer.model_loads)
+                await asyncio.sleep(0.05)
+    (load,) = found
+    assert (load.device_name, load.load_count, load.memory_bytes) == ("NVIDIA L4", 1, 5)
+    assert load.last_duration.ToMilliseconds() == 1500
+
+
 async def test_cancel_reaches_the_worker_and_ends_the_job(client: Client) -> None:
     job = await client.admit(batches=3)
     async with FakeWorker(client.address).session() as worker:
@@ -429,6 +498,11 @@ async def test_what_no_worker_can_load_fails_with_the_workers_words(client: Clie
 
 async def test_priorities_go_first(client: Client) -> None:
     filler = await client.admit(batches=8)
+    async with asyncio.timeout(STEP_S):
+        while True:
+            if {b.state for b in await client.batches(filler.job_id)} == {job_pb2.BATCH_STATE_QUEUED}:
+                break
+            await asyncio.sleep(0.02)
     late = await client.admit(batches=2, priority=5)
     soon = await client.admit(batches=2, priority=1)
     async with FakeWorker(client.address).session() as worker:

@@ -1,7 +1,8 @@
 """GatewayService in memory, over real gRPC on loopback, with faults on demand: what the SDK is tested against.
 
-Vectors are a function of the text. A text that begins with FAIL fails alone, LONG is reported as truncated, DIE makes
-its whole batch fail. Batches have 5 items, chunks 2.
+Vectors are a function of the text, the URL or the inline image. An item that begins with FAIL (of a URL: its path)
+fails alone, LONG is reported as truncated, DIE makes its whole batch fail. Batches have 5 items, chunks 2. Workloads:
+"fake" takes texts, "fake-image" images, "fake-clip" both.
 """
 
 from __future__ import annotations
@@ -26,24 +27,46 @@ from grpc_status import rpc_status
 from podium.common.v1 import item_pb2, job_pb2, result_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
-DIMENSION = 4
+DIMENSION = 12
+TRUNCATED = (4, 8)
 BATCH_ITEMS = 5
 CHUNK_ITEMS = 2
 MAX_TEXT_BYTES = 64
+MAX_IMAGE_BYTES = 4096
+MAX_KEY_BYTES = 256
+MAX_MESSAGE_BYTES = 64 << 20
 TOKEN = "secret-of-the-fake"
+TEXT, IMAGE = workload_pb2.MODALITY_TEXT, workload_pb2.MODALITY_IMAGE
+WORKLOADS = {"fake": [TEXT], "fake-clip": [TEXT, IMAGE], "fake-image": [IMAGE]}
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Content = str | bytes
 
 
-def vector(text: str) -> npt.NDArray[np.float32]:
-    """(DIMENSION,) float32 in [0, 1), from the text alone."""
-    words = np.frombuffer(hashlib.sha256(text.encode()).digest()[: 4 * DIMENSION], dtype="<u4")
-    return (words / np.float64(2**32)).astype(np.float32)
+def vector(content: Content, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
+    """(dimension,) float32 of unit length, from a text, a URL or the bytes of an image alone."""
+    data = content.encode() if isinstance(content, str) else content
+    words = np.frombuffer(hashlib.blake2b(data, digest_size=4 * DIMENSION).digest(), dtype="<i4")
+    first = (words / np.float64(2**31)).astype(np.float32)[:dimension]
+    return first / np.float32(np.linalg.norm(first))
 
 
-def vectors(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """(n, DIMENSION): what a correct client returns."""
-    return np.stack([vector(text) for text in texts]) if texts else np.zeros((0, DIMENSION), np.float32)
+def vectors(contents: Sequence[Content], dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
+    """(n, dimension): what a correct client returns."""
+    return np.stack([vector(one, dimension) for one in contents]) if contents else np.zeros((0, dimension), np.float32)
+
+
+def encode(rows: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Rows as the contract says that they travel; written apart from the SDK, which has to read it."""
+    if dtype == "float16":
+        return rows.astype("<f2")
+    if dtype == "int8":
+        levels: npt.NDArray[np.int8] = np.rint(rows / np.abs(rows).max(axis=1, keepdims=True) * 127).astype("i1")
+        return levels
+    if dtype == "binary":
+        bits: npt.NDArray[np.uint8] = np.packbits(rows > 0, axis=1)
+        return bits
+    return rows.astype("<f4")
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,8 @@ class Cut:
 class FakeJob:
     message: job_pb2.Job
     digest: bytes
-    items: item_pb2.TextItems
+    keys: list[str]
+    contents: list[Content]
     released_to: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -95,6 +119,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.corrupt = ""
         self.hold = False
         self.accepted = asyncio.Event()
+        self.acknowledged: list[str] = []
         self.most_open_streams = 0
         self._open_streams = 0
 
@@ -117,7 +142,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
                 await refuse(context, Refusal(grpc.StatusCode.ALREADY_EXISTS, "another payload", "CONFLICT", None))
             return gateway_pb2.SubmitBatchResponse(job=known.message, already_accepted=True)
         await self._validate(request, context)
-        total = len(request.texts.items)
+        items, contents = contents_of(request)
+        total = len(contents)
         message = job_pb2.Job(
             job_id=str(uuid.uuid4()),
             request_id=request.request_id,
@@ -125,10 +151,12 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             state=job_pb2.JOB_STATE_RUNNING if self.hold else job_pb2.JOB_STATE_COMPLETED,
             priority=request.priority or 3,
             labels=request.labels,
+            options=request.options,
+            modality=TEXT if request.HasField("texts") else IMAGE,
             progress=job_pb2.JobProgress(items_total=total, batches_total=-(-total // BATCH_ITEMS)),
         )
         message.create_time.GetCurrentTime()
-        job = FakeJob(message, digest, request.texts)
+        job = FakeJob(message, digest, [item.key for item in items], contents)
         if not self.hold:
             job.ready.set()
         self.batches_computed += message.progress.batches_total
@@ -138,12 +166,26 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def _validate(self, request: gateway_pb2.SubmitBatchRequest, context: Context) -> None:
         bad = []
-        if request.workload != "fake":
+        kind = request.WhichOneof("items") or "items"
+        taken = WORKLOADS.get(request.workload)
+        if taken is None:
             bad.append(("workload", f"there is no workload {request.workload!r}"))
-        for index, item in enumerate(request.texts.items):
-            if len(item.text.encode()) > MAX_TEXT_BYTES:
-                text = f"{len(item.text.encode()):,} bytes, the workload's limit is {MAX_TEXT_BYTES}"
-                bad.append((f"texts.items[{index}].text", text))
+        elif (TEXT if kind == "texts" else IMAGE) not in taken:
+            bad.append((kind, f"workload {request.workload!r} does not take {kind}"))
+        dimensions = request.options.dimensions if request.options.HasField("dimensions") else DIMENSION
+        if dimensions not in (*TRUNCATED, DIMENSION):
+            bad.append(("options.dimensions", f"{dimensions} is none of 4, 8, 12"))
+        seen: dict[str, int] = {}
+        for index, (item, content) in enumerate(zip(*contents_of(request), strict=True)):
+            path, size = f"{kind}.items[{index}]", len(content.encode() if isinstance(content, str) else content)
+            field = item.WhichOneof("image") if isinstance(item, item_pb2.ImageItem) else "text"
+            limit = MAX_IMAGE_BYTES if field == "data" else MAX_TEXT_BYTES
+            if size > limit:
+                bad.append((f"{path}.{field}", f"{size:,} bytes, the workload's limit is {limit}"))
+            if len(item.key.encode()) > MAX_KEY_BYTES:
+                bad.append((f"{path}.key", f"is {len(item.key.encode())} bytes; at most {MAX_KEY_BYTES} are allowed"))
+            if item.key and seen.setdefault(item.key, index) != index:
+                bad.append((f"{path}.key", f"{item.key!r} is also the key of item {seen[item.key]}"))
         if bad:
             violations = [error_details_pb2.BadRequest.FieldViolation(field=f, description=d) for f, d in bad]
             await abort(
@@ -200,21 +242,24 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListWorkloadsRequest, context: Context
     ) -> gateway_pb2.ListWorkloadsResponse:
         await self._begin("ListWorkloads", context)
-        workload = workload_pb2.Workload(
-            name="fake",
-            dimension=DIMENSION,
-            modalities=[workload_pb2.MODALITY_TEXT],
-            limits=workload_pb2.WorkloadLimits(max_text_bytes=MAX_TEXT_BYTES),
-            model=workload_pb2.ModelSpec(model_name="sha256", revision="1", backend="fake"),
-        )
-        return gateway_pb2.ListWorkloadsResponse(workloads=[workload])
+        return gateway_pb2.ListWorkloadsResponse(workloads=[workload(name) for name in WORKLOADS])
 
     async def ConsumeResults(
         self, requests: AsyncIterator[gateway_pb2.ConsumeResultsRequest], context: Context
     ) -> AsyncIterator[gateway_pb2.ConsumeResultsResponse]:
         await self._begin("ConsumeResults", context)
-        async for _ in requests:
-            yield gateway_pb2.ConsumeResultsResponse()
+        async for request in requests:
+            if request.HasField("hello"):
+                for job in self.jobs.values():
+                    for message in self._messages(job, 0)[:-1]:
+                        name = f"{job.message.job_id}/{message.cursor}"
+                        if message.HasField("chunk"):
+                            yield gateway_pb2.ConsumeResultsResponse(delivery_id=name, chunk=message.chunk)
+                        else:
+                            yield gateway_pb2.ConsumeResultsResponse(delivery_id=name, failure=message.failure)
+                    yield gateway_pb2.ConsumeResultsResponse(delivery_id=job.message.job_id, job=job.message)
+            elif request.HasField("ack"):
+                self.acknowledged.append(request.ack.delivery_id)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
         await refuse(context, _NOT_YET)
@@ -228,7 +273,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         job = await self._find(request.job_id, context)
         start = int(request.resume_cursor or request.after_cursor or 0)
         if request.after_cursor:
-            total, durable = len(job.items.items), int(request.after_cursor)
+            total, durable = len(job.contents), int(request.after_cursor)
             whole = durable if durable == total else durable // BATCH_ITEMS * BATCH_ITEMS
             job.released_to = max(job.released_to, whole)
             job.message.progress.items_released = job.released_to
@@ -257,12 +302,11 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         await refuse(context, Refusal(grpc.StatusCode.OUT_OF_RANGE, "released", "RESULTS_RELEASED", None))
 
     def _messages(self, job: FakeJob, start: int) -> list[gateway_pb2.StreamResultsResponse]:
-        texts = [item.text for item in job.items.items]
-        out = []
+        out, total = [], len(job.contents)
         cancelled = job.message.state == job_pb2.JOB_STATE_CANCELLED
-        for batch in range(0, len(texts), BATCH_ITEMS):
-            batch_end = min(batch + BATCH_ITEMS, len(texts))
-            if cancelled or any(text.startswith("DIE") for text in texts[batch:batch_end]):
+        for batch in range(0, total, BATCH_ITEMS):
+            batch_end = min(batch + BATCH_ITEMS, total)
+            if cancelled or any(is_marked(one, "DIE") for one in job.contents[batch:batch_end]):
                 reason = job_pb2.BATCH_FAILURE_REASON_WORKER_LOST
                 if cancelled:
                     reason = job_pb2.BATCH_FAILURE_REASON_CANCELLED
@@ -281,50 +325,89 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
                 out.append(gateway_pb2.StreamResultsResponse(chunk=chunk, cursor=str(last)))
         left = [m for m in out if int(m.cursor) > start]
         end = gateway_pb2.StreamEnd(job=job.message)
-        left.append(gateway_pb2.StreamResultsResponse(end=end, cursor=str(len(texts))))
+        left.append(gateway_pb2.StreamResultsResponse(end=end, cursor=str(total)))
         if self.corrupt == "gap":
             del left[0]
         return left
 
     def _chunk(self, job: FakeJob, first: int, last: int) -> result_pb2.ResultChunk:
-        items = job.items.items[first:last]
-        good = [item.text for item in items if not item.text.startswith("FAIL")]
-        data = vectors(good).astype("<f4").tobytes()
-        places = list(enumerate(items, start=first))
+        places = list(enumerate(job.contents[first:last], start=first))
+        good = [one for _, one in places if not is_marked(one, "FAIL")]
+        options = job.message.options
+        dtype = options.dtype if options.HasField("dtype") and self.corrupt != "dtype" else workload_pb2.DTYPE_FLOAT32
+        dimension = options.dimensions if options.HasField("dimensions") else DIMENSION
+        name = workload_pb2.Dtype.Name(dtype).removeprefix("DTYPE_").lower()
+        data = encode(vectors(good, dimension), name).tobytes() if good else b""
+        text = job.message.modality == TEXT
+        reason = result_pb2.ITEM_ERROR_REASON_EMPTY_INPUT if text else result_pb2.ITEM_ERROR_REASON_UNDECODABLE
         chunk = result_pb2.ResultChunk(
             job_id=job.message.job_id,
             first_item=first,
             item_count=last - first,
             vectors=data,
             count=len(good),
-            dimension=DIMENSION,
-            dtype=workload_pb2.DTYPE_FLOAT32,
+            dimension=dimension,
+            dtype=dtype,
             crc32c=google_crc32c.value(data),
             errors=[
-                result_pb2.ItemError(
-                    item_index=i, reason=result_pb2.ITEM_ERROR_REASON_EMPTY_INPUT, message="nothing to read"
-                )
-                for i, item in places
-                if item.text.startswith("FAIL")
+                result_pb2.ItemError(item_index=i, reason=reason, message="nothing to read")
+                for i, one in places
+                if is_marked(one, "FAIL")
             ],
             truncations=[
                 result_pb2.Truncation(item_index=i, token_count=300, max_tokens=256)
-                for i, item in places
-                if item.text.startswith("LONG")
+                for i, one in places
+                if is_marked(one, "LONG")
             ],
-            keys=[item.key for item in items] if items[0].key else [],
+            keys=job.keys[first:last] if job.keys[first] else [],
             provenance=result_pb2.Provenance(
                 model_name="sha256",
                 revision=f"{first}" if self.corrupt == "revision" else "1",
-                dimension=DIMENSION,
-                dtype=workload_pb2.DTYPE_FLOAT32,
+                dimension=dimension,
+                dtype=dtype,
                 pooling=workload_pb2.POOLING_NONE,
+                normalized=True,
                 backend="fake",
             ),
         )
         if self.corrupt == "crc":
             chunk.crc32c ^= 1
         return chunk
+
+
+def contents_of(
+    request: gateway_pb2.SubmitBatchRequest,
+) -> tuple[Sequence[item_pb2.TextItem | item_pb2.ImageItem], list[Content]]:
+    """The items of a job, and what each holds."""
+    if request.HasField("texts"):
+        return request.texts.items, [item.text for item in request.texts.items]
+    items = request.images.items
+    return items, [item.url if item.HasField("url") else item.data for item in items]
+
+
+def is_marked(content: Content, mark: str) -> bool:
+    """Whether an item asks for trouble: at its beginning, or at that of a URL's last part."""
+    if isinstance(content, bytes):
+        return content.startswith(mark.encode())
+    return content.rsplit("/", 1)[-1].startswith(mark)
+
+
+def workload(name: str) -> workload_pb2.Workload:
+    """An entry of the fake's registry."""
+    return workload_pb2.Workload(
+        name=name,
+        dimension=DIMENSION,
+        modalities=WORKLOADS[name],
+        limits=workload_pb2.WorkloadLimits(max_text_bytes=MAX_TEXT_BYTES, max_image_bytes=MAX_IMAGE_BYTES),
+        model=workload_pb2.ModelSpec(model_name="sha256", revision="1", backend="fake", normalized=True),
+        dtypes=[
+            workload_pb2.DTYPE_FLOAT32,
+            workload_pb2.DTYPE_FLOAT16,
+            workload_pb2.DTYPE_INT8,
+            workload_pb2.DTYPE_BINARY,
+        ],
+        truncated_dimensions=TRUNCATED,
+    )
 
 
 async def abort(context: Context, code: grpc.StatusCode, message: str, *details: Message) -> NoReturn:
@@ -350,7 +433,7 @@ async def refuse(context: Context, refusal: Refusal) -> NoReturn:
 async def serve_fake_gateway() -> AsyncIterator[FakeGateway]:
     """A fake gateway on a free port of the loopback."""
     fake = FakeGateway()
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(fake, server)
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

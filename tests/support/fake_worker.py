@@ -33,12 +33,14 @@ class FakeWorker:
         return moved
 
     @asynccontextmanager
-    async def session(self, in_hand: Sequence[worker_pb2.Lease] = ()) -> AsyncIterator[FakeSession]:
+    async def session(
+        self, in_hand: Sequence[worker_pb2.Lease] = (), devices: Sequence[worker_pb2.Device] = ()
+    ) -> AsyncIterator[FakeSession]:
         """A stream after Hello and Welcome; it breaks at the end unless the test said Goodbye."""
         async with grpc.aio.insecure_channel(self._address) as channel:
             call = worker_pb2_grpc.WorkerServiceStub(channel).Connect(metadata=auth.authorization(stack.JOIN_TOKEN))
             session = FakeSession(call)
-            hello = worker_pb2.Hello(worker_id=self.worker_id, backends=["hash"], in_hand=in_hand)
+            hello = worker_pb2.Hello(worker_id=self.worker_id, backends=["hash"], in_hand=in_hand, devices=devices)
             await session.say(worker_pb2.WorkerFrame(hello=hello))
             session.welcome = (await session.hear("welcome")).welcome
             try:

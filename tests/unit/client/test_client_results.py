@@ -68,7 +68,7 @@ def test_a_failed_batch_is_a_chunk_of_errors() -> None:
         ({"item_count": 5}, "3 vectors and 1 errors for 5 items"),
         ({"dimension": 3}, "24 bytes of vectors"),
         ({"crc32c": 1}, "CRC32C"),
-        ({"dtype": workload_pb2.DTYPE_BINARY}, "dtype"),
+        ({"dtype": 9}, "dtype 9 is not known"),
         ({"keys": ["a"]}, "1 keys"),
         ({"first_item": 12}, "errors outside the chunk"),
     ],

@@ -105,7 +105,8 @@ async def test_connections_into_nowhere_use_patience_up() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"), podium_client.Overloaded),
+        (failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"), podium_client.InvalidInput),
+        (failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more"), podium_client.Overloaded),
         (failure(grpc.StatusCode.INTERNAL, "bug"), podium_client.ServiceError),
         (failure(grpc.StatusCode.INVALID_ARGUMENT, "bad"), podium_client.InvalidInput),
     ],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from dataclasses import replace
 
 import pytest
 
-from podium.common.v1 import item_pb2
+from podium.common.v1 import item_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium_gateway.adapters import compression
 from podium_gateway.app import submissions
@@ -74,6 +75,58 @@ def test_unknown_fields_are_dropped() -> None:
     assert item_pb2.TextItems.FromString(admission.batches[0].payload).items[0] == item_pb2.TextItem(text="a")
     plain = submissions.prepare(_request("a"), RULES, compression.lz4_frame)
     assert admission.payload_digest == plain.payload_digest
+
+
+PICTURES = replace(
+    RULES,
+    name="pictures",
+    modalities=frozenset({workloads.Modality.IMAGE}),
+    max_image_bytes=32 << 20,
+    max_batch_items=64,
+    max_batch_bytes=8 << 20,
+)
+
+
+def _pictures(*images: item_pb2.ImageItem) -> gateway_pb2.SubmitBatchRequest:
+    return gateway_pb2.SubmitBatchRequest(
+        request_id=str(uuid.uuid4()), workload="pictures", images=item_pb2.ImageItems(items=images)
+    )
+
+
+def test_inline_images_are_cut_by_bytes_and_a_large_one_is_alone() -> None:
+    # The largest that a registry allows: its batch still fits into one frame of a stream (64 MiB).
+    sizes = [3 << 20, 4 << 20, 2 << 20, 32 << 20, 1, 5 << 20]
+    request = _pictures(*[item_pb2.ImageItem(data=bytes([n]) * size) for n, size in enumerate(sizes)])
+    admission = submissions.prepare(request, PICTURES, lambda data: bytes(data))
+    assert [(b.first_item, b.item_count) for b in admission.batches] == [(0, 2), (2, 1), (3, 1), (4, 2)]
+    assert max(b.ByteSize() for b in admission.batches) < (32 << 20) + 1024
+    parts = [item_pb2.ImageItems.FromString(b.payload).items for b in admission.batches]
+    assert [item for part in parts for item in part] == list(request.images.items)
+
+
+def test_urls_and_inline_images_share_a_job() -> None:
+    items = [item_pb2.ImageItem(key="a", url="https://h/a.jpg"), item_pb2.ImageItem(key="b", data=b"file")]
+    admission = submissions.prepare(_pictures(*items), PICTURES, compression.lz4_frame)
+    assert admission.modality == workload_pb2.MODALITY_IMAGE
+    assert list(item_pb2.ImageItems.FromString(admission.batches[0].payload).items) == items
+
+
+def test_no_time_is_spent_on_what_is_compressed_already() -> None:
+    given: list[int] = []
+
+    def counting(data: memoryview) -> bytes:
+        given.append(len(data))
+        return compression.lz4_frame(data)
+
+    noise = random.Random(1).randbytes(1 << 20)
+    admission = submissions.prepare(_pictures(item_pb2.ImageItem(data=noise)), PICTURES, counting)
+    assert admission.batches[0].payload_encoding == item_pb2.PAYLOAD_ENCODING_IDENTITY
+    assert given == [submissions.PROBE_BYTES]
+    given.clear()
+    # A bitmap is not, whatever its modality is.
+    admission = submissions.prepare(_pictures(item_pb2.ImageItem(data=b"BM" + bytes(1 << 20))), PICTURES, counting)
+    assert admission.batches[0].payload_encoding == item_pb2.PAYLOAD_ENCODING_LZ4_FRAME
+    assert len(given) == 2
 
 
 def test_every_violation_is_in_the_error() -> None:

@@ -54,7 +54,10 @@ def refusal(text: str | bytes) -> str:
 
 def test_the_shipped_registry() -> None:
     registry = registry_file.load_default()
-    assert list(registry.workloads) == ["hash-1024", "hash-384", "minilm", "multilingual-e5-small"]
+    assert list(registry.workloads) == [
+        "clip-vit-b-32", "eva02-large", "hash-1024", "hash-384", "hash-image", "minilm", "multilingual-e5-small",
+        "siglip-base",
+    ]  # fmt: skip
     minilm = registry.workloads["minilm"]
     assert minilm.model.WhichOneof("source") == "python_package"
     assert (minilm.dimension, minilm.model.normalized, minilm.model.max_tokens) == (384, True, 256)
@@ -68,6 +71,24 @@ def test_the_shipped_registry() -> None:
         assert workload.model.WhichOneof("source") is None
         assert workload.model.pooling == workload_pb2.POOLING_NONE
         assert not workload.HasField("prefixes")
+
+
+def test_the_shipped_image_models() -> None:
+    found = registry_file.load_default().workloads
+    both = [workload_pb2.MODALITY_TEXT, workload_pb2.MODALITY_IMAGE]
+    for name, modalities, dimension, backend, architecture in (
+        ("clip-vit-b-32", both, 512, "open_clip", "ViT-B-32"),
+        ("siglip-base", both, 768, "open_clip", "ViT-B-16-SigLIP"),
+        ("eva02-large", both[1:], 1024, "timm", "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k"),
+        ("hash-image", both, 64, "hash", ""),
+    ):
+        workload = found[name]
+        assert (list(workload.modalities), workload.dimension) == (modalities, dimension)
+        assert (workload.model.backend, workload.model.architecture) == (backend, architecture)
+        assert (workload.limits.max_image_bytes, workload.limits.max_image_pixels) == (20 << 20, 50_000_000)
+        assert workload.batch.max_items == 64
+    assert found["clip-vit-b-32"].model.pretrained == "laion2b_s34b_b79k"
+    assert found["eva02-large"].model.WhichOneof("source") is None
 
 
 def test_every_field_arrives(tmp_path: Path) -> None:
@@ -96,7 +117,10 @@ def test_every_field_arrives(tmp_path: Path) -> None:
             query="q: ", passage="p: ", default_input_type=workload_pb2.INPUT_TYPE_PASSAGE
         ),
         needs=workload_pb2.DeviceNeeds(vram_bytes=3 << 29, min_compute_capability="8.0"),
-    )
+        dtypes=[
+            workload_pb2.DTYPE_FLOAT32, workload_pb2.DTYPE_FLOAT16, workload_pb2.DTYPE_INT8, workload_pb2.DTYPE_BINARY,
+        ],
+    )  # fmt: skip
     expected.needs.load_timeout.FromSeconds(90)
     assert registry.workloads["minilm"] == expected
 
@@ -117,8 +141,9 @@ def test_the_registry_cannot_be_changed() -> None:
         (
             "dimension: 384",
             "dimensions: 384",
-            "5:17: workloads.minilm.dimensions: is no field of the registry",
+            "5:17: workloads.minilm.dimensions: must be a list (and 1 more)",
         ),
+        ("dimension: 384", "dimensoin: 384", "5:16: workloads.minilm.dimensoin: is no field of the registry"),
         ("modality: text", "modality: task", "4:15: workloads.minilm.modality: must be 'text', 'image' or"),
         (
             "max_text_bytes: 64KiB",
@@ -304,30 +329,175 @@ def test_a_bad_canary_is_one_line(old: str, new: str, error: str) -> None:
     assert message.startswith("registry.yaml:" + error.format("workloads.minilm.canaries"))
 
 
-def test_canaries_are_few_and_of_texts() -> None:
+def test_canaries_are_few() -> None:
     first, *_, last = CANARIES.splitlines(keepends=True)
     many = first + 17 * last
     assert "workloads.minilm.canaries: must hold at most 16" in refusal(GOOD + many)
-    text = GOOD.replace(PREFIXES, "") + CANARIES
-    pictures = text.replace("modality: text", "modality: image").replace("sentence_transformers", "open_clip")
-    pictures = pictures.replace("max_text_bytes: 64KiB", "max_image_bytes: 1MiB\n      max_image_pixels: 9")
-    pictures = pictures.replace("input_type: query, ", "")
-    assert refusal(pictures).endswith("workloads.minilm.canaries: has no meaning for modality image")
 
 
-def test_an_open_clip_model_may_take_its_files_by_tag() -> None:
-    text = (
-        "workloads:\n  clip:\n    description: Pictures.\n    modality: text and image\n    dimension: 512\n"
-        "    limits: {max_text_bytes: 4KiB, max_image_bytes: 20MiB, max_image_pixels: 40000000}\n"
-        "    model: {backend: open_clip, name: ViT-B-32, revision: laion2b, pretrained: laion2b_s34b_b79k,"
-        " pooling: none, normalized: true}\n"
-    )
-    clip = registry_file.parse(text.encode(), "registry.yaml").workloads["clip"]
+FILE = base64.b64encode(b"an image file").decode()
+CLIP = f"""\
+workloads:
+  clip:
+    description: Pictures.
+    modality: text and image
+    dimension: 512
+    limits:
+      max_text_bytes: 4KiB
+      max_image_bytes: 20MiB
+      max_image_pixels: 40000000
+    model:
+      backend: open_clip
+      name: laion/CLIP
+      revision: laion2b_s34b_b79k
+      architecture: ViT-B-32
+      pretrained: laion2b_s34b_b79k
+      pooling: none
+      normalized: true
+      precision: auto
+      image_budget: 32
+    encodings: [binary, float16]
+    dimensions: [64, 256]
+    canaries:
+      - image: "{FILE}"
+        vector: "{SHORT}"
+      - text: A photo.
+        vector: "{SHORT}"
+"""
+
+
+def test_an_image_model_arrives() -> None:
+    clip = registry_file.parse(CLIP.encode(), "registry.yaml").workloads["clip"]
     assert list(clip.modalities) == [workload_pb2.MODALITY_TEXT, workload_pb2.MODALITY_IMAGE]
-    assert clip.model.pretrained == "laion2b_s34b_b79k"
-    assert refusal(text.replace("open_clip", "sentence_transformers")).startswith(
-        "registry.yaml:4:15: workloads.clip.modality: the sentence_transformers backend takes texts only"
+    model = clip.model
+    assert (model.pretrained, model.architecture) == ("laion2b_s34b_b79k", "ViT-B-32")
+    assert (model.precision, model.image_budget) == ("auto", 32)
+    assert [(c.text, c.image) for c in model.canaries] == [("", b"an image file"), ("A photo.", b"")]
+    assert list(clip.dtypes) == [
+        workload_pb2.DTYPE_FLOAT32, workload_pb2.DTYPE_FLOAT16, workload_pb2.DTYPE_BINARY,
+    ]  # fmt: skip
+    assert list(clip.truncated_dimensions) == [64, 256]
+
+
+@pytest.mark.parametrize(
+    ("normalized", "encodings", "expected"),
+    [(True, None, [1, 2, 3, 4]), (False, None, [1, 2]), (True, "[]", [1]), (True, "[int8]", [1, 3])],
+)
+def test_what_jobs_may_ask_for_by_default(normalized: bool, encodings: str | None, expected: list[int]) -> None:
+    text = CLIP.replace("normalized: true", f"normalized: {str(normalized).lower()}")
+    line = f"    encodings: {encodings}\n" if encodings else ""
+    text = text.replace("    encodings: [binary, float16]\n", line)
+    assert list(registry_file.parse(text.encode(), "registry.yaml").workloads["clip"].dtypes) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("open_clip", "sentence_transformers", "4:15: {}.modality: the sentence_transformers backend takes texts only"),
+        ("open_clip", "timm", "4:15: {}.modality: the timm backend takes images only"),
+        ("open_clip", "hash", "14:21: {}.model.architecture: is for the open_clip and timm backends only (and 2 more)"),
+        (
+            "      architecture: ViT-B-32\n",
+            "",
+            "10:5: {}.model: needs one of local_path, python_package and hub_id, or",
+        ),
+        ("      pretrained: laion2b_s34b_b79k\n", "", "10:5: {}.model: needs one of local_path, python_package and"),
+        ("ViT-B-32", "ViT/B", "14:21: {}.model.architecture: must be a name such as ViT-B-32"),
+        ("pretrained: laion2b_s34b_b79k", "pretrained: a\n      hub_id: a/b", "15:19: {}.model.pretrained: hub_id is"),
+        ("pooling: none", "pooling: mean", "16:16: {}.model.pooling: must be none for the open_clip backend"),
+        (
+            "precision: auto",
+            "precision: int8",
+            "18:18: {}.model.precision: must be 'float32', 'bfloat16', 'float16' or",
+        ),
+        ("text and image", "text", "8:24: {}.limits.max_image_bytes: has no meaning for modality text (and 3 more)"),
+        ("20MiB", "257MiB", "8:24: {}.limits.max_image_bytes: must be at most 268435456"),
+        ("[binary, float16]", "[float16, float16]", "20:26: {}.encodings.1: float16 is given twice"),
+        ("[binary, float16]", "[float64]", "20:17: {}.encodings.0: must be 'float16', 'int8' or 'binary'"),
+        (
+            "normalized: true",
+            "normalized: false",
+            "20:17: {}.encodings.0: binary keeps no lengths, so model.normalized",
+        ),
+        ("[64, 256]", "[64, 512]", "21:22: {}.dimensions.1: must be 1 to 511: below dimension"),
+        ("[64, 256]", "[0]", "21:18: {}.dimensions.0: must be 1 to 511"),
+        ("[64, 256]", "[64, 64]", "21:22: {}.dimensions.1: must be above 64, the one before it"),
+        ("[64, 256]", "[256, 64]", "21:23: {}.dimensions.1: must be above 256, the one before it"),
+        (f'"{FILE}"', '"a?"', "23:16: {}.canaries.0.image: must be the base64 of an image file"),
+        (f'image: "{FILE}"', f'image: "{FILE}"\n        text: a', "{}.canaries.0: must have one of text and image"),
+        ("      - text: A photo.\n        vector", "      - vector", "25:9: {}.canaries.1: must have one of text and"),
+        ("text: A photo.", f'input_type: query\n        image: "{FILE}"', "25:21: {}.canaries.1.input_type: has no"),
+    ],
+)
+def test_a_bad_image_model_is_one_line(old: str, new: str, error: str) -> None:
+    assert CLIP.count(old) >= 1
+    message = refusal(CLIP.replace(old, new, 1))
+    assert error.format("workloads.clip") in message
+
+
+def test_the_image_of_a_canary_is_small() -> None:
+    large = base64.b64encode(bytes(65_537)).decode()
+    assert refusal(CLIP.replace(FILE, large)).endswith(
+        "clip.canaries.0.image: is 65,537 bytes, must be at most 65,536: a small picture will do"
     )
+    assert registry_file.parse(CLIP.replace(FILE, base64.b64encode(bytes(65_536)).decode()).encode(), "r").workloads
+
+
+PICTURES = """\
+workloads:
+  eva:
+    description: Pictures.
+    modality: image
+    dimension: 64
+    limits: {max_image_bytes: 1MiB, max_image_pixels: 9}
+    model:
+      backend: timm
+      name: eva
+      revision: v1
+      architecture: eva02_tiny_patch14_224.mim_in22k
+      pooling: none
+      normalized: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("pooling: none", "pooling: cls", "model.pooling: must be none for the timm backend"),
+        ("      architecture: eva02_tiny_patch14_224.mim_in22k\n", "", "hub_id, or architecture"),
+        ("revision: v1", "revision: v1\n      pretrained: x", "model.pretrained: is for the open_clip backend only"),
+        ("revision: v1", "revision: v1\n      max_tokens: 9", "model.max_tokens: has no meaning for modality image"),
+        (
+            "revision: v1",
+            "revision: v1\n      token_budget: 9",
+            "model.token_budget: has no meaning for modality image",
+        ),
+        (
+            "normalized: true",
+            f'normalized: true\n    canaries: [{{text: a, vector: "{SHORT}"}}]',
+            "canaries.0.text: has no meaning for modality image",
+        ),
+    ],
+)
+def test_an_image_only_model(old: str, new: str, error: str) -> None:
+    eva = registry_file.parse(PICTURES.encode(), "registry.yaml").workloads["eva"]
+    assert list(eva.modalities) == [workload_pb2.MODALITY_IMAGE]
+    assert error in refusal(PICTURES.replace(old, new))
+
+
+def test_a_text_model_has_no_images() -> None:
+    text = GOOD.replace("max_tokens: 256", "max_tokens: 256\n      image_budget: 9")
+    assert "model.image_budget: has no meaning for modality text" in refusal(text)
+    canary = f'    canaries: [{{image: "{FILE}", vector: "{SHORT}"}}]\n'
+    assert "canaries.0.image: has no meaning for modality text" in refusal(GOOD + canary)
+
+
+def test_a_local_checkpoint_needs_no_names() -> None:
+    local = CLIP.replace("      architecture: ViT-B-32\n", "").replace(
+        "pretrained: laion2b_s34b_b79k", "local_path: /models/clip"
+    )
+    model = registry_file.parse(local.encode(), "registry.yaml").workloads["clip"].model
+    assert (model.local_path, model.architecture, model.pretrained) == ("/models/clip", "", "")
 
 
 @pytest.mark.parametrize(

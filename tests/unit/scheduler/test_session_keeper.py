@@ -17,11 +17,12 @@ class Ledger:
 
     def __init__(self) -> None:
         self.away = False
+        self.wanted: list[str] = []
 
-    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[uuid.UUID, bool]:
+    async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[uuid.UUID, records.Wish]:
         if self.away:
             raise errors.Unavailable("away", reason="LEDGER_UNAVAILABLE")
-        return {h.session_id: False for h in heartbeats}
+        return {h.session_id: records.Wish(drain=False, wanted=self.wanted) for h in heartbeats}
 
 
 class Rig:
@@ -84,3 +85,11 @@ async def test_a_leader_that_finds_the_ledger_again_first_is_no_reason_to_let_go
     for _ in range(5):
         assert await rig.second(leader_heard=True)
     assert not rig.session.closed.is_set()
+
+
+async def test_a_heartbeat_brings_what_is_wanted() -> None:
+    """The leader's wake-up may get lost; the ledger has it."""
+    rig = Rig()
+    rig.ledger.wanted = ["minilm", "clip"]
+    await rig.keeper.run_once()
+    assert list(rig.session.outbox.get_nowait().desired.resident_workloads) == ["minilm", "clip"]

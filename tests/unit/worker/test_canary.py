@@ -12,7 +12,9 @@ import pytest
 
 from podium_worker.adapters import hash_backend
 from podium_worker.app import backend
+from podium_worker.domain import pictures
 from podium_worker.executor import canary
+from tests.support import pictures as image_files
 
 Vectors = npt.NDArray[Any]
 MODEL = backend.Model("hash-48", "hash", dimension=48)
@@ -32,14 +34,25 @@ def unit(texts: Sequence[str]) -> Vectors:
 class Computes:
     """A loaded model that computes this."""
 
-    description = backend.Description(pooling="none", normalized=False, precision="float32")
+    picture: pictures.Picture | None = None
+    memory_bytes = 0
+    budget = 0
 
-    def __init__(self, vectors: Callable[[Sequence[str]], Vectors], *, memory: bool = True) -> None:
+    def __init__(
+        self, vectors: Callable[[Sequence[str]], Vectors], *, memory: bool = True, precision: str = "float32"
+    ) -> None:
         self._vectors = vectors
         self._memory = memory
+        self.description = backend.Description(pooling="none", normalized=False, precision=precision)
 
-    def prepare(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
         return backend.Prepared(list(texts), len(texts))
+
+    def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
+        raise AssertionError("no image was to be looked at")
+
+    def close(self) -> None:
+        raise AssertionError("nobody closes what is examined")
 
     def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
         assert progress(prepared.item_count)
@@ -98,13 +111,14 @@ def drifting(drift: float) -> Callable[[Sequence[str]], Vectors]:
 def test_the_same_texts_have_the_same_vectors_twice_within_the_precision() -> None:
     with pytest.raises(canary.Unsound, match="two computations of the same texts differ: by "):
         canary.examine(MODEL, Computes(drifting(1e-3)))
-    canary.examine(dataclasses.replace(MODEL, precision="bfloat16"), Computes(drifting(1e-3)))
+    # What it computes in counts, not what the registry asks for.
+    canary.examine(dataclasses.replace(MODEL, precision="auto"), Computes(drifting(1e-3), precision="bfloat16"))
     canary.examine(MODEL, Computes(drifting(1e-6)))
 
 
 def test_a_text_alone_is_what_it_is_in_company() -> None:
     """Padding or a mask that leaks."""
-    with pytest.raises(canary.Unsound, match="alone has another vector than in company"):
+    with pytest.raises(canary.Unsound, match="a single text has another vector than in company"):
         canary.examine(MODEL, Computes(lambda texts: hashed(texts) * np.float32(1.0 if len(texts) > 1 else 0.9)))
 
 
@@ -154,3 +168,91 @@ def test_a_canary_is_read_as_it_is_recorded_prefix_included() -> None:
     canary.examine(with_canary(hashed(["query: " + TEXT])[0], "query: " + TEXT), Computes(hashed))
     with pytest.raises(canary.NotAsRecorded):
         canary.examine(with_canary(hashed([TEXT])[0], "query: " + TEXT), Computes(hashed))
+
+
+BOTH = dataclasses.replace(MODEL, takes_images=True)
+
+
+class Looks(Computes):
+    """A model of texts and images that computes this of pictures."""
+
+    picture = hash_backend.PICTURE
+
+    def __init__(self, seen: Callable[[Sequence[bytes]], Vectors]) -> None:
+        super().__init__(hashed)
+        self._seen = seen
+        self.looked_at = 0
+
+    def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
+        assert rows.dtype == np.uint8 and rows.shape[1:] == (8, 8, 3)
+        self.looked_at += len(rows)
+        return backend.Prepared([row.tobytes() for row in rows], len(rows))
+
+    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+        if isinstance(prepared.work[0], bytes):
+            return backend.Computed(self._seen(prepared.work))
+        return super().compute(prepared, progress)
+
+
+def seen(shown: Sequence[bytes]) -> Vectors:
+    return hash_backend.hash_vectors(shown, MODEL.dimension)
+
+
+def test_a_model_of_texts_and_images_is_examined_with_both_and_with_few_images() -> None:
+    looks = Looks(seen)
+    canary.examine(BOTH, looks)
+    assert looks.looked_at == 5
+    with pytest.raises(canary.Unsound, match="hold a NaN"):
+        canary.examine(BOTH, Looks(lambda shown: seen(shown) * np.float32(np.nan)))
+    broken = Looks(seen)
+    broken._vectors = spoiled(np.nan)
+    with pytest.raises(canary.Unsound, match="hold a NaN"):
+        canary.examine(BOTH, broken)
+
+
+def test_a_model_of_images_alone_is_given_no_text() -> None:
+    blind = Looks(seen)
+    blind._vectors = spoiled(np.nan)
+    canary.examine(dataclasses.replace(BOTH, takes_texts=False), blind)
+
+
+def test_images_have_the_same_vectors_twice_and_in_company() -> None:
+    calls = iter(range(100))
+    with pytest.raises(canary.Unsound, match="two computations of the same images differ"):
+        canary.examine(BOTH, Looks(lambda shown: seen(shown) + np.float32(1e-3 * next(calls))))
+    with pytest.raises(canary.Unsound, match="a single image has another vector than in company"):
+        canary.examine(BOTH, Looks(lambda shown: seen(shown) * np.float32(1.0 if len(shown) > 1 else 0.9)))
+
+
+def test_the_built_in_pictures_are_the_same_everywhere_and_unlike() -> None:
+    wide = pictures.Picture(height=5, width=300, edge=5)
+    shown = canary.built_in(wide)
+    assert shown.shape == (2, 5, 300, 3)
+    assert [int(picture.sum()) for picture in canary.built_in(hash_backend.PICTURE)] == [26376, 24191]
+    for picture in shown:
+        assert picture.std() > 30
+    assert np.abs(shown[0].astype(int) - shown[1]).mean() > 30
+
+
+def recorded(data: bytes) -> backend.Model:
+    from podium_worker.decoder import transform
+
+    vector = seen([transform.decode(data, hash_backend.PICTURE, 1_000_000).tobytes()])[0]
+    return dataclasses.replace(BOTH, canaries=(backend.Canary("", tuple(vector.tolist()), data),))
+
+
+def test_recorded_images_are_decoded_as_any_other() -> None:
+    model = recorded(image_files.make("png", 20, 30, seed=1))
+    canary.examine(model, Looks(seen))
+    other = image_files.make("png", 20, 30, seed=2)
+    wrong = dataclasses.replace(model, canaries=(dataclasses.replace(model.canaries[0], image=other),))
+    with pytest.raises(canary.NotAsRecorded, match=f"The vector of an image of {len(other):,} bytes begins with"):
+        canary.examine(wrong, Looks(seen))
+
+
+def test_a_recorded_image_that_cannot_be_used_is_the_registry_s_fault() -> None:
+    canaries = (backend.Canary("", (1.0,), b"no image"),)
+    with pytest.raises(canary.NotAsRecorded, match="An image among the registry's canaries cannot be used: "):
+        canary.examine(dataclasses.replace(BOTH, canaries=canaries), Looks(seen))
+    with pytest.raises(canary.NotAsRecorded, match="of a model that takes none"):
+        canary.examine(dataclasses.replace(MODEL, canaries=canaries), Computes(hashed))

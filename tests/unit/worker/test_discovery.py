@@ -1,20 +1,26 @@
-"""Finding devices without torch."""
+"""Which devices a worker uses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import pytest
 
-from podium_worker.adapters import discovery
-from podium_worker.domain import devices
+from podium_worker.adapters.devices import discovery, source
+from podium_worker.domain import devices, health
 
-SMI = """0, GPU-aaaa, NVIDIA H200, 143771, 9.0
-1, GPU-bbbb, "NVIDIA, odd", [N/A], 8.9
-garbage
-"""
+
+def gpu(index: int, uuid: str, name: str = "NVIDIA H100") -> devices.Device:
+    return devices.Device(index, uuid, name, torch_name="cuda:0", visible=uuid)
+
+
+GPUS = [gpu(0, "GPU-aaaa"), gpu(1, "GPU-abbb"), gpu(2, "GPU-cccc")]
 
 
 class Fixed:
-    """A probe that finds what it was told."""
+    """A source that finds what it was told."""
+
+    name = "fixed"
 
     def __init__(self, found: list[devices.Device] | None) -> None:
         self._found = found
@@ -22,25 +28,74 @@ class Fixed:
     async def find(self) -> list[devices.Device] | None:
         return self._found
 
+    async def read(self, wanted: Sequence[devices.Device]) -> list[health.Reading]:
+        return [source.troubled(device, health.Trouble.SILENT) for device in wanted]
 
-def test_smi_lines() -> None:
-    first, second = discovery.parse_smi(SMI)
-    assert first == devices.Device(0, "GPU-aaaa", "NVIDIA H200", 143771 << 20, "9.0", "cuda:0")
-    assert (second.name, second.vram_bytes, second.torch_name) == ("NVIDIA, odd", 0, "cuda:1")
+    def watch(self, wanted: Sequence[devices.Device], notice: Callable[[], None]) -> None: ...
 
-
-async def test_the_first_probe_that_works_decides() -> None:
-    gpus = discovery.parse_smi(SMI)
-    assert await discovery.discover("auto", [Fixed(None), Fixed(gpus)]) == gpus
-    assert await discovery.discover("1", [Fixed(gpus)]) == gpus[1:]
+    def close(self) -> None: ...
 
 
-async def test_without_gpus_it_is_the_cpu() -> None:
-    for probe in (Fixed(None), Fixed([])):
-        (cpu,) = await discovery.discover("auto", [probe])
-        assert (cpu.uuid, cpu.torch_name) == ("cpu", "cpu")
+async def discover(
+    wanted: str, *found: list[devices.Device] | None, environment: Mapping[str, str] | None = None
+) -> list[devices.Device]:
+    return list((await discovery.discover(wanted, environment or {}, [Fixed(one) for one in found])).devices)
+
+
+async def test_the_first_source_that_finds_any_decides_and_is_kept() -> None:
+    first, second = Fixed(None), Fixed(GPUS)
+    known = await discovery.discover("auto", {}, [first, second])
+    assert known == discovery.Found(tuple(GPUS), second)
+
+
+async def test_named_gpus() -> None:
+    assert await discover("2,0", GPUS) == [GPUS[0], GPUS[2]]
+
+
+@pytest.mark.parametrize("found", [None, []])
+async def test_without_gpus_it_is_the_cpu(found: list[devices.Device] | None) -> None:
+    known = await discovery.discover("auto", {}, [Fixed(found)])
+    assert known.source is None
+    assert [(one.uuid, one.torch_name, one.visible) for one in known.devices] == [("cpu", "cpu", "")]
+
+
+async def test_cpu_asks_no_driver() -> None:
+    (cpu,) = await discover("cpu", GPUS)
+    assert cpu.uuid == "cpu"
 
 
 async def test_a_named_gpu_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(discovery.NoDevices, match="3"):
-        await discovery.discover("0,3", [Fixed(discovery.parse_smi(SMI))])
+    with pytest.raises(discovery.NoDevices, match=r"names GPU \[3\]; this machine has \[0, 1, 2\]"):
+        await discover("0,3", GPUS)
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        ("GPU-cccc,GPU-aaaa", [0, 2]),
+        ("GPU-c", [2]),
+        ("1", [1]),
+        ("2,0", [0, 2]),
+        ("0,-1,1", [0]),
+        ("GPU-aaaa,GPU-nowhere,GPU-cccc", [0]),
+        ("GPU-a", []),
+        ("", []),
+        ("7", []),
+    ],
+)
+async def test_cuda_visible_devices_narrows_the_choice(visible: str, indices: list[int]) -> None:
+    assert [one.index for one in discovery.visible(GPUS, {"CUDA_VISIBLE_DEVICES": visible})] == indices
+
+
+async def test_none_visible_is_the_cpu() -> None:
+    (cpu,) = await discover("auto", GPUS, environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert cpu.uuid == "cpu"
+
+
+async def test_numbers_are_refused_where_cuda_numbers_in_an_order_of_its_own() -> None:
+    mixed = [gpu(0, "GPU-aaaa", "NVIDIA T4"), gpu(1, "GPU-bbbb", "NVIDIA H100")]
+    with pytest.raises(discovery.NoDevices, match="CUDA_DEVICE_ORDER"):
+        await discover("auto", mixed, environment={"CUDA_VISIBLE_DEVICES": "0"})
+    by_bus = {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert await discover("auto", mixed, environment=by_bus) == mixed[:1]
+    assert await discover("auto", mixed, environment={"CUDA_VISIBLE_DEVICES": "GPU-b"}) == mixed[1:]

@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from podium_worker.adapters.hash_backend import hash_vectors
+from podium_worker.adapters.hash_backend import PICTURE, HashBackend, hash_vectors
+from podium_worker.app import backend
 
 MASK = 2**32 - 1
 
@@ -49,3 +50,34 @@ def test_no_texts_and_no_dimension() -> None:
     assert hash_vectors([], 8).shape == (0, 8)
     with pytest.raises(ValueError, match="dimension"):
         hash_vectors([b"a"], 0)
+
+
+def _compute(loaded: backend.Backend, prepared: backend.Prepared) -> np.ndarray:
+    return loaded.compute(prepared, lambda _: True).vectors
+
+
+def test_a_picture_is_an_item_by_its_bytes() -> None:
+    loaded = HashBackend(backend.Model("both", "hash", 16, takes_images=True))
+    assert loaded.picture == PICTURE
+    shown = np.arange(3 * PICTURE.nbytes, dtype=np.uint8).reshape(3, PICTURE.height, PICTURE.width, 3)
+    expected = hash_vectors([picture.tobytes() for picture in shown], 16)
+    assert np.array_equal(_compute(loaded, loaded.prepare_pictures(shown)), expected)
+    # A batch whose first item has failed is a view that does not begin at the beginning.
+    assert np.array_equal(_compute(loaded, loaded.prepare_pictures(shown[1:])), expected[1:])
+
+
+def test_a_text_and_a_picture_of_the_same_bytes_are_the_same_item() -> None:
+    loaded = HashBackend(backend.Model("both", "hash", 16, takes_images=True))
+    shown = np.full((1, PICTURE.height, PICTURE.width, 3), ord("a"), dtype=np.uint8)
+    text = _compute(loaded, loaded.prepare_texts(["a" * PICTURE.nbytes]))
+    assert np.array_equal(_compute(loaded, loaded.prepare_pictures(shown)), text)
+
+
+def test_it_looks_at_images_and_makes_unit_vectors_where_the_registry_says_so() -> None:
+    loaded = HashBackend(backend.Model("texts", "hash", 16, normalized=True))
+    assert loaded.picture is None
+    assert loaded.description.normalized
+    vectors = _compute(loaded, loaded.prepare_texts(["a", "b"]))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    raw = hash_vectors([b"a", b"b"], 16)
+    assert np.array_equal(vectors, raw / np.linalg.norm(raw, axis=1, keepdims=True))

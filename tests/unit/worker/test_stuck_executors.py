@@ -146,7 +146,7 @@ def test_a_hung_load_has_its_own_limit_and_takes_no_other_batch_with_it(
 
 def test_a_failed_canary_takes_the_device_out_and_it_returns_when_healthy() -> None:
     rig = Watched(executors=2)
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     batch = rig.assign(1)
     rig.worker.computing(0, batch.key)
     rig.worker.faulty(0, "texts", "its vectors hold a NaN or an infinity")
@@ -167,7 +167,7 @@ def test_a_failed_canary_takes_the_device_out_and_it_returns_when_healthy() -> N
     assert ("load", "texts") not in rig.executors[0].said
     rig.pass_time(2)
     assert rig.executors[0].said.count(("load", "texts")) == 1
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     assert rig.worker.view().devices[0].state == "READY"
 
 
@@ -177,7 +177,7 @@ def test_a_device_that_keeps_failing_rests_longer_each_time() -> None:
 
 def test_a_refused_result_asks_for_the_canary() -> None:
     rig = Watched()
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     lease = rig.assign(1)
     rig.finish(lease)
     rig.worker.cancel(lease, refused=True)
@@ -187,8 +187,8 @@ def test_a_refused_result_asks_for_the_canary() -> None:
 
 def test_a_check_is_told_when_every_loaded_model_has_passed() -> None:
     rig = Watched(executors=2)
-    rig.worker.loaded(0, "texts", 0.1)
-    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
+    rig.worker.loaded(1, "texts", ports.Facts(0.1))
     rig.worker.desire([], check=3)
     rig.worker.desire([], check=3)
     assert [executor.said.count(("check", "texts")) for executor in rig.executors] == [1, 1]
@@ -200,7 +200,7 @@ def test_a_check_is_told_when_every_loaded_model_has_passed() -> None:
 
 def test_a_check_waits_for_the_only_device_to_be_sound() -> None:
     rig = Watched()
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     rig.worker.desire([], check=3)
     rig.worker.faulty(0, "texts", "two computations of the same texts differ")
     rig.worker.executor_lost(0)
@@ -208,14 +208,14 @@ def test_a_check_waits_for_the_only_device_to_be_sound() -> None:
     rig.executors[0].up = True
     rig.worker.executor_up(0)
     assert rig.worker.view().checked == 0
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     assert rig.worker.view().checked == 3
 
 
 def test_a_device_that_is_out_of_service_does_not_keep_its_siblings_idle() -> None:
     rig = Watched(executors=2)
-    rig.worker.loaded(0, "texts", 0.1)
-    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
+    rig.worker.loaded(1, "texts", ports.Facts(0.1))
     rig.worker.desire([], check=3)
     rig.worker.checked(0, "texts")
     rig.worker.faulty(1, "texts", "two computations of the same texts differ")
@@ -227,7 +227,7 @@ def test_a_device_that_is_out_of_service_does_not_keep_its_siblings_idle() -> No
 
 def test_a_check_that_never_ends_is_found_although_nothing_is_in_hand() -> None:
     rig = Watched()
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     rig.worker.desire([], check=3)
     rig.pass_time(LIMIT + 1)
     assert rig.killed()
@@ -238,8 +238,8 @@ def test_a_check_that_never_ends_is_found_although_nothing_is_in_hand() -> None:
 
 def test_a_check_does_not_wait_for_a_model_that_is_offered_no_more() -> None:
     rig = Watched(executors=2)
-    rig.worker.loaded(0, "texts", 0.1)
-    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
+    rig.worker.loaded(1, "texts", ports.Facts(0.1))
     rig.worker.desire([], check=3)
     rig.worker.checked(0, "texts")
     rig.worker.unavailable(1, "texts", "Its files have changed.")

@@ -9,7 +9,7 @@ import pytest
 from podium_runtime.clock import FakeClock
 from podium_worker.app import ports
 from podium_worker.app.worker import Worker
-from podium_worker.domain import credits, devices, leases
+from podium_worker.domain import credits, devices, health, leases
 
 
 class FakeExecutor:
@@ -19,11 +19,16 @@ class FakeExecutor:
         self.device = devices.Device(index, "cpu", "CPU")
         self.up = True
         self.said: list[tuple[str, str]] = []
+        self.budgets: list[int] = []
 
-    def know(self, workload: ports.Workload, *, load_now: bool) -> None:
+    def know(self, workload: ports.Workload, *, load_now: bool, budget: int = 0) -> None:
         self.said.append(("load" if load_now else "know", workload.name))
+        self.budgets.append(budget)
 
-    def assign(self, assignment: ports.Assignment, max_chunk_bytes: int) -> None:
+    def unload(self, workload: str) -> None:
+        self.said.append(("unload", workload))
+
+    def assign(self, assignment: ports.Assignment, max_chunk_bytes: int, taken: ports.Taken | None = None) -> None:
         self.said.append(("assign", assignment.lease.key))
 
     def cancel(self, key: str) -> None:
@@ -63,6 +68,8 @@ class Deaf:
     def batch_dropped(self, workload: str) -> None: ...
     def executor_lost(self, device: int, *, hung: bool) -> None: ...
     def canary(self, workload: str, *, passed: bool) -> None: ...
+    def model_unloaded(self, workload: str) -> None: ...
+    def device_read(self, reading: health.Reading) -> None: ...
 
 
 WORKLOAD = ports.Workload("texts", devices.Needs("hash"), dimension=4, spec=b"spec")
@@ -191,7 +198,7 @@ def test_a_missing_model_is_tried_again_later() -> None:
     rig.clock.advance(2)
     rig.worker.tick(0.5)
     assert ("load", "texts") in rig.executors[0].said
-    rig.worker.loaded(0, "texts", 1.5)
+    rig.worker.loaded(0, "texts", ports.Facts(1.5))
     assert rig.credits() == 2
     assert rig.worker.view().offers[0].load_s == 1.5
 
@@ -200,7 +207,7 @@ def test_desired_models_are_loaded_ahead_and_after_a_respawn() -> None:
     rig = Rig()
     rig.worker.desire(["texts", "unknown"])
     assert rig.executors[0].said.count(("load", "texts")) == 1
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     rig.worker.desire(["texts"])
     assert rig.executors[0].said.count(("load", "texts")) == 1
     rig.worker.executor_lost(0)
@@ -269,7 +276,7 @@ def test_a_batch_that_waited_for_a_model_is_not_to_blame_for_its_load() -> None:
 
 def test_a_model_that_one_device_cannot_load_is_served_by_its_sibling_and_tried_again_later() -> None:
     rig = Rig(executors=2)
-    rig.worker.loaded(1, "texts", 0.1)
+    rig.worker.loaded(1, "texts", ports.Facts(0.1))
     rig.worker.unavailable(0, "texts", "There is no memory left on the device.")
     assert rig.worker.view().offers[0].unavailable == ""
     assert rig.credits() == credits.Limits().minimum
@@ -284,7 +291,7 @@ def test_a_model_that_one_device_cannot_load_is_served_by_its_sibling_and_tried_
     rig.clock.advance(301)
     rig.worker.tick(0.5)
     assert ("load", "texts") in rig.executors[0].said
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     assert rig.credits() == 2 * credits.Limits().minimum
 
 
@@ -294,5 +301,5 @@ def test_a_model_that_no_device_can_load_is_offered_no_more() -> None:
         rig.worker.unavailable(device, "texts", f"No memory on device {device}.")
     assert rig.worker.view().offers[0].unavailable == "No memory on device 1."
     assert rig.credits() == 0
-    rig.worker.loaded(0, "texts", 0.1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     assert rig.credits() == credits.Limits().minimum
