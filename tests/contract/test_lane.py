@@ -91,6 +91,35 @@ def test_items_that_do_not_fit_alone_are_named_and_the_rest_succeeds() -> None:
     assert way.budget == 1
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_item_that_did_not_fit_beside_others_is_tried_alone(ahead: int) -> None:
+    seen: list[float] = []
+
+    def forward(inputs: lane.Inputs) -> torch.Tensor:
+        seen.append(float(inputs["index"][0]))
+        if seen.count(3.0) == 1 and seen[-1] == 3.0:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return _forward(inputs)
+
+    computed = lane.Lane(MODEL, CPU, 1, ahead=ahead).compute([1] * 5, _stage, forward, _never_says_no)
+    assert not computed.out_of_memory
+    assert computed.vectors[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert seen == [0, 1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be reported at",
+    ],
+)
+def test_memory_that_cuda_itself_lacks_is_memory(message: str) -> None:
+    """Pinned memory is not torch's own allocator's, whose errors have a class."""
+    error = torch.OutOfMemoryError if message.startswith("CUDA out") else RuntimeError
+    assert memory.is_exhaustion(error(message))
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     def forward(inputs: lane.Inputs) -> torch.Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -57,6 +57,13 @@ def minilm() -> backend.Backend:
     return setup.load(MINILM, "cpu", threads=2)
 
 
+def test_float32_means_float32_on_a_gpu_too(minilm: backend.Backend) -> None:
+    """Torch's own default rounds what cuDNN convolves to TF32."""
+    assert minilm.description.precision == "float32"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.fixture(params=["hash", "sentence_transformers"])
 def made(request: pytest.FixtureRequest) -> tuple[backend.Model, backend.Backend]:
     """A backend of each kind."""

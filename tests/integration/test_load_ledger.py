@@ -107,6 +107,23 @@ async def test_what_is_wanted_of_a_worker_outlives_its_stream(pool: database.Dat
     await sessions.want({})
 
 
+async def test_what_a_worker_has_loaded_is_known_while_it_reconnects(pool: database.Database) -> None:
+    """Else each restart of a replica would have its workers' models loaded elsewhere, and end the turns of all."""
+    sessions = session_ledger.SessionLedger(pool, TTL)
+    new = records.NewSession(uuid.uuid4(), uuid.uuid4(), "replica-1", "host", "0", "", b"hello")
+    await sessions.open(new, [])
+    await sessions.renew([records.Heartbeat(new.session_id, b"status", {"minilm": 2})])
+    await sessions.mark_broken(new.session_id, TTL / 2)
+    assert [(p.session_id, p.status) for p in await sessions.placed()] == [(new.session_id, b"status")]
+    await sessions.want({new.session_id: ["minilm"]})
+    again = records.NewSession(uuid.uuid4(), new.worker_id, "replica-2", "host", "0", "", b"hello")
+    await sessions.open(again, [])
+    (found,) = await sessions.placed()
+    assert (found.session_id, found.status, found.wanted) == (again.session_id, b"status", ["minilm"])
+    await sessions.mark_broken(again.session_id, timedelta(0))
+    assert await sessions.placed() == []
+
+
 async def test_work_is_what_has_no_outcome_whatever_its_batches_are_doing(pool: database.Database) -> None:
     jobs, batches = job_ledger.JobLedger(pool), batch_ledger.BatchLedger(pool, timedelta(days=7))
     sessions = session_ledger.SessionLedger(pool, TTL)

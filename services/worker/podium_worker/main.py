@@ -72,7 +72,7 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(executor.run()) for executor in executors]
-        background.append(group.create_task(decoders.run()))
+        decoding = group.create_task(decoders.run())
         background.append(group.create_task(monitor.Monitor(found, known.source, worker, time).run()))
         background.append(group.create_task(watchdog.watch(worker, time)))
         background.append(group.create_task(session.fence()))
@@ -80,6 +80,8 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         background.append(group.create_task(session.run()))
         reason = await _until_end(stop, session)
         await drain.drain(worker, session, reason, config.shutdown_grace_s, _second_signal(stop))
+        # First, for nobody wants its images any more, and one of them could take its whole time.
+        decoding.cancel()
         await images.close()
         for task in background:
             task.cancel()

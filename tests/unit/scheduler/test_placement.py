@@ -86,6 +86,16 @@ def test_a_worker_that_failed_to_load_it_is_asked_last() -> None:
     assert placement.plan(workers[:1], [Demand("a", 9.0, 1.0)], MODELS) == {"w1": ("a",)}
 
 
+def test_what_no_worker_could_load_keeps_no_place_from_others() -> None:
+    workers = [worker("w", gpu("a"), wanted=["a"], failed="c")]
+    demands = [loaded("a", 1e6, turn_s=1e3), Demand("c", 5.0, 1000.0), Demand("b", 1e6, 500.0)]
+    assert placement.plan(workers, demands, MODELS) == {"w": ("b",)}
+    # Nor does it end a turn.
+    both = worker("w", gpu("a", "b", memory=12 * GB), wanted=["b", "a"], failed="c")
+    mixed = [loaded("a", 1e6, turn_s=1.0), loaded("b", 1e6, turn_s=1e3), Demand("c", 5.0, 1000.0)]
+    assert placement.plan([both], mixed, MODELS) == {"w": ("b", "a")}
+
+
 def test_workloads_that_do_not_fit_together_take_turns() -> None:
     """One device, two workloads with work without end: whoever waits gets it when the other's turn is over."""
     now, device = 0.0, gpu("a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -222,6 +223,13 @@ async def test_copies_follow_what_the_workers_measure() -> None:
         rig.open(gpu(0), status({0: resident}, workloads=rates))
     rig.work(a=100, b=100)
     assert sorted((await rig.plan()).values()) == [["a"], ["b"], ["b"]]
+
+
+async def test_a_rate_that_cannot_be_makes_no_work_vanish() -> None:
+    rig = Rig(workload("a"))
+    key = rig.open(gpu(0), status({}, workloads=[worker_pb2.WorkloadStatus(workload="a", items_per_second=math.inf)]))
+    rig.work(a=1)
+    assert await rig.plan() == {key: ["a"]}
 
 
 async def test_it_stays_for_a_while_after_its_work() -> None:

@@ -204,6 +204,23 @@ async def test_images_are_decoded_in_the_order_in_which_they_came(memory: arena.
     assert order == list(range(12))
 
 
+async def test_who_asks_again_and_again_does_not_overtake_who_waits(memory: arena.Arena) -> None:
+    order: list[str] = []
+
+    async def greedy() -> None:
+        for _ in range(3):
+            await decode(pool, files.make("jpeg", 50, 50))
+            order.append("greedy")
+
+    async def patient() -> None:
+        await decode(pool, files.make("jpeg", 50, 50))
+        order.append("patient")
+
+    async with running(memory) as pool:
+        await asyncio.gather(greedy(), patient())
+    assert order == ["greedy", "patient", "greedy", "greedy"]
+
+
 async def test_idle_processes_end_and_come_back_when_they_are_needed(memory: arena.Arena) -> None:
     time = clock.FakeClock()
     async with running(memory, time=time, idle_s=10.0) as pool:
@@ -317,3 +334,9 @@ def test_a_decoder_imports_neither_torch_nor_grpc_nor_protobuf() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     heavy = {name.split(".")[0] for name in loaded} & {"torch", "torchvision", "grpc", "google", "structlog", "aiohttp"}
     assert heavy == set()
+
+
+def test_a_decoder_gets_no_token_and_no_key() -> None:
+    secret = {"PODIUM_JOIN_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "x"}
+    given = {"PATH": "/bin", "PYTHONPATH": "here", "PODIUM_FAULT_DECODE_KILL": "x"}
+    assert decoder_pool._environment(secret | given) == given | {"OPENBLAS_NUM_THREADS": "1"}

@@ -100,6 +100,31 @@ def test_a_model_is_closed_once_what_was_begun_with_it_is_done(front: Front) -> 
     assert front.result("again").vectors.argmax(axis=1).tolist() == [2]
 
 
+def test_nothing_else_is_computed_while_a_model_is_loaded(front: Front) -> None:
+    """What it measures on the device is its own."""
+    front.load(odd())
+    front.texts("busy", [WAITS])
+    front.hear(wire.Kind.COMPUTING, key="busy")
+    front.texts("other", ["a"], name="other")
+    front.say(wire.Kind.LOAD, {"now": True, "budget": 0}, odd("next").SerializeToString())
+    front.texts("unknown", ["a"], name="unknown")
+    front.hear(wire.Kind.PREPARING, key="other")
+    front.say(wire.Kind.CANCEL, {"key": "busy"})
+    front.hear(wire.Kind.LOADED, workload="next")
+    told = [(frame.kind.name, frame.header.get("key", frame.header.get("workload"))) for frame in front.heard]
+    assert told.index(("DROPPED", "busy")) < told.index(("LOADING", "next"))
+
+
+def test_a_model_that_comes_back_with_a_batch_keeps_its_smaller_budget(front: Front) -> None:
+    front.load(odd())
+    front.texts("tight", ["starved"])
+    front.result("tight")
+    front.say(wire.Kind.UNLOAD, {"workload": "w"})
+    front.hear(wire.Kind.UNLOADED, workload="w")
+    front.texts("again", ["a"])
+    assert front.hear(wire.Kind.LOADED, workload="w").header["budget"] == 32
+
+
 def test_what_is_not_loaded_can_be_unloaded(front: Front) -> None:
     front.say(wire.Kind.UNLOAD, {"workload": "never heard of"})
     front.hear(wire.Kind.UNLOADED, workload="never heard of")

@@ -119,6 +119,55 @@ def test_a_second_copy_makes_room_for_a_wanted_model_that_is_nowhere() -> None:
     assert sorted(said) == [[], [("unload", "a"), ("load", "b")]]
 
 
+def test_batches_that_come_together_throw_out_nothing_that_is_wanted() -> None:
+    rig = Rig(executors=2)
+    rig.worker.desire(["a", "b"])
+    rig.loaded("a", 0)
+    rig.loaded("b", 1)
+    leases_of_a = [rig.assign("a"), rig.assign("a")]
+    assert rig.credits() == {"a": 2, "b": 2, "c": 0}
+    assert rig.said(0) == [("load", "a"), *(("assign", lease.key) for lease in leases_of_a)]
+    assert rig.said(1) == [("load", "b")]
+
+
+def test_a_copy_takes_the_place_of_what_nobody_wants() -> None:
+    rig = Rig(executors=2)
+    rig.loaded("a", 0)
+    rig.loaded("b", 1)
+    rig.worker.desire(["a"])
+    rig.assign("a")
+    lease = rig.assign("a")
+    assert rig.said(1) == [("unload", "b"), ("assign", lease.key)]
+
+
+def test_a_wanted_model_goes_where_an_unwanted_one_is_in_its_way() -> None:
+    """Not where there is most room: `a` would have to be loaded again elsewhere."""
+    rig = Rig(executors=2)
+    rig.worker.attach(rig.executors, {0: residency.Capacity(11, 11), 1: residency.Capacity(10, 10)})
+    for index in (0, 1):
+        rig.worker.executor_ready(index)
+    rig.loaded("a", 0)
+    rig.loaded("b", 1)
+    lease = rig.assign("b")
+    rig.said(1)
+    rig.worker.desire(["c", "a"])
+    assert rig.credits() == {"a": 2, "b": 0, "c": 0}
+    rig.finish(lease, "b", 1)
+    rig.worker.tick(0.5)
+    assert (rig.said(0), rig.said(1)) == ([], [("unload", "b"), ("load", "c")])
+
+
+def test_a_fresh_process_loads_first_what_no_other_device_holds() -> None:
+    rig = Rig(executors=2)
+    rig.worker.desire(["a", "b"])
+    rig.loaded("a", 0)
+    rig.loaded("b", 1)
+    rig.said(1)
+    rig.worker.executor_lost(1)
+    rig.worker.executor_up(1)
+    assert [what for what in rig.said(1) if what[0] == "load"] == [("load", "b")]
+
+
 def test_memory_that_a_process_keeps_ends_it_when_it_has_no_batch() -> None:
     rig = Rig()
     rig.loaded("a")

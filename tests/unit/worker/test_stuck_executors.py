@@ -98,6 +98,7 @@ def test_an_idle_executor_may_be_silent_for_ever() -> None:
     rig = Watched()
     rig.pass_time(10 * LIMIT)
     lease = rig.compute(1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
     rig.finish(lease)
     # Finished and not acknowledged: the executor owes nothing any more.
     rig.pass_time(10 * LIMIT)

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from podium_runtime import clock
-from podium_worker.app import watchdog
+from podium_worker.app import ports, watchdog
 from tests.unit.worker.test_stuck_executors import LIMIT, OTHER, Watched
 from tests.unit.worker.test_worker import WORKLOAD
 
@@ -110,7 +110,9 @@ def test_a_slow_batch_lives_as_long_as_it_moves() -> None:
 def test_an_idle_executor_is_left_alone() -> None:
     rig = Watched()
     play(rig.worker, rig.clock, *quiet(3 * LIMIT))
-    rig.finish(rig.compute(1))
+    lease = rig.compute(1)
+    rig.worker.loaded(0, "texts", ports.Facts(0.1))
+    rig.finish(lease)
     play(rig.worker, rig.clock, *quiet(3 * LIMIT))
     assert not rig.killed()
 

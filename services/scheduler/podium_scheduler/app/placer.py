@@ -12,6 +12,7 @@ its turn is this process' memory, and a new leader begins anew, with the age of 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
@@ -73,7 +74,8 @@ class Placer(loops.PatientLoop):
         work = [w for w in await self._batches.work() if w.workload in self._workloads]
         opened = await self._sessions.placed()
         await self._refresh_loads()
-        fleet = [_Member(session, self._workloads) for session in opened]
+        fits = _Fits(self._workloads)
+        fleet = [_Member(session, fits) for session in opened]
         active = [member for member in fleet if member.takes_batches]
         demands = self._memory.demands(work, active, self._clock.monotonic())
         workers = [member.worker for member in active]
@@ -124,18 +126,17 @@ async def _planned(
 class _Member:
     """An open session, as the plan needs it."""
 
-    def __init__(self, session: records.PlacedSession, workloads: Mapping[str, workload_pb2.Workload]) -> None:
+    def __init__(self, session: records.PlacedSession, fits: _Fits) -> None:
         self.session = session
         hello, status = worker_pb2.Hello.FromString(session.hello), worker_pb2.Status.FromString(session.status)
         self.takes_batches = not (session.drain or session.quarantine_reason or status.draining)
-        self.rates = {w.workload: w.items_per_second for w in status.workloads if w.items_per_second > 0}
+        self.rates = {w.workload: w.items_per_second for w in status.workloads if 0 < w.items_per_second < math.inf}
         told = {device.index: device for device in status.devices}
-        servable = [w for w in workloads.values() if worker_sessions.may_serve(hello, w)]
         self.worker = placement.Worker(
             key=str(session.session_id),
             # A worker that names no device is one whose device is not known.
             devices=tuple(
-                _device(device, told.get(device.index), servable)
+                _device(device, told.get(device.index), fits.of(hello, device))
                 for device in hello.devices or [worker_pb2.Device(uuid="cpu")]
                 if device.index not in told or told[device.index].state != worker_pb2.DEVICE_STATE_FAULTED
             ),
@@ -144,15 +145,29 @@ class _Member:
         )
 
 
-def _device(
-    device: worker_pb2.Device, status: worker_pb2.DeviceStatus | None, servable: Iterable[workload_pb2.Workload]
-) -> placement.Device:
+class _Fits:
+    """Which workloads each kind of device can serve; a fleet has many of a kind."""
+
+    def __init__(self, workloads: Mapping[str, workload_pb2.Workload]) -> None:
+        self._workloads = workloads
+        self._known: dict[tuple[object, ...], frozenset[str]] = {}
+
+    def of(self, hello: worker_pb2.Hello, device: worker_pb2.Device) -> frozenset[str]:
+        """Names of the workloads that a worker may be given and whose needs its device meets."""
+        kind = (*hello.backends, "", *hello.workloads, "", device.vram_bytes, device.compute_capability)
+        if kind not in self._known:
+            servable = (w for w in self._workloads.values() if worker_sessions.may_serve(hello, w))
+            self._known[kind] = frozenset(w.name for w in servable if _meets(device, w.needs))
+        return self._known[kind]
+
+
+def _device(device: worker_pb2.Device, status: worker_pb2.DeviceStatus | None, fit: frozenset[str]) -> placement.Device:
     resident = {name: 0 for name in status.resident_workloads} if status else {}
     resident |= {model.workload: model.memory_bytes for model in status.models} if status else {}
     return placement.Device(
         name=device.name,
         memory_bytes=device.vram_bytes,
-        fit=frozenset(w.name for w in servable if _meets(device, w.needs)),
+        fit=fit,
         resident=resident,
     )
 

@@ -231,6 +231,7 @@ class Standing:
     quarantine_reason: str = ""
     quarantine_left_s: float = 0.0
     wanted: Sequence[str] = ()
+    status: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class PlacedSession:
-    """An open session as the placer sees it: the worker's own frames, serialized, and what was decided about it."""
+    """A session as the placer sees it: the worker's own frames, serialized, and what was decided about it."""
 
     session_id: UUID
     hello: bytes

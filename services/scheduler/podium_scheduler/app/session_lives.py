@@ -102,9 +102,10 @@ class SessionLives:
         for lease in resumed:
             session.resume(lease)
         worker_sessions.STALE.labels("hello").inc(len(hello.in_hand) - len(resumed))
+        # Before anybody here knows the session: a stream that is cancelled now has nobody to close it.
+        await self._wakers.place()
         self._registry.add(session)
         log.info("session_opened", worker_id=hello.worker_id, session_id=str(new.session_id), resumed=len(resumed))
-        await self._wakers.place()
         return session, resumed
 
     def servable(self, hello: worker_pb2.Hello) -> list[workload_pb2.Workload]:

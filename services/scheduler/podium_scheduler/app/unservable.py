@@ -1,8 +1,9 @@
 """Gives up what no worker can serve. Runs on the leader only.
 
-A workload whose model some worker failed to load, and which no worker offers credit for, would wait for ever while its
-client sees nothing. When that has held for a while by this process' clock, the batches that wait for it fail with the
-worker's own words. As long as any worker can serve it, they wait.
+A workload whose model some worker failed to load, and which no worker can serve, would wait for ever while its client
+sees nothing. When that has held for a while by this process' clock, the batches that wait for it fail with the worker's
+own words. As long as any worker can serve it, they wait, be it for their turn: a worker offers no credit for a model
+while others with work have its place.
 """
 
 from __future__ import annotations
@@ -59,11 +60,21 @@ class Unservable(loops.PatientLoop):
         return _BREATH_S if more else _INTERVAL_S
 
     async def _reasons(self) -> dict[str, str]:
-        """Workloads that a worker cannot load and none offers, with that worker's words."""
-        offered = await self._sessions.credits()
+        """Workloads that a worker cannot load and none can serve, with that worker's words."""
         reasons: dict[str, str] = {}
-        for status in await self._sessions.statuses():
-            for workload in worker_pb2.Status.FromString(status).workloads:
-                if workload.unavailable_reason and not offered.get(workload.workload):
+        servable: set[str] = set()
+        for session in await self._sessions.placed():
+            status = worker_pb2.Status.FromString(session.status)
+            takes = _works(status) and not (session.drain or session.quarantine_reason)
+            for workload in status.workloads:
+                if workload.unavailable_reason:
                     reasons[workload.workload] = workload.unavailable_reason
-        return reasons
+                elif takes:
+                    servable.add(workload.workload)
+        return {name: reason for name, reason in reasons.items() if name not in servable}
+
+
+def _works(status: worker_pb2.Status) -> bool:
+    """Whether a worker takes batches of anything, by its own word."""
+    faulted = [device.state == worker_pb2.DEVICE_STATE_FAULTED for device in status.devices]
+    return not status.draining and not (faulted and all(faulted))

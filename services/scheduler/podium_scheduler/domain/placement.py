@@ -105,18 +105,22 @@ def ranking(workers: Sequence[Worker], demands: Sequence[Demand], models: Models
     """The workloads, those first that are to be placed first.
 
     Whose turn is not over, then what waits, the longest first, then whose turn is over; what has only had work lately
-    comes last. While nothing waits there are no turns. Among equals the order of before holds, for a list should not
+    comes last, and before it what no worker could load: it would keep a place that is of no use to it. While nothing
+    waits there are no turns. Among equals the order of before holds, for a list should not
     change for nothing.
     """
     before: dict[str, int] = {}
     for worker in workers:
         for place, workload in enumerate(worker.wanted):
             before[workload] = min(place, before.get(workload, place))
-    anybody_waits = any(d.turn_s is None and d.work_s > 0 for d in demands)
+    hopeless = {d.workload for d in demands if d.turn_s is None and not _may_load(workers, d.workload)}
+    anybody_waits = any(d.turn_s is None and d.work_s > 0 and d.workload not in hopeless for d in demands)
 
     def rank(demand: Demand) -> tuple[int, float, int, str]:
         place = before.get(demand.workload, len(before))
         if demand.work_s <= 0:
+            return (4, 0.0, place, demand.workload)
+        if demand.workload in hopeless:
             return (3, 0.0, place, demand.workload)
         if demand.turn_s is None:
             return (1, -demand.waiting_s, place, demand.workload)
@@ -124,6 +128,11 @@ def ranking(workers: Sequence[Worker], demands: Sequence[Demand], models: Models
         return (2 if over else 0, 0.0, place, demand.workload)
 
     return [d.workload for d in sorted(demands, key=rank)]
+
+
+def _may_load(workers: Sequence[Worker], workload: str) -> bool:
+    fit = (w for w in workers if any(workload in device.fit for device in w.devices))
+    return any(workload not in worker.failed for worker in fit)
 
 
 def turn_length_s(workload: str, models: Models) -> float:

@@ -19,7 +19,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ _MIB = 1024 * 1024
 _READ_BUFFER_BYTES = 64 * 1024
 _STARTS = 3
 _STOP_GRACE_S = 0.5
+_KEPT = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "VIRTUAL_ENV"})
+_KEPT_BEGINNINGS = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "PODIUM_FAULT_DECODE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,9 @@ class DecoderPool:
         self._clock = time
         self._decoders = [_Decoder(memory, limits) for _ in range(count)]
         # The one that was busy last comes first; the others grow idle and end.
-        self._free: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
-        for decoder in self._decoders:
-            self._free.put_nowait(decoder)
+        self._free = list(self._decoders)
+        # Not a queue of them: who asks just as one comes free would overtake all who wait there.
+        self._turns = asyncio.Semaphore(count)
         self._closed = False
 
     @property
@@ -97,12 +99,13 @@ class DecoderPool:
         Raises problems.ItemProblem (UNDECODABLE, TOO_LARGE, POISON), or Unavailable.
         """
         header = {"offset": offset, "max_pixels": max_pixels, "picture": dataclasses.asdict(picture)}
-        decoder = await self._free.get()
-        try:
-            return await _to_its_end(self._decoded(decoder, header, data))
-        finally:
-            decoder.used_at = self._clock.monotonic()
-            self._free.put_nowait(decoder)
+        async with self._turns:
+            decoder = self._free.pop()
+            try:
+                return await _to_its_end(self._decoded(decoder, header, data))
+            finally:
+                decoder.used_at = self._clock.monotonic()
+                self._free.append(decoder)
 
     async def _decoded(self, decoder: _Decoder, header: dict[str, object], data: bytes) -> float:
         async with decoder.lock:
@@ -250,10 +253,16 @@ class _Decoder:
             *flat,
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=fds,
-            # NumPy would bring a pool of threads for linear algebra, with memory for each.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env=_environment(os.environ),
             start_new_session=True,
         )
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What Python and its libraries need, and faults: whoever takes over a decoder is to find no token or key in it."""
+    kept = {name: value for name, value in ours.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
+    # NumPy would bring a pool of threads for linear algebra, with memory for each.
+    return kept | {"OPENBLAS_NUM_THREADS": "1"}
 
 
 async def _to_its_end(work: Coroutine[Any, Any, float]) -> float:

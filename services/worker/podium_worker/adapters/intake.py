@@ -16,7 +16,7 @@ fails that item; what is unforeseen in a batch fails the batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,6 +32,8 @@ log = logs.get_logger(__name__)
 
 Done = Callable[[str, ports.Taken], None]
 Failed = Callable[[str, str, str], None]
+_Source = str | bytes | None
+"""Where an image is: its URL, its file, or nowhere."""
 
 
 class Fetcher(Protocol):
@@ -49,6 +51,8 @@ class _Batch:
     """A batch from its begin to its drop."""
 
     key: str
+    body: bytes
+    """The serialized Assign, until it is read."""
     picture: pictures.Picture
     max_pixels: int
     max_bytes: int
@@ -106,8 +110,8 @@ class Intake:
         """See ports.Intake. Raises ValueError for a key that is in hand already."""
         if key in self._batches:
             raise ValueError(f"The batch {key} is in hand already.")
-        batch = _Batch(key, picture, max_pixels, max_bytes, done, failed, self._clock.monotonic())
-        self._batches[key] = batch, asyncio.create_task(self._take(batch, body), name=f"intake {key}")
+        batch = _Batch(key, body, picture, max_pixels, max_bytes, done, failed, self._clock.monotonic())
+        self._batches[key] = batch, asyncio.create_task(self._take(batch), name=f"intake {key}")
 
     def drop(self, key: str) -> None:
         """See ports.Intake."""
@@ -128,10 +132,10 @@ class Intake:
             self.drop(key)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _take(self, batch: _Batch, body: bytes) -> None:
+    async def _take(self, batch: _Batch) -> None:
         """An intake from its begin to the one call that it owes."""
         try:
-            stripped = await self._filled(batch, body)
+            stripped = await self._filled(batch)
         except asyncio.CancelledError:
             self._give_back(batch)
             raise
@@ -146,17 +150,21 @@ class Intake:
             batch.taken = True
             batch.done(batch.key, self._taken(batch, stripped))
 
-    async def _filled(self, batch: _Batch, body: bytes) -> bytes:
+    async def _filled(self, batch: _Batch) -> bytes:
         """Fills the batch's region; returns what goes on in place of the body."""
         async with self._turn:
-            stripped, images = await asyncio.to_thread(_read, body, self._max_payload_bytes)
-            batch.nbytes = len(images) * batch.picture.nbytes
+            stripped, sources = await asyncio.to_thread(_read, batch.body, self._max_payload_bytes)
+            batch.body = b""
+            batch.nbytes = len(sources) * batch.picture.nbytes
             batch.offset = await self._allocated(batch.nbytes)
         missing = ""
         try:
             async with asyncio.TaskGroup() as items:
-                for index, image in enumerate(images):
-                    items.create_task(self._item(batch, index, image))
+                for index, source in enumerate(sources):
+                    items.create_task(self._item(batch, index, source))
+                # Each file is let go of as soon as it is decoded; the last item may be long in coming.
+                sources.clear()
+                source = None
         except* decoder_pool.Unavailable as group:
             missing = str(group.exceptions[0])
         if missing:
@@ -169,16 +177,16 @@ class Intake:
         except ValueError as error:
             raise _Failure(f"Its pictures have no room in the arena: {error}") from error
 
-    async def _item(self, batch: _Batch, index: int, image: item_pb2.ImageItem) -> None:
+    async def _item(self, batch: _Batch, index: int, source: _Source) -> None:
         """Raises decoder_pool.Unavailable; everything else that can go wrong is the item's failure."""
         try:
-            match image.WhichOneof("image"):
-                case "data":
-                    _check_size(image.data, batch.max_bytes)
-                    await self._decoded(batch, index, image.data)
-                case "url":
-                    await self._fetched(batch, index, image.url)
-                case _:
+            match source:
+                case bytes():
+                    _check_size(source, batch.max_bytes)
+                    await self._decoded(batch, index, source)
+                case str():
+                    await self._fetched(batch, index, source)
+                case None:
                     raise problems.ItemProblem(problems.Reason.UNDECODABLE, "The item has neither a URL nor data.")
         except problems.ItemProblem as problem:
             self._note(batch, index, problem)
@@ -239,14 +247,27 @@ class Intake:
             batch.offset = None
 
 
-def _read(body: bytes, max_payload_bytes: int) -> tuple[bytes, Sequence[item_pb2.ImageItem]]:
-    """The Assign with the keys as its whole payload, and the images that were in it. Raises payloads.BadPayload."""
+def _read(body: bytes, max_payload_bytes: int) -> tuple[bytes, list[_Source]]:
+    """The Assign with the keys as its whole payload, and where the images are. Raises payloads.BadPayload.
+
+    Nothing refers to the message any more: it would hold every file until the last one is let go of.
+    """
     assign = worker_pb2.Assign.FromString(body)
     images = payloads.images(assign, max_payload_bytes).items
     keys = item_pb2.ImageItems(items=[item_pb2.ImageItem(key=image.key) for image in images])
     assign.payload = keys.SerializeToString()
     assign.payload_encoding = item_pb2.PAYLOAD_ENCODING_IDENTITY
-    return assign.SerializeToString(), images
+    return assign.SerializeToString(), [_source(image) for image in images]
+
+
+def _source(image: item_pb2.ImageItem) -> _Source:
+    match image.WhichOneof("image"):
+        case "data":
+            return image.data
+        case "url":
+            return image.url
+        case _:
+            return None
 
 
 def _check_size(data: bytes, max_bytes: int) -> None:

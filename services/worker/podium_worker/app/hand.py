@@ -55,15 +55,19 @@ class Hand(dict[str, InHand]):
 
     def workloads_on(self, device: int) -> set[str]:
         """Workloads of these."""
-        return {self[key].workload for key in self.on(device)}
+        return {
+            entry.workload
+            for entry in self.values()
+            if entry.device == device and entry.state is not batches.State.FINISHED
+        }
 
     def executor_has_any(self, device: int) -> bool:
         """Whether the process of a device has something to move on."""
         return any(state in batches.AT_EXECUTOR for state in self.on(device).values())
 
-    def awaiting(self, workload: str) -> list[InHand]:
-        """Image batches that wait for the model of a workload."""
-        return [entry for entry in self.values() if entry.awaits_model and entry.workload == workload]
+    def awaiting(self, workload: str = "") -> list[InHand]:
+        """Image batches that wait for the model of a workload, or of any."""
+        return [entry for entry in self.values() if entry.awaits_model and workload in ("", entry.workload)]
 
     def awaited_on(self, device: int) -> set[str]:
         """Workloads whose image batches wait for a model on a device."""

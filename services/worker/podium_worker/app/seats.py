@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from podium_worker.app import ports
 from podium_worker.domain import batches, devices, health, progress, residency
 
+# Deaths in a row while the same model was loaded: it is the model's doing, and others are to have the device.
+_LETHAL_LOADS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
@@ -45,6 +48,10 @@ class Seat:
     """Workloads whose models are being loaded, each with its limit in seconds."""
     asked: set[str] = field(default_factory=set)
     """Workloads whose models this process was told to load, or was given a batch of, and has not loaded yet."""
+    outdated: set[str] = field(default_factory=set)
+    """Those of them whose next answer is about a specification that has changed since."""
+    deaths_loading: dict[str, int] = field(default_factory=dict)
+    """Deaths of the process while it loaded these models, since each was loaded last."""
     yielding: set[str] = field(default_factory=set)
     """Workloads whose models are to make room for a wanted one: no more of their batches come here until it has it."""
     refused: set[str] = field(default_factory=set)
@@ -119,6 +126,51 @@ class Seat:
             limit = self.limits.load_s
         return limit if self.stillness.seconds >= limit else None
 
+    def outdate(self, workload: str) -> bool:
+        """The specification of a model has changed: what was loaded by the old one goes.
+
+        Returns whether a load was asked for and not answered yet; the new one is then to be loaded instead.
+        """
+        asked = workload in self.asked
+        if asked:
+            self.outdated.add(workload)
+        if asked or self.resident.pop(workload, None) is not None:
+            self.executor.unload(workload)
+        return asked
+
+    def answered(self, workload: str) -> bool:
+        """A load has come to an end. False: of a specification that has changed since; another answer follows."""
+        self.moved()
+        self.loading.pop(workload, None)
+        if workload in self.outdated:
+            self.outdated.discard(workload)
+            return False
+        self.asked.discard(workload)
+        return True
+
+    def refuse(self, workload: str, now: float) -> None:
+        """A model cannot be had here."""
+        if self.resident.pop(workload, None) is not None:
+            # It is there and of no use; the next try is to load it anew.
+            self.executor.unload(workload)
+        self.postpone(workload, now)
+        self.refused.add(workload)
+
+    def died(self) -> None:
+        """The process died by itself."""
+        for workload in self.loading:
+            self.deaths_loading[workload] = self.deaths_loading.get(workload, 0) + 1
+
+    @property
+    def lethal(self) -> list[str]:
+        """Models that are being loaded, and whose loads have killed the process too often."""
+        return [workload for workload in self.loading if self.deaths_loading.get(workload, 0) >= _LETHAL_LOADS]
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """What the scheduler should hear at once when it changes."""
+        return (tuple(self.resident), self.ready, self.fault and self.fault.reason, self.verdict)
+
     def kill_hung(self) -> None:
         """Ends a process that does not move."""
         self.hung = self.stillness.work
@@ -147,6 +199,7 @@ class Seat:
         self.resident.clear()
         self.loading.clear()
         self.asked.clear()
+        self.outdated.clear()
         self.yielding.clear()
         self.restarting = self.keeps_memory = False
         self.computing = ""

@@ -146,7 +146,7 @@ class Worker:
             return
         offer = self._offers.get(entry.workload)
         seat = self._seat_of(entry, offer) if offer is not None else None
-        if offer is None or seat is None:
+        if offer is None or seat is None or taken.picture != offer.picture:
             self._apply(key, batches.Event.HANDED_BACK)
             return
         entry.device = seat.index
@@ -202,15 +202,18 @@ class Worker:
         if seat.hung is None and seat.fault is None and not seat.restarting and not seat.sick:
             suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
             seat.deaths = seat.deaths.another(suspect=suspect)
+            seat.died()
         self._observer.executor_lost(device, hung=seat.hung is not None)
         for key, state in lost.items():
             entry = self._hand[key]
             loaded_for = state is batches.State.PREPARING or (entry.awaits_model and entry.workload in seat.loading)
-            if seat.loading and loaded_for:
+            if seat.loading and loaded_for and not seat.restarting:
                 # It waited for a model whose load killed the process; no half of it would fare better.
                 self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
             else:
                 self._apply(key, batches.Event.EXECUTOR_LOST)
+        for workload in seat.lethal:
+            self.unavailable(device, workload, _DIED_LOADING)
         if seat.fault is not None:
             seat.postpone(seat.fault.workload, self._clock.monotonic())
         seat.empty()
@@ -229,11 +232,11 @@ class Worker:
     def loaded(self, device: int, workload: str, facts: ports.Facts) -> None:
         """A model is resident, and its canary has passed."""
         seat = self._seats[device]
-        seat.moved()
-        seat.loading.pop(workload, None)
-        seat.asked.discard(workload)
+        if not seat.answered(workload):
+            return
         seat.resident[workload] = facts
         seat.refused.discard(workload)
+        seat.deaths_loading.pop(workload, None)
         if seat.fault is not None and seat.fault.workload == workload:
             seat.fault = None
             log.info("device_healthy", device=device, workload=workload)
@@ -271,17 +274,15 @@ class Worker:
     def unavailable(self, device: int, workload: str, reason: str) -> None:
         """A model cannot be loaded; it is tried again later."""
         seat = self._seats[device]
-        seat.moved()
-        seat.loading.pop(workload, None)
-        seat.asked.discard(workload)
-        seat.postpone(workload, self._clock.monotonic())
-        seat.refused.add(workload)
+        if not seat.answered(workload):
+            return
+        seat.refuse(workload, self._clock.monotonic())
         self._checks.settled(device, workload)
         offer = self._offers.get(workload)
         if offer is not None:
             offer.retry_at = self._clock.monotonic() + residents.RETRY_S
             # Its siblings may well have it.
-            offer.unavailable = "" if self._residents.able(offer) else reason
+            offer.unavailable = "" if self._residents.hopeful(offer) else reason
             self._find_another_model(seat, offer, reason)
         log.warning("model_unavailable", workload=workload, device=device, reason=reason)
         self._observer.model_unavailable(workload)
@@ -366,13 +367,15 @@ class Worker:
             again = self._offers.get(seat.due(now))
             if again is not None:
                 seat.asked.add(again.name)
-                seat.executor.know(again.workload, load_now=True)
+                seat.executor.know(again.workload, load_now=True, budget=again.budgets.get(seat.index, 0))
         for offer in self._offers.values():
             if offer.retry_at is not None and offer.retry_at <= now:
                 offer.retry_at = now + residents.RETRY_S
                 for seat in self._residents.fitting(offer):
-                    self._residents.load(seat, offer)
+                    self._residents.load(seat, offer, pursued=True)
         self._residents.pursue()
+        for entry in self._residents.stranded(self._hand.awaiting()):
+            self._apply(entry.key, batches.Event.HANDED_BACK)
 
     def fence(self) -> None:
         """The leases are not to be trusted any more: drops everything in hand."""
@@ -413,7 +416,7 @@ class Worker:
     # --- inside
 
     def _awaited_from(self, seat: seats.Seat) -> bool:
-        return self._hand.executor_has_any(seat.index) or self._checks.awaits(seat.index)
+        return self._hand.executor_has_any(seat.index) or self._checks.awaits(seat.index) or bool(seat.asked)
 
     def _kill_hung(self, seat: seats.Seat, limit_s: float) -> None:
         """Says at once what becomes of its batches: a process that a driver holds may be long in dying."""
@@ -444,6 +447,8 @@ class Worker:
     def _take_in(self, entry: hand.InHand, offer: offers.Offer) -> None:
         """Has the images of a batch fetched and decoded, once it is known what the model looks at."""
         if offer.picture is None:
+            if offer.load_s is not None:
+                self.not_taken_in(entry.key, "BAD_PAYLOAD", f"Workload {offer.name!r} takes no images.")
             return
         body, entry.assignment = entry.assignment.body, replace(entry.assignment, body=b"")
         entry.taking_in = True
@@ -556,9 +561,10 @@ class Worker:
         self._outbox.failed(entry.assignment.lease, failure)
 
     def _stop(self, entry: hand.InHand, before: batches.State) -> None:
-        executor = self._seats[entry.device].executor
-        if executor.up and before is not batches.State.FETCHING:
-            executor.cancel(entry.key)
+        seat = self._seats[entry.device]
+        if seat.executor.up and before is not batches.State.FETCHING:
+            seat.executor.cancel(entry.key)
+            self._residents.ask_again(seat, entry.workload)
 
     def _measure_ack(self, entry: hand.InHand) -> None:
         ack_s = self._clock.monotonic() - entry.finished_at
@@ -582,10 +588,7 @@ class Worker:
         digest: Mapping[str, object] = {
             "credits": {name: self._credits(offer) for name, offer in self._offers.items()},
             "unavailable": {name: offer.unavailable for name, offer in self._offers.items()},
-            "resident": {index: tuple(seat.resident) for index, seat in self._seats.items()},
-            "ready": {index: seat.ready for index, seat in self._seats.items()},
-            "faults": {index: seat.fault and seat.fault.reason for index, seat in self._seats.items()},
-            "health": {index: seat.verdict for index, seat in self._seats.items()},
+            "devices": [seat.news for seat in self._seats.values()],
             "draining": self._draining,
             "checked": self._checks.done(self._seats.values()),
         }

@@ -24,7 +24,8 @@ TEXTS = (
     "word " * 200,
 )
 # Of the largest element of the batch. Measured on a CPU: 2e-6; other kernels and hardware are farther apart.
-_AGREEMENT = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
+# bfloat16 is 1.0e-2 (MiniLM) to 1.7e-2 (ViT-L) off float32 there, and two kernels may be so in opposite directions.
+_AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}
 # Of vectors that were recorded on other hardware, by other versions of the libraries, or in another precision.
 MIN_COSINE = 0.999
 _LENGTHS = 0.05

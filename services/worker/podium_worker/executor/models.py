@@ -76,7 +76,11 @@ class Models:
 
     def forget(self, name: str) -> Loaded | None:
         """Uses the model no more. Returns it, to be closed once what was begun with it is done."""
-        return self._loaded.pop(name, None)
+        gone = self._loaded.pop(name, None)
+        if gone is not None:
+            # A batch may bring it back without a word of the front about its budget.
+            self._budgets[name] = gone.backend.budget
+        return gone
 
     def close(self, gone: Loaded | None) -> int:
         """Gives a model's memory back; returns the bytes that the process keeps although no model uses them."""

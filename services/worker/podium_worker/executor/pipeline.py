@@ -71,7 +71,6 @@ class Pipeline:
         self._ready: queue.Queue[batches.Ready | _Check | _Close] = queue.Queue(_PREPARED_AHEAD)
         self._outbox: queue.Queue[batches.Finished] = queue.Queue()
         self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
-        self._closing = False
         self._free_since = 0.0
 
     def run(self) -> None:
@@ -146,7 +145,6 @@ class Pipeline:
 
     def _close(self, name: str, gone: models.Loaded | None, *, asked: bool) -> None:
         self._ready.put(_Close(name, gone, asked))
-        self._closing = True
 
     def _try_load(self, name: str) -> bool:
         try:
@@ -158,10 +156,10 @@ class Pipeline:
 
     def _model(self, name: str) -> models.Loaded:
         """The model of a workload; loads it first if need be. Raises failures.Failure."""
-        if self._closing and self._models.loaded(name) is None:
-            # What is to be loaded may need the memory of what is being closed.
+        if self._models.loaded(name) is None:
+            # It may need the memory of what is being closed. And its budget is measured: whatever else computes on the
+            # device would be counted in, and could run out of the memory that the measuring takes.
             self._ready.join()
-            self._closing = False
         return self._models.get(name)
 
     def _prepare(self, received: batches.Received) -> None:

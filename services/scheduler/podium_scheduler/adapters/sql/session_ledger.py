@@ -18,20 +18,21 @@ _SUPERSEDE = text("""
     WHERE worker_id = :worker_id AND state <> 'ENDED' RETURNING session_id
 """)
 
-# What operators and the scheduler's checks decided about a worker outlives its stream.
+# What operators and the scheduler's checks decided about a worker outlives its stream. So does what it has loaded:
+# until its next Status says otherwise, nobody is to think that its models have gone.
 _STANDING = text("""
     SELECT drain, quarantine_reason,
-        CAST(greatest(extract(epoch FROM quarantine_until - now()), 0) AS float) AS quarantine_left_s, wanted
+        CAST(greatest(extract(epoch FROM quarantine_until - now()), 0) AS float) AS quarantine_left_s, wanted, status
     FROM sessions WHERE worker_id = :worker_id ORDER BY connect_time DESC LIMIT 1
 """)
 
 _OPEN = text("""
     INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, pod_id, hello, state, expire_time,
-        drain, quarantine_reason, quarantine_until, wanted)
+        drain, quarantine_reason, quarantine_until, wanted, status)
     VALUES (:session_id, :worker_id, :replica_id, :hostname, :version, :pod_id, :hello, 'OPEN',
         now() + CAST(:ttl AS interval),
         :drain, :quarantine_reason, now() + make_interval(secs => :quarantine_left_s),
-        CAST(:wanted AS text[]))
+        CAST(:wanted AS text[]), :status)
 """)
 
 # The token proves that the lease is the worker's own, whichever of its sessions took it.
@@ -97,14 +98,13 @@ _CREDITS = text("""
     WHERE s.state = 'OPEN' GROUP BY c.key
 """)
 
+# A worker whose stream broke is back in a moment, with all that it has loaded.
 _PLACED = text("""
     SELECT session_id, hello, status, drain, quarantine_reason, wanted FROM sessions
-    WHERE state = 'OPEN' ORDER BY session_id
+    WHERE state <> 'ENDED' AND expire_time > now() ORDER BY session_id
 """)
 
-_WANT = text("UPDATE sessions SET wanted = CAST(:wanted AS text[]) WHERE session_id = :session_id AND state = 'OPEN'")
-
-_STATUSES = text("SELECT status FROM sessions WHERE state = 'OPEN'")
+_WANT = text("UPDATE sessions SET wanted = CAST(:wanted AS text[]) WHERE session_id = :session_id AND state <> 'ENDED'")
 
 _DELETE_ENDED = text("""
     DELETE FROM sessions WHERE session_id IN (
@@ -210,14 +210,8 @@ class SessionLedger:
         return list({*expired, *stray})
 
     @ledger_call
-    async def statuses(self) -> list[bytes]:
-        """The last Status, serialized, of each open session."""
-        async with self._database.transaction() as connection:
-            return list((await connection.scalars(_STATUSES)).all())
-
-    @ledger_call
     async def placed(self) -> list[records.PlacedSession]:
-        """The open sessions, with what their workers are and have loaded, and what is wanted of them."""
+        """The sessions that are not over, with what their workers are and have loaded, and what is wanted of them."""
         async with self._database.transaction() as connection:
             return [records.PlacedSession(*row) for row in (await connection.execute(_PLACED)).all()]
 

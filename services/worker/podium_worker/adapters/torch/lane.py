@@ -91,6 +91,7 @@ class Lane:
         waiting = microbatches.cut(lengths, self.budget)
         waiting.reverse()
         flying: list[_Begun] = []
+        tried: set[int] = set()
         while waiting:
             cut = waiting.pop()
             if len(cut.indices) > 1 and cut.padded_tokens > self.budget:
@@ -103,7 +104,7 @@ class Lane:
             except RuntimeError as error:
                 if not memory.is_exhaustion(error):
                     raise
-                smaller = self._shrink(lengths, cut)
+                smaller = self._shrink(lengths, cut, tried)
             # Outside of the handler: the error's traceback holds what took the memory.
             if smaller is not None:
                 self._land(flying, arrivals, leave=0)
@@ -158,10 +159,17 @@ class Lane:
         arrived.record(torch.cuda.current_stream(self._device))
         return here, arrived
 
-    def _shrink(self, lengths: Sequence[int], cut: microbatches.Microbatch) -> list[microbatches.Microbatch]:
-        """What did not fit, in halves, and the smaller budget for the batches to come; nothing for a single item."""
+    def _shrink(
+        self, lengths: Sequence[int], cut: microbatches.Microbatch, tried: set[int]
+    ) -> list[microbatches.Microbatch]:
+        """What did not fit, in halves, and the smaller budget for the batches to come.
+
+        A single item once more, for the one before it may have been on the device still; then nothing.
+        """
         if len(cut.indices) == 1:
-            return []
+            again = tried.isdisjoint(cut.indices)
+            tried.update(cut.indices)
+            return [cut] if again else []
         self.budget = max(1, cut.padded_tokens // 2)
         return self._recut(lengths, cut)
 

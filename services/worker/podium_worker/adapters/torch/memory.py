@@ -12,7 +12,13 @@ import torch
 # Parts of torch have no annotations.
 _cuda: Any = torch.cuda
 # As they begin in messages of plain RuntimeErrors.
-_EXHAUSTED = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_EXHAUSTED = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    # Of what CUDA itself takes beside torch's allocator: pinned memory, kernels that are loaded when first used.
+    "CUDA error: out of memory",
+)
 
 
 def weights_bytes(modules: Iterable[Any]) -> int:

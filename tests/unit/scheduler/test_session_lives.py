@@ -1,0 +1,50 @@
+"""A session is opened whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from podium.worker.v1 import worker_pb2
+from podium_runtime import ids
+from podium_scheduler.app import records, session_lives, worker_sessions
+
+
+class Ledger:
+    async def open(
+        self, new: records.NewSession, in_hand: list[records.LeaseKey]
+    ) -> tuple[list[records.ResumedLease], list[uuid.UUID], records.Standing]:
+        return [], [], records.Standing()
+
+    async def recover(self, session_ids: list[uuid.UUID], *, handed_back: bool) -> int:
+        return 0
+
+
+class SlowWakers:
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def place(self) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_stream_that_is_cancelled_while_it_opens_leaves_no_session_behind() -> None:
+    """Its handler has no session yet that it could close."""
+    registry = worker_sessions.SessionRegistry()
+    ledger: Any = Ledger()
+    wakers: Any = SlowWakers()
+    lives = session_lives.SessionLives(
+        registry, ledger, wakers, ledger, {}, "replica-1", timedelta(seconds=1), ids.SystemIds()
+    )
+    opening = asyncio.create_task(lives.open(worker_pb2.Hello(worker_id=str(uuid.uuid4()))))
+    async with asyncio.timeout(5):
+        await wakers.asked.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert registry.all() == []
