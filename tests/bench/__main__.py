@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 import podium_client
-from tests.bench import bare_hop, children, history, null_model, report, whole_model
+import podium_scheduler
+from tests.bench import bare_hop, children, history, null_model, report, seeded_clip, whole_images, whole_model
 from tests.support import stack
 
-PARTS = ("model", "null", "latency", "admission", "history")
+PARTS = ("model", "images", "null", "latency", "admission", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Sizes:
     rounds: int = 5
     short: int = 3_072
     mixed: int = 768
+    images: int = 1_024
     embeddings: int = 40_000
     latency_jobs: int = 40
     admission_jobs: int = 8
@@ -36,6 +38,7 @@ QUICK = Sizes(
     rounds=1,
     short=64,
     mixed=32,
+    images=8,
     embeddings=2_000,
     latency_jobs=3,
     admission_jobs=1,
@@ -58,15 +61,32 @@ async def _on_a_stack(sizes: Sizes, parts: list[str]) -> list[report.Line]:
     """What needs one, on one stack of real processes."""
     lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
-        served = "minilm,hash-384,hash-1024"
+        folder = Path(name)
+        served = ["minilm", "hash-384", "hash-1024"]
+        # What it is compared with computes on the CPU.
+        settings = {"devices": "cpu", "fetch_allow": whole_images.ALLOWED_HOST}
+        quick = sizes == QUICK
+        if "images" in parts:
+            clip = await seeded_clip.saved(folder / "clip", small=quick)
+            served.append(seeded_clip.NAME)
+            settings["registry"] = str(_registry(clip, folder / "registry.yaml"))
         async with (
-            stack.running(Path(name), workers=1, workloads=served) as running,
+            stack.running(folder, workers=1, workloads=",".join(served), **settings) as running,
             podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
         ):
             if "model" in parts:
                 lines += await whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
+            if "images" in parts:
+                lines += await whole_images.measure(client, clip, sizes.rounds, images=sizes.images, quick=quick)
             lines += await _without_model(client, sizes, parts)
     return lines
+
+
+def _registry(clip: seeded_clip.Clip, path: Path) -> Path:
+    """Writes the shipped registry with the seeded model in it."""
+    shipped = Path(str(podium_scheduler.__file__)).with_name("registry.yaml")
+    path.write_text(clip.registry(shipped.read_text(encoding="utf-8")), encoding="utf-8")
+    return path
 
 
 async def _without_model(client: podium_client.AsyncClient, sizes: Sizes, parts: list[str]) -> list[report.Line]:

@@ -40,8 +40,8 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def started(module: str, *arguments: str) -> AsyncIterator[Child]:
-    """Runs `python -m module`; it ends when its standard input does."""
+async def started(module: str, *arguments: str, **environment: str) -> AsyncIterator[Child]:
+    """Runs `python -m module`, with more in its environment; it ends when its standard input does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -50,7 +50,7 @@ async def started(module: str, *arguments: str) -> AsyncIterator[Child]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", **environment},
     )
     try:
         yield Child(process)

@@ -31,6 +31,10 @@ class Line:
     counts: str
     target: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    waited: float | None = None
+    """Share of the time, 0 to 1, in which the device had nothing to compute."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Mean seconds of a batch in each stage of the worker."""
 
 
 def line(name: str, ours: list[float], theirs: list[float], **rest: object) -> Line:
@@ -55,12 +59,15 @@ def machine() -> dict[str, object]:
     }
 
 
-def write(folder: Path, lines: list[Line], seconds: float, *, quick: bool) -> Path:
-    """Writes report.json."""
+def write(
+    folder: Path, lines: list[Line], seconds: float, *, quick: bool, name: str = "report.json", **rest: object
+) -> Path:
+    """Writes a file with this name; `rest` goes beside the lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.json"
+    path = folder / name
     found = {
         "machine": machine(),
+        **rest,
         "quick": quick,
         "seconds": round(seconds, 1),
         "lines": [dataclasses.asdict(line) for line in lines],
@@ -80,10 +87,24 @@ def show(lines: list[Line], console: Console) -> None:
         figures = f"{line.podium.median:,.4g}", f"{line.other.median:,.4g}"
         table.add_row(f"{number} {line.name}", *figures, line.unit, *share, target)
     console.print(table)
+    if any(line.stages for line in lines):
+        console.print(_stages(lines))
     for number, line in enumerate(lines, 1):
         extra = "".join(f"; {name} {value:,.6g}" for name, value in line.extra.items())
         what = f"{number} {line.name}: {line.what}\n  against {line.against}\n  {line.precision}; {line.counts}{extra}"
         console.print(what, soft_wrap=True, highlight=False)
+
+
+def _stages(lines: list[Line]) -> Table:
+    """Where the worker's batches spent their time."""
+    names = list(dict.fromkeys(name for line in lines for name in line.stages))
+    table = Table(title="Milliseconds of a batch by stage, and the share of the time in which the device waited")
+    for heading in ("line", *names, "waited"):
+        table.add_column(heading, justify="left" if heading == "line" else "right", no_wrap=True)
+    for number, line in enumerate(lines, 1):
+        spent = [f"{line.stages[name] * 1e3:,.4g}" if name in line.stages else "" for name in names]
+        table.add_row(f"{number} {line.name}", *spent, "" if line.waited is None else f"{line.waited:.1%}")
+    return table
 
 
 def _processor() -> str:

@@ -102,6 +102,6 @@ async def measure(client: podium_client.AsyncClient, count: int, *, short: int, 
     cosine = "least cosine to the other's vectors"
     return [
         line("short", "encode", short_figures, short, target=0.9, extra={cosine: short_cosine}),
-        line("mixed", "input_order", mixed_figures, mixed, extra={cosine: mixed_cosine}),
+        line("mixed", "input_order", mixed_figures, mixed, target=1.3, extra={cosine: mixed_cosine}),
         line("mixed", "encode", mixed_figures, mixed),
     ]

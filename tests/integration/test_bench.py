@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+# Those about CLIP, and those of a worker alone, are in tests/faults/test_benchmarks_run.py: they take minutes.
+PARTS = ["model", "null", "latency", "admission", "history"]
 LINES = [
-    "minilm_short", "minilm_mixed", "minilm_mixed", "clip_inline", "clip_url", "hash_384", "hash_1024", "first_result",
-    "admission", "claim_history_hot", "claim_history_archived",
+    "minilm_short", "minilm_mixed", "minilm_mixed", "hash_384", "hash_1024", "first_result", "admission",
+    "claim_history_hot", "claim_history_archived",
 ]  # fmt: skip
 SPREAD = {"median", "low", "high", "rounds"}
-WORKER_LINES = ["minilm_short", "minilm_mixed", "clip_inline", "clip_url"]
-STAGES = ["fetch", "wait", "prepare", "compute", "send"]
 
 
 async def run(module: str, report: Path, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -48,18 +48,5 @@ def check(lines: list[dict[str, Any]], names: list[str], output: str) -> None:
 
 @pytest.mark.slow
 async def test_a_quick_run_reports_every_line(tmp_path: Path) -> None:
-    found, output = await run("tests.bench", tmp_path / "report.json")
+    found, output = await run("tests.bench", tmp_path / "report.json", *(f"--only={part}" for part in PARTS))
     check(found["lines"], LINES, output)
-
-
-@pytest.mark.slow
-async def test_a_quick_run_of_the_worker_reports_every_line_and_stage(tmp_path: Path) -> None:
-    found, output = await run("tests.bench.worker", tmp_path / "worker.json", "--device", "cpu")
-    assert found["device"]
-    check(found["lines"], WORKER_LINES, output)
-    for line in found["lines"]:
-        # Texts are not fetched.
-        assert list(line["stages"]) == STAGES["minilm" in line["name"] :]
-        assert all(seconds > 0 for seconds in line["stages"].values())
-        assert 0 < line["waited"] < 1
-        assert line["extra"]["micro-batch budget"] >= 1
