@@ -73,7 +73,7 @@ async def saved(folder: Path, *, small: bool) -> Clip:
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.seeded_clip", *arguments)
     if await process.wait():
         raise RuntimeError("the seeded model could not be saved")
-    return Clip(folder, 64, "Small CLIP", 4) if small else Clip(folder, 512, "CLIP ViT-B/32")
+    return Clip(folder, 64, "Small CLIP", 2) if small else Clip(folder, 512, "CLIP ViT-B/32")
 
 
 def main() -> None:

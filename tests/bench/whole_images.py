@@ -21,7 +21,7 @@ ALLOWED_HOST = "127.0.0.1"
 """Workers must be told that they may fetch from there (PODIUM_FETCH_ALLOW)."""
 # One run of the bare loop should take about this long: what a run costs at its begin and its end should not count much.
 _RUN_S = 15.0
-_LEAST_BATCHES = 2
+_LEAST_BATCHES = 4
 TARGET = 0.9
 
 

@@ -25,6 +25,7 @@ from tests.support import fake_scheduler
 
 _SILENCE_S = 300.0
 _HEARTBEAT_S = 0.1
+_LOG_LETTERS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Feed:
     async def run(self, workload: str, batches: Sequence[Batch]) -> Fed:
         """Has all batches computed."""
         assigns = [self._assign(workload, batch) for batch in batches]
-        run = _Run(self._session, workload, deque(assigns))
+        run = _Run(self._session, workload, deque(assigns), self._process.log)
         metrics = str(self._process.ready()["metrics"])
         first: asyncio.Task[worker_meter.Reading] | None = None
         started = time.perf_counter()
@@ -120,6 +121,8 @@ class _Run:
     session: fake_scheduler.Session
     workload: str
     waiting: deque[worker_pb2.Assign]
+    log: Path
+    """The worker's."""
     in_hand: dict[int, worker_pb2.Assign] = field(default_factory=dict)
     rows: dict[int, list[npt.NDArray[np.float32]]] = field(default_factory=dict)
     precision: str = ""
@@ -153,7 +156,7 @@ class _Run:
         async with asyncio.timeout(_SILENCE_S):
             frame = await self.session.frames.get()
         if frame is None:
-            raise RuntimeError("the worker has ended its session")
+            raise RuntimeError(f"the worker has ended its session:\n{self.log.read_text()[-_LOG_LETTERS:]}")
         match frame.WhichOneof("frame"):
             case "chunk":
                 self._keep(frame.chunk)
