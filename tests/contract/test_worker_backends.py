@@ -185,6 +185,14 @@ def test_memory_that_runs_out_lowers_the_budget(minilm: backend.Backend, monkeyp
     assert minilm.budget == 512
 
 
+def test_torch_is_told_its_threads_even_where_it_has_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    with pytest.raises(backend.ModelUnavailable, match="no backend"):
+        setup.load(backend.Model("none", "none", 1), "cpu", torch.get_num_threads())
+    assert told == [torch.get_num_threads()]
+
+
 def test_the_registry_must_agree_with_the_files() -> None:
     with pytest.raises(backend.ModelUnavailable, match="pooling"):
         setup.load(dataclasses.replace(MINILM, pooling="cls"), "cpu", threads=2)

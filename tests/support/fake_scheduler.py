@@ -20,9 +20,11 @@ from google.protobuf import duration_pb2
 
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
+from podium_runtime import grpc_server
 
 JOIN_TOKEN = "join-secret"
 STEP_S = 30.0
+_MAX_MESSAGE_BYTES = 64 << 20
 
 
 def hash_workload(name: str = "hash-64", dimension: int = 64) -> workload_pb2.Workload:
@@ -205,7 +207,8 @@ def seconds(seconds: float) -> duration_pb2.Duration:
 @contextlib.asynccontextmanager
 async def served(scheduler: FakeScheduler) -> AsyncIterator[str]:
     """Serves it on a free loopback port; yields the address."""
-    server = grpc.aio.server()
+    # As our own servers: by default gRPC takes the pings of a worker that hears nothing for a while for an attack.
+    server = grpc.aio.server(options=grpc_server.server_options(_MAX_MESSAGE_BYTES))
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(scheduler, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
