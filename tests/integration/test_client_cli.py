@@ -10,8 +10,6 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +21,13 @@ import yaml
 from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.worker.v1 import worker_pb2
-from podium_cli import exits, main
+from podium_cli import exits
 from podium_scheduler.adapters import registry_entries
 from tests.support import fake_gateway
-from tests.support.fake_gateway import FakeGateway, Refusal, serve_fake_gateway
+from tests.support.command import Run
+from tests.support.fake_gateway import FakeGateway, Refusal
 
 TEXTS = [f"text number {n}" for n in range(23)]
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Awaitable[Ended]]
-
-
-@pytest.fixture
-async def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[FakeGateway]:
-    async with serve_fake_gateway() as gateway:
-        monkeypatch.setenv("PODIUM_DATA_DIR", str(tmp_path / "no-data"))
-        monkeypatch.setenv("PODIUM_ADDRESS", gateway.address)
-        monkeypatch.setenv("PODIUM_TOKEN", fake_gateway.TOKEN)
-        yield gateway
-
-
-@pytest.fixture
-def podium(capsys: pytest.CaptureFixture[str]) -> Run:
-    async def run(*arguments: object) -> Ended:
-        code = await asyncio.to_thread(main.run, [str(one) for one in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ended(code, captured.out, captured.err)
-
-    return run
 
 
 def write(path: Path, content: str) -> Path:
