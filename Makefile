@@ -101,12 +101,15 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults nemesis planted recovery bench bench-worker
+.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-worker
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
 test-faults: setup ## Tests that kill and cut things on purpose, three seeds of the nemesis among them
 	@$(PY) -m pytest tests/faults $(ARGS)
+
+test-gpu: setup ## Tests that need a GPU: they fail where there is none
+	@$(PY) -m pytest tests/gpu $(ARGS)
 
 # PODIUM_NEMESIS_SEEDS=1-200 and PODIUM_NEMESIS_SECONDS=600 make test-faults one of hours; this is the nemesis alone.
 nemesis: setup ## Seeded faults on a whole cluster (ARGS="--seeds 1-50 --parallel 2 --report campaign.json")

@@ -1,12 +1,14 @@
 """A CLIP with random weights, saved as open_clip's `local-dir:`. What weights say does not change how long they take.
 
-`python -m tests.bench.seeded_clip FOLDER [--small]`: a process of its own, so that the benchmark's holds no torch.
+`python -m tests.bench.seeded_clip FOLDER [--small | --architecture NAME]`: a process of its own, so that the
+benchmark's holds no torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from podium.common.v1 import workload_pb2
 
 NAME = "clip-bench"
+ARCHITECTURE = "ViT-B-32"
+"""As open_clip calls it."""
 _LIMITS = {"max_text_bytes": 1 << 16, "max_image_bytes": 20 << 20, "max_image_pixels": 50_000_000}
 _REVISION = "seeded"
 
@@ -67,13 +71,14 @@ class Clip:
 """
 
 
-async def saved(folder: Path, *, small: bool) -> Clip:
+async def saved(folder: Path, *, small: bool, architecture: str = ARCHITECTURE) -> Clip:
     """Makes the model in `folder`. `small`: one that computes next to nothing."""
-    arguments = [str(folder), *(["--small"] if small else [])]
+    arguments = [str(folder), *(["--small"] if small else ["--architecture", architecture])]
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.seeded_clip", *arguments)
     if await process.wait():
         raise RuntimeError("the seeded model could not be saved")
-    return Clip(folder, 64, "Small CLIP", 2) if small else Clip(folder, 512, "CLIP ViT-B/32")
+    dimension = int(json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"])
+    return Clip(folder, dimension, "Small CLIP", 2) if small else Clip(folder, dimension, f"CLIP {architecture}")
 
 
 def main() -> None:
@@ -81,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.seeded_clip", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--architecture", default=ARCHITECTURE)
     asked = parser.parse_args()
 
     from tests.support import seeded_models
@@ -91,7 +97,7 @@ def main() -> None:
     # After the line above, which sees to what open_clip's import needs.
     import open_clip
 
-    seeded_models.save_clip(asked.folder, open_clip.get_model_config("ViT-B-32"))
+    seeded_models.save_clip(asked.folder, open_clip.get_model_config(asked.architecture))
 
 
 if __name__ == "__main__":

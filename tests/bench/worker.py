@@ -25,6 +25,7 @@ from tests.bench import children, corpus, photos, report, rounds, seeded_clip, w
 from tests.support import fake_scheduler
 
 MODELS = ("minilm", "clip")
+IMAGES = 8_192
 _SAMPLE_TEXTS = 256
 # What the worker says of its stages is read after the first batch: there must be some more.
 _LEAST_BATCHES = 4
@@ -42,7 +43,9 @@ class Options:
     texts: int = 200_000
     texts_a_batch: int = 256
     """As of minilm in the shipped registry."""
-    images: int = 8_192
+    images: int = IMAGES
+    clip: str = seeded_clip.ARCHITECTURE
+    """As open_clip calls it."""
     quick: bool = False
 
 
@@ -99,7 +102,7 @@ async def measure(options: Options) -> tuple[str, list[report.Line]]:
     device = await _device(options.device)
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         folder = Path(name)
-        clip = await seeded_clip.saved(folder / "clip", small=options.quick) if "clip" in options.models else None
+        clip = await _saved_clip(options, folder / "clip")
         minilm = fake_scheduler.minilm_workload()
         minilm.model.precision = options.precision
         workloads = [minilm, *([clip.workload(options.precision)] if clip is not None else [])]
@@ -110,6 +113,12 @@ async def measure(options: Options) -> tuple[str, list[report.Line]]:
             lines = await _minilm(bench) if "minilm" in options.models else []
             lines += await _clip(bench, clip) if clip is not None else []
             return feed.device.name, lines
+
+
+async def _saved_clip(options: Options, folder: Path) -> seeded_clip.Clip | None:
+    if "clip" not in options.models:
+        return None
+    return await seeded_clip.saved(folder, small=options.quick, architecture=options.clip)
 
 
 async def _device(wanted: str) -> devices.Device:
@@ -213,6 +222,8 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help=f"of {','.join(MODELS)} (default: all)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--clip", default=seeded_clip.ARCHITECTURE, help="architecture, as open_clip calls it")
+    parser.add_argument("--images", type=int, default=IMAGES, help="at most so many a run")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--quick", action="store_true", help="one small round of everything")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of worker.json")
@@ -220,7 +231,7 @@ def main() -> None:
     models = asked.models.split(",")
     if unknown := set(models) - set(MODELS):
         parser.error(f"--models: {', '.join(sorted(unknown))}: choose from {', '.join(MODELS)}")
-    options = Options(models, asked.device, asked.precision, asked.rounds)
+    options = Options(models, asked.device, asked.precision, asked.rounds, images=asked.images, clip=asked.clip)
     if asked.quick:
         options = Options(models, asked.device, asked.precision, 1, texts=256, texts_a_batch=64, images=8, quick=True)
     started = time.perf_counter()

@@ -391,6 +391,7 @@ async def test_a_device_whose_context_is_lost_is_out_of_service_until_its_canary
         assert failed.reason == job_pb2.BATCH_FAILURE_REASON_INTERNAL and not failed.handed_back
         status = await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_FAULTED)
         assert "the device's context is lost" in status.devices[0].reason
+        session.statuses.clear()
         await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_READY)
         assert len(process.executors()) == 2
         session.say(assign=scheduler.assignment("hash-64", TEXTS[:3]))

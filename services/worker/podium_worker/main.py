@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from podium_runtime import clock, lifecycle, logs, settings
 from podium_runtime import metrics as metrics_server
-from podium_worker.adapters import arena, decoder_pool, executor_process, fetch, intake, metrics
+from podium_worker.adapters import arena, decoder_pool, executor_process, fetch, heap, intake, metrics
 from podium_worker.adapters.devices import discovery, monitor
 from podium_worker.adapters.session import connection, messages
 from podium_worker.adapters.session.outbox import SessionOutbox
@@ -26,9 +26,13 @@ from podium_worker.settings import WorkerSettings
 
 log = logs.get_logger(__name__)
 
+# Some batches of images, as they pass through.
+_KEPT_BYTES = 128 * 1024 * 1024
+
 
 def main() -> None:
     """`python -m podium_worker`."""
+    heap.keep_freed(_KEPT_BYTES)
     config = settings.load(WorkerSettings)
     logs.configure(config.log_level, config.log_format, "worker")
     lifecycle.run_service(lambda stop: serve(config, stop))

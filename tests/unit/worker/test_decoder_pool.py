@@ -17,7 +17,7 @@ import pytest_asyncio
 from PIL import Image
 
 from podium_runtime import clock
-from podium_worker.adapters import arena, decoder_pool
+from podium_worker.adapters import arena, decoder_pool, decoder_process
 from podium_worker.decoder import transform
 from podium_worker.domain import pictures, problems
 from tests.support import pictures as files
@@ -177,19 +177,44 @@ async def test_a_waiting_image_can_be_cancelled_and_one_in_work_ends_with_its_an
             await decode(pool, files.make("jpeg"))
         pid = pool.process_ids[0]
         working = asyncio.create_task(decode(pool, marked(HANGER)))
+        at_hand = [asyncio.create_task(decode(pool, files.make("jpeg"))) for _ in range(2)]
         waiting = asyncio.create_task(decode(pool, files.make("jpeg")))
         await until(lambda: sleeping(pid))
+        at_hand[0].cancel()
         waiting.cancel()
         working.cancel()
         await asyncio.wait([waiting], timeout=DEADLINE_S)
         assert waiting.cancelled()
         working.cancel()
         await asyncio.sleep(0)
-        assert not working.done(), "a decoder may still write into its place"
+        assert not working.done() and not at_hand[0].done(), "a decoder may still write into their places"
         os.kill(pid, signal.SIGKILL)
-        await asyncio.wait([working], timeout=DEADLINE_S)
-        assert working.cancelled()
+        await asyncio.wait([working, *at_hand], timeout=DEADLINE_S)
+        assert working.cancelled() and at_hand[0].cancelled()
+        assert at_hand[1].result() > 0
         await decode(pool, files.make("jpeg"))
+
+
+async def test_what_waits_behind_a_killer_costs_it_nothing(
+    memory: arena.Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that a process had at hand when it died are not suspect, however often it happens."""
+    with faulty(monkeypatch):
+        async with running(memory) as pool:
+            work = asyncio.gather(*(refusal(pool, marked(KILLER)) for _ in range(3)))
+            good = asyncio.gather(*(decode(pool, files.make("jpeg"), PICTURE.nbytes) for _ in range(2)))
+            killers, seconds = await work, await good
+    assert [one.reason for one in killers] == [problems.Reason.POISON] * 3
+    assert min(seconds) > 0
+
+
+async def test_an_image_behind_a_slow_one_is_not_late(memory: arena.Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty(monkeypatch):
+        async with running(memory, decode_s=1.5) as pool:
+            slow = [refusal(pool, marked(HANGER)) for _ in range(2)]
+            problem, *_, seconds = await asyncio.gather(*slow, decode(pool, files.make("jpeg")))
+    assert isinstance(problem, problems.ItemProblem) and problem.reason is problems.Reason.UNDECODABLE
+    assert isinstance(seconds, float)
 
 
 async def test_images_are_decoded_in_the_order_in_which_they_came(memory: arena.Arena) -> None:
@@ -339,4 +364,4 @@ def test_a_decoder_imports_neither_torch_nor_grpc_nor_protobuf() -> None:
 def test_a_decoder_gets_no_token_and_no_key() -> None:
     secret = {"PODIUM_JOIN_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "x"}
     given = {"PATH": "/bin", "PYTHONPATH": "here", "PODIUM_FAULT_DECODE_KILL": "x"}
-    assert decoder_pool._environment(secret | given) == given | {"OPENBLAS_NUM_THREADS": "1"}
+    assert decoder_process.environment(secret | given) == given | {"OPENBLAS_NUM_THREADS": "1"}

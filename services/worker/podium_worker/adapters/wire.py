@@ -88,7 +88,25 @@ class Frame:
 def encode(kind: Kind, header: dict[str, Any] | None = None, body_bytes: int = 0) -> bytes:
     """Prefix and header of a frame; the body follows as it is."""
     text = json.dumps(header or {}, separators=(",", ":")).encode()
-    return _PREFIX.pack(kind, len(text), body_bytes) + text
+    return prefix(kind, len(text), body_bytes) + text
+
+
+def prefix(kind: Kind, header_bytes: int, body_bytes: int) -> bytes:
+    """What comes before header and body."""
+    return _PREFIX.pack(kind, header_bytes, body_bytes)
+
+
+def cut(buffer: bytearray) -> Frame | None:
+    """Takes the first frame out of what has come so far, once it is complete. Raises BrokenFrame on nonsense."""
+    if len(buffer) < _PREFIX.size:
+        return None
+    kind, header_bytes, body_bytes = _checked(buffer[: _PREFIX.size])
+    body_at = _PREFIX.size + header_bytes
+    if len(buffer) < body_at + body_bytes:
+        return None
+    frame = Frame(kind, json.loads(buffer[_PREFIX.size : body_at]), bytes(buffer[body_at : body_at + body_bytes]))
+    del buffer[: body_at + body_bytes]
+    return frame
 
 
 async def read_async(reader: asyncio.StreamReader) -> Frame:

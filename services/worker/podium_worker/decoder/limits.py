@@ -9,11 +9,15 @@ import resource
 import signal
 from pathlib import Path
 
+from podium_worker.adapters import heap
+
 _STATM = Path("/proc/self/statm")
 # Behind everything that has to answer within a time: the front's heartbeat, the executor's own work.
 _NICENESS = 5
 # Measured: 4 for most files, 10 for a progressive JPEG; what it costs to turn and to convert comes on top.
 _BYTES_PER_PIXEL = 16
+# An image of 12 million pixels, as it is decoded.
+_KEPT_BYTES = 64 * 1024 * 1024
 
 
 def bind(max_memory_bytes: int) -> None:
@@ -22,6 +26,7 @@ def bind(max_memory_bytes: int) -> None:
     The bound is on addresses, the only one that a process can put on itself: what is mapped by now, the shared arena
     and the libraries among it, is counted off. Linux only; elsewhere the pixel limit has to do.
     """
+    heap.keep_freed(_KEPT_BYTES)
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
     with contextlib.suppress(OSError, ValueError):

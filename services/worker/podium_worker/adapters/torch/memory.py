@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+
+from podium_worker.adapters import heap
 
 # Parts of torch have no annotations.
 _cuda: Any = torch.cuda
@@ -36,16 +37,9 @@ def is_exhaustion(error: RuntimeError) -> bool:
 def release() -> int:
     """Gives back what no model uses; the bytes of the device that the process keeps nevertheless, its context apart."""
     gc.collect()
+    heap.give_back()
     if _cuda.is_initialized():
         _cuda.synchronize()
         _cuda.empty_cache()
         return int(_cuda.memory_reserved() - _cuda.memory_allocated())
-    _trim_heap()
     return 0
-
-
-def _trim_heap() -> None:
-    """glibc keeps freed arenas for itself; other libraries have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
