@@ -103,7 +103,7 @@ imports: venv ## import-linter: who may import whom
 
 .PHONY: test test-faults test-gpu nemesis planted recovery bench bench-worker
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-faults: setup ## Tests that kill and cut things on purpose, three seeds of the nemesis among them
 	@$(PY) -m pytest tests/faults $(ARGS)

@@ -127,7 +127,7 @@ async def test_a_worker_with_a_warm_cache_starts_and_computes_without_a_network(
 ) -> None:
     file = registry(tmp_path / "two.yaml", fetched.commit, with_wrong_canary=False)
     async with stack.servers(tmp_path) as system:
-        system.environment |= {**fetched.environment, "PODIUM_REGISTRY": str(file)}
+        system.environment |= {**fetched.environment, "PODIUM_REGISTRY": str(file), "PODIUM_UNSERVABLE_PATIENCE_S": "1"}
         await system.start("scheduler")
         await asyncio.gather(system.start("gateway"), system.start("worker"))
         async with podium_client.AsyncClient(system.gateway.address, token=stack.APP_TOKEN) as client:

@@ -66,7 +66,7 @@ async def grown(file: Path, size: int, reader: asyncio.subprocess.Process) -> No
 
 async def test_minilm_through_the_service_equals_a_plain_loop(tmp_path: Path) -> None:
     texts = ["short", "Ünïcödé 😀 text", "a " * 600, "the quick brown fox " * 9]
-    texts += [f"{word} number {n}: " + "and then some more words " * (n % 23) for n, word in enumerate(["cat"] * 300)]
+    texts += [f"{word} number {n}: " + "and then some more words " * (n % 23) for n, word in enumerate(["cat"] * 100)]
     async with (
         stack.running(tmp_path, torch_threads="2") as running,
         AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,

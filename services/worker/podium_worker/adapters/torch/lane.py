@@ -4,7 +4,7 @@ Promises: rows come back in input order; `progress` is called when the rows of a
 in which they were begun; on CUDA one micro-batch is begun ahead, so that the device never waits for this thread, inputs
 go up from pinned memory on a stream of their own while the one before is computed, and rows come down without anybody
 waiting. Failure: where memory runs out, the micro-batch is halved, and so is the budget, for good; an item that does
-not fit alone is named. Runs on one thread. Its CUDA side has not run on a GPU yet.
+not fit alone is named. Runs on one thread.
 """
 
 from __future__ import annotations
