@@ -21,7 +21,8 @@ VENV_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 DISTS := libs/contracts libs/runtime libs/embedded libs/client libs/cli services/gateway services/scheduler services/worker
 DIST_FILES := $(addsuffix /pyproject.toml,$(DISTS))
-EDITABLES := $(patsubst %,-e %,$(filter-out services/worker,$(DISTS))) -e 'services/worker[torch,images,s3,minilm]'
+EDITABLES := $(patsubst %,-e %,$(filter-out services/scheduler services/worker,$(DISTS))) \
+	-e 'services/scheduler[simulate]' -e 'services/worker[torch,images,s3,minilm]'
 
 # The environment's own tools first; node and npm from it only when the machine has none.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

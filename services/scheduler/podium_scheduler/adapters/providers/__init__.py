@@ -1,0 +1,1 @@
+"""Who rents pods: one module each, all behind app/providers.py."""
