@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from podium_scheduler.domain import batches, jobs, requeue
@@ -252,6 +253,8 @@ class PlacedSession:
     drain: bool
     quarantine_reason: str
     wanted: Sequence[str]
+    starts_for: str = ""
+    """Of the worker of a pod that is not READY yet: the workload that it was rented for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,3 +368,107 @@ class Requeued:
 
     job_id: UUID
     refused: requeue.Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPod:
+    """A pod that is wanted: an offer, and what for."""
+
+    pod_id: UUID
+    name: str
+    provider: str
+    gpu_type: str
+    gpu_count: int
+    price_usd_per_hour: Decimal
+    vram_bytes: int = 0
+    compute_capability: str = ""
+    device_name: str = ""
+    cloud: str = "NONE"
+    region: str = ""
+    workload: str = ""
+    detail: str = ""
+    """Why it is wanted, in words."""
+    request_id: UUID | None = None
+    """The same one again returns the first pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingLimits:
+    """What an operator allows the autoscaler; see domain.autoscaling.policy.Limits."""
+
+    paused: bool = False
+    min_pods: int = 0
+    max_pods: int = 20
+    usd_per_hour: Decimal | None = None
+    usd_per_day: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the autoscaler decided, and why, in words."""
+
+    workload: str
+    """Empty: it concerns all."""
+    kind: str
+    """As the action is called: Spawn, Drain, Undrain, Destroy, Alert, Wait."""
+    reason: str
+    pod_id: UUID | None = None
+    time: datetime | None = None
+    """None: not written yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandRow:
+    """Items of a workload without an outcome that are due at about the same time."""
+
+    workload: str
+    items: int
+    since: datetime
+    due: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What came of a workload lately: items per second, and the shortest completion window, in seconds."""
+
+    items_per_s: float
+    window_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """How fast a workload runs on one device of a type."""
+
+    workload: str
+    device_name: str
+    items_per_s: float
+    batch_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PodUse:
+    """GPU-seconds that a pod computed for a job; of a load, `job_id` is None."""
+
+    pod_id: UUID
+    workload: str
+    seconds: float
+    job_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodWork:
+    """What a pod did for a workload in all, in GPU-seconds."""
+
+    workload: str
+    busy_s: float
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PodShare:
+    """A pod, as its bill is shared: how long its worker was there, and what that was used for."""
+
+    pod_id: UUID
+    served_s: float
+    gpu_count: int
+    work: Sequence[PodWork]

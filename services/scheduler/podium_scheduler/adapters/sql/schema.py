@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -370,3 +371,164 @@ cluster = Table(
     Column("redis_epoch", Text, nullable=False, server_default=""),
     CheckConstraint("one_row", name="one_row"),
 )
+
+# Machines that are rented, were, or are about to be; `domain/pods.py` owns the states. History stays here: whatever is
+# asked all the time has an index over the pods whose life is not over.
+pods = Table(
+    "pods",
+    metadata,
+    Column("pod_id", Uuid, primary_key=True),
+    # What the provider's list is searched for; an orphan of a taken name has the provider's id after it.
+    Column("name", Text, nullable=False, unique=True),
+    # Makes SpawnPod idempotent; null: the autoscaler's, or an orphan.
+    Column("request_id", Uuid, unique=True),
+    Column("provider", Text, nullable=False),
+    Column("provider_pod_id", Text, nullable=False, server_default=""),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default="NONE"),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("workload", Text, nullable=False, server_default=""),
+    Column("gpu_type", Text, nullable=False),
+    Column("gpu_count", Integer, nullable=False),
+    Column("vram_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("compute_capability", Text, nullable=False, server_default=""),
+    Column("device_name", Text, nullable=False, server_default=""),
+    Column("cloud", Text, nullable=False, server_default="NONE"),
+    Column("region", Text, nullable=False, server_default=""),
+    # The newest; `pod_prices` has what it was when.
+    Column("price_usd_per_hour", Numeric(12, 6), nullable=False),
+    Column("join_token_sha256", LargeBinary),
+    _time("join_token_expire_time"),
+    # By its first user, which is `worker_id`.
+    _time("join_token_used_time"),
+    Column("worker_id", Uuid),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
+    _time("call_time"),
+    _time("listed_time"),
+    _time("registered_time"),
+    _time("ready_time"),
+    _time("drain_time"),
+    _time("destroy_time"),
+    _time("end_time"),
+    _time("last_seen_time"),
+    CheckConstraint(
+        "state IN ('INTENDED','CREATING','STARTING','READY','DRAINING','DESTROYING','DESTROYED','LOST','FAILED')",
+        name="state",
+    ),
+    CheckConstraint("(state IN ('DESTROYED','LOST','FAILED')) = (end_time IS NOT NULL)", name="final_has_end_time"),
+    # Who is to end says why, and nobody else.
+    CheckConstraint("(state IN ('INTENDED','CREATING','STARTING','READY')) = (reason = 'NONE')", name="reason"),
+    CheckConstraint("state = 'FAILED' OR (state = 'INTENDED') = (call_time IS NULL)", name="call_time"),
+    CheckConstraint("state NOT IN ('STARTING','READY','DRAINING','LOST') OR provider_pod_id <> ''", name="is_listed"),
+    # What was listed once has to be destroyed: it cannot have FAILED.
+    CheckConstraint("state NOT IN ('INTENDED','CREATING','FAILED') OR provider_pod_id = ''", name="is_not_listed"),
+    CheckConstraint("(provider_pod_id = '') = (listed_time IS NULL)", name="listed_time"),
+    CheckConstraint("state NOT IN ('READY','DRAINING') OR ready_time IS NOT NULL", name="ready_time"),
+    CheckConstraint("state <> 'DRAINING' OR drain_time IS NOT NULL", name="drain_time"),
+    CheckConstraint("state NOT IN ('DESTROYING','DESTROYED') OR destroy_time IS NOT NULL", name="destroy_time"),
+    CheckConstraint("(worker_id IS NULL) = (registered_time IS NULL)", name="registered_time"),
+    CheckConstraint("octet_length(join_token_sha256) = 32", name="join_token_sha256"),
+    CheckConstraint("(join_token_sha256 IS NULL) = (join_token_expire_time IS NULL)", name="join_token_expire_time"),
+    CheckConstraint(
+        "join_token_used_time IS NULL OR (join_token_sha256 IS NOT NULL AND worker_id IS NOT NULL)",
+        name="join_token_used_time",
+    ),
+    CheckConstraint("gpu_count >= 0 AND vram_bytes >= 0", name="gpus"),
+    CheckConstraint("price_usd_per_hour >= 0", name="price"),
+)
+Index("ix_pods_open", pods.c.provider, postgresql_where=text("end_time IS NULL"))
+Index("ix_pods_list", pods.c.create_time.desc(), pods.c.pod_id.desc())
+
+# Append-only: what became of a pod, and why.
+pod_events = Table(
+    "pod_events",
+    metadata,
+    Column("event_id", BigInteger, Identity(), primary_key=True),
+    Column("pod_id", Uuid, ForeignKey("pods.pod_id", ondelete="CASCADE"), nullable=False),
+    Column("time", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+)
+Index("ix_pod_events_pod_id", pod_events.c.pod_id, pod_events.c.event_id)
+
+# Every second from a pod's create call until its provider listed it no longer lies in one row, and has that price. A
+# pod that was never listed has none: it cost nothing.
+pod_prices = Table(
+    "pod_prices",
+    metadata,
+    Column("pod_id", Uuid, ForeignKey("pods.pod_id", ondelete="CASCADE"), primary_key=True),
+    Column("start_time", DateTime(timezone=True), primary_key=True),
+    _time("end_time"),
+    Column("price_usd_per_hour", Numeric(12, 6), nullable=False),
+    CheckConstraint("end_time >= start_time", name="end_time"),
+    CheckConstraint("price_usd_per_hour >= 0", name="price"),
+)
+Index("ix_pod_prices_open", pod_prices.c.pod_id, unique=True, postgresql_where=text("end_time IS NULL"))
+# What a window costs is asked all the time: only spans that end in it or later are read.
+Index("ix_pod_prices_end_time", pod_prices.c.end_time)
+
+# What an operator allows the autoscaler: one row, once anything was set.
+autoscaling = Table(
+    "autoscaling",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("paused", Boolean, nullable=False),
+    Column("min_pods", Integer, nullable=False),
+    Column("max_pods", Integer, nullable=False),
+    Column("usd_per_hour", Numeric(12, 6)),
+    Column("usd_per_day", Numeric(12, 6)),
+    CheckConstraint("singleton", name="singleton"),
+    CheckConstraint("min_pods >= 0 AND max_pods >= min_pods", name="pods"),
+    CheckConstraint("usd_per_hour >= 0 AND usd_per_day >= 0", name="usd"),
+)
+
+# The newest decisions of the autoscaler for each workload; "" concerns all.
+pod_decisions = Table(
+    "pod_decisions",
+    metadata,
+    Column("decision_id", BigInteger, Identity(), primary_key=True),
+    Column("time", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("workload", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("pod_id", Uuid),
+)
+Index("ix_pod_decisions_workload", pod_decisions.c.workload, pod_decisions.c.decision_id)
+
+# How fast workloads run on types of device, as their workers' batches tell.
+throughputs = Table(
+    "throughputs",
+    metadata,
+    Column("workload", Text, primary_key=True),
+    Column("device_name", Text, primary_key=True),
+    Column("items_per_s", Double, nullable=False),
+    Column("batch_count", BigInteger, nullable=False),
+    _time("last_time", nullable=False),
+    CheckConstraint("items_per_s > 0", name="items_per_s"),
+)
+
+# What jobs had of pods, in GPU-seconds.
+pod_uses = Table(
+    "pod_uses",
+    metadata,
+    Column("pod_id", Uuid, ForeignKey("pods.pod_id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", Uuid, primary_key=True),
+    Column("workload", Text, nullable=False),
+    Column("busy_s", Double, nullable=False),
+)
+Index("ix_pod_uses_job_id", pod_uses.c.job_id)
+
+# Likewise, what pods did in all: by which their bills are shared.
+pod_work = Table(
+    "pod_work",
+    metadata,
+    Column("pod_id", Uuid, ForeignKey("pods.pod_id", ondelete="CASCADE"), primary_key=True),
+    Column("workload", Text, primary_key=True),
+    Column("busy_s", Double, nullable=False),
+    Column("load_s", Double, nullable=False),
+    _time("last_time", nullable=False),
+)
+
+# For what came lately, and for nothing else.
+Index("ix_jobs_create_time", jobs.c.create_time)

@@ -100,8 +100,9 @@ _CREDITS = text("""
 
 # A worker whose stream broke is back in a moment, with all that it has loaded.
 _PLACED = text("""
-    SELECT session_id, hello, status, drain, quarantine_reason, wanted FROM sessions
-    WHERE state <> 'ENDED' AND expire_time > now() ORDER BY session_id
+    SELECT s.session_id, s.hello, s.status, s.drain, s.quarantine_reason, s.wanted, coalesce(p.workload, '')
+    FROM sessions s LEFT JOIN pods p ON p.worker_id = s.worker_id AND p.state = 'STARTING'
+    WHERE s.state <> 'ENDED' AND s.expire_time > now() ORDER BY s.session_id
 """)
 
 _WANT = text("UPDATE sessions SET wanted = CAST(:wanted AS text[]) WHERE session_id = :session_id AND state <> 'ENDED'")

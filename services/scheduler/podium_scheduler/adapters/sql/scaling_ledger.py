@@ -1,0 +1,145 @@
+"""What the autoscaler rests on: limits, throughputs, the work by when it is due; and what it decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects import postgresql
+
+from podium_scheduler.adapters.sql import schema
+from podium_scheduler.adapters.sql.database import Database, ledger_call
+from podium_scheduler.app import records
+
+NEWEST_WEIGHS = 0.1
+_KEPT_DECISIONS = 200
+"""Of each workload, acts and what was said apart."""
+
+_THROUGHPUTS = schema.throughputs
+_LIMITS = tuple(schema.autoscaling.c[name] for name in records.ScalingLimits.__dataclass_fields__)
+# A bucket of time for each power of two of what is left until it is due, and of what has passed since it came: a few
+# dozen rows a workload, however many jobs there are.
+_DEMANDS = text("""
+    SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
+        min(deadline) AS due
+    FROM jobs
+    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
+    GROUP BY workload,
+        coalesce(floor(log(2, greatest(extract(epoch FROM deadline - now()), 1))), -1),
+        CASE WHEN deadline IS NULL THEN floor(log(2, greatest(extract(epoch FROM now() - create_time), 1))) END
+    ORDER BY workload, due NULLS LAST, since
+""")
+_LATELY = timedelta(minutes=15)
+_ARRIVALS = text("""
+    SELECT workload, sum(item_count) AS items, extract(epoch FROM min(deadline - create_time)) AS window_s
+    FROM jobs WHERE create_time > now() - CAST(:lately AS interval) GROUP BY workload
+""")
+# Acts apart from what was only said: else the reasons of pods would soon be lost among alerts.
+_FORGET = text("""
+    DELETE FROM pod_decisions d
+    WHERE d.workload = :workload AND (d.kind IN ('Wait','Alert')) = :said AND d.decision_id <= (
+        SELECT decision_id FROM pod_decisions
+        WHERE workload = :workload AND (kind IN ('Wait','Alert')) = :said
+        ORDER BY decision_id DESC OFFSET :kept LIMIT 1
+    )
+""")
+
+
+class ScalingLedger:
+    """The autoscaler's memory in Postgres. Every method is one transaction; all raise errors.Unavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @ledger_call
+    async def limits(self) -> records.ScalingLimits | None:
+        """What an operator has set; None: nothing yet."""
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(select(*_LIMITS))).first()
+        return None if row is None else records.ScalingLimits(*row)
+
+    @ledger_call
+    async def set_limits(self, limits: records.ScalingLimits) -> None:
+        """From now on, for every replica."""
+        values = {name: getattr(limits, name) for name in records.ScalingLimits.__dataclass_fields__}
+        insert = postgresql.insert(schema.autoscaling).values(singleton=True, **values)
+        async with self._database.transaction() as connection:
+            await connection.execute(insert.on_conflict_do_update(index_elements=["singleton"], set_=values))
+
+    @ledger_call
+    async def decide(self, decisions: Sequence[records.Decision]) -> None:
+        """Keeps decisions, the newest of each workload only."""
+        table = schema.pod_decisions
+        rows = [{"workload": d.workload, "kind": d.kind, "reason": d.reason, "pod_id": d.pod_id} for d in decisions]
+        async with self._database.transaction() as connection:
+            await connection.execute(table.insert(), rows)
+            for workload, said in sorted({(d.workload, d.kind in ("Wait", "Alert")) for d in decisions}):
+                await connection.execute(_FORGET, {"workload": workload, "said": said, "kept": _KEPT_DECISIONS})
+
+    @ledger_call
+    async def decisions(self, workload: str, limit: int) -> list[records.Decision]:
+        """Of a workload, and those that concern all, the newest first."""
+        table = schema.pod_decisions
+        statement = (
+            select(table.c.time, table.c.workload, table.c.kind, table.c.reason, table.c.pod_id)
+            .where(table.c.workload.in_([workload, ""]))
+            .order_by(table.c.decision_id.desc())
+            .limit(limit)
+        )
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [records.Decision(r.workload, r.kind, r.reason, r.pod_id, r.time) for r in rows]
+
+    @ledger_call
+    async def demands(self) -> list[records.DemandRow]:
+        """Items without an outcome, summed up by workload and by when they are due; cost follows the active jobs."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_DEMANDS)).all()
+        return [records.DemandRow(*row) for row in rows]
+
+    @ledger_call
+    async def arrivals(self) -> dict[str, records.Arrivals]:
+        """What came lately, by workload."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_ARRIVALS, {"lately": _LATELY})).all()
+        return {
+            row.workload: records.Arrivals(
+                row.items / _LATELY.total_seconds(), None if row.window_s is None else max(0.0, float(row.window_s))
+            )
+            for row in rows
+        }
+
+    @ledger_call
+    async def record_throughputs(self, seen: Sequence[records.Throughput]) -> None:
+        """Adds what workers did."""
+        new = postgresql.insert(_THROUGHPUTS)
+        mean = _THROUGHPUTS.c.items_per_s
+        statement = new.on_conflict_do_update(
+            index_elements=[_THROUGHPUTS.c.workload, _THROUGHPUTS.c.device_name],
+            set_={
+                "items_per_s": mean + NEWEST_WEIGHS * (new.excluded.items_per_s - mean),
+                "batch_count": _THROUGHPUTS.c.batch_count + new.excluded.batch_count,
+                "last_time": new.excluded.last_time,
+            },
+        )
+        async with self._database.transaction() as connection:
+            # In one order, so that replicas wait for one another and do not deadlock.
+            for one in sorted(seen, key=lambda one: (one.workload, one.device_name)):
+                await connection.execute(
+                    statement.values(
+                        workload=one.workload,
+                        device_name=one.device_name,
+                        items_per_s=one.items_per_s,
+                        batch_count=one.batch_count,
+                        last_time=func.now(),
+                    )
+                )
+
+    @ledger_call
+    async def throughputs(self) -> list[records.Throughput]:
+        """What is known, by workload, then by device name."""
+        columns = (_THROUGHPUTS.c.workload, _THROUGHPUTS.c.device_name, _THROUGHPUTS.c.items_per_s)
+        statement = select(*columns, _THROUGHPUTS.c.batch_count).order_by(*columns[:2])
+        async with self._database.transaction() as connection:
+            return [records.Throughput(*row) for row in (await connection.execute(statement)).all()]
