@@ -1,0 +1,257 @@
+"""Who does which work by when: work is poured into groups of like pods, what is due first, where it is cheapest.
+
+A group is a fluid: its pods share what they are given, and its `level` is the time when all of it is done. What does
+not fit before it is due is left over. The result is a schedule that could be kept, so nothing left over means that
+every window can be met; the reverse holds only nearly, for a workload's cheapest pods may be somebody else's only ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from podium_scheduler.domain import offers
+from podium_scheduler.domain.autoscaling.observed import Demand, Due, Observed, Pod
+from podium_scheduler.domain.autoscaling.policy import Policy
+
+_LATE_COLD_STARTS = 2.0
+"""A pod that is on its way for longer than so many cold starts is not counted on any more."""
+_REMAINING_SHARE = 0.25
+"""One that should have come is given this part of its cold start more, again and again until then."""
+
+
+class Speeds:
+    """How fast each workload runs on each offer, how long a pod takes to come; what is not measured is assumed."""
+
+    def __init__(self, observed: Observed, policy: Policy) -> None:
+        self._observed = observed
+        self._policy = policy
+        self._needs = {demand.workload: demand.needs for demand in observed.demands}
+        self._known: dict[str, dict[str, float]] = {}
+        self._slowest: dict[str, float] = {}
+        for (workload, _), rate in sorted(observed.items_per_s.items()):
+            self._slowest[workload] = min(rate, self._slowest.get(workload, rate))
+
+    def items_per_s(self, workload: str, offer: offers.Offer) -> float:
+        """Of a whole pod; 0 when it may not serve the workload."""
+        known = self._known.setdefault(workload, {})
+        rate = known.get(offer.key)
+        if rate is None:
+            rate = known[offer.key] = self._rate(workload, offer)
+        return rate
+
+    def rates(self, workload: str, of: Iterable[offers.Offer]) -> Mapping[str, float]:
+        """The same for several offers, by key."""
+        return {offer.key: self.items_per_s(workload, offer) for offer in of}
+
+    def _rate(self, workload: str, offer: offers.Offer) -> float:
+        needs = self._needs.get(workload)
+        if needs is None or not offers.meets(offer, needs):
+            return 0.0
+        clouds = self._policy.wishes_for(workload).clouds
+        if offer.cloud is not offers.Cloud.NONE and offer.cloud not in clouds:
+            return 0.0
+        assumed = self._slowest.get(workload, self._policy.assumed_items_per_s)
+        return max(1, offer.gpu_count) * self._observed.items_per_s.get((workload, offer.device), assumed)
+
+    def rentable(self, workload: str) -> Iterator[offers.Offer]:
+        """The offers that may be rented for it, as far as is known."""
+        wanted = self._policy.wishes_for(workload).gpu_types
+        for offer in self._observed.offers:
+            if offer.stock is offers.Stock.NONE or (wanted and offer.gpu_type not in wanted):
+                continue
+            if self.items_per_s(workload, offer) > 0:
+                yield offer
+
+    def usd_per_item(self, workload: str, offer: offers.Offer) -> float:
+        """While it computes; the offer has to serve the workload."""
+        return offer.usd_per_s / self.items_per_s(workload, offer)
+
+    def load_s(self, workload: str, offer: offers.Offer) -> float:
+        """Of the workload's model."""
+        return self._observed.load_s.get((workload, offer.device), self._policy.assumed_load_s)
+
+    def cold_start_s(self, offer: offers.Offer) -> float:
+        """From intent to READY."""
+        return self._observed.cold_start_s.get(offer.key, self._policy.assumed_cold_start_s)
+
+    def coming_s(self, workload: str, offer: offers.Offer) -> float:
+        """From intent to the workload's first item."""
+        return self.cold_start_s(offer) + self.load_s(workload, offer)
+
+
+class Work(NamedTuple):
+    """Items that are to be done until then."""
+
+    workload: str
+    items: float
+    until: float
+    limit: float
+    """The last moment that is planned for, and only for an offer without capacity, or what is pressing."""
+    usd_per_item: float | None = None
+    pressing: bool = False
+    """The time for which they were planned is over, or nearly: what was spared is used up."""
+
+
+class Calendar:
+    """Until when work is to be done: a part of its window before it is due; what is late: as soon as can be."""
+
+    def __init__(self, demands: Iterable[Demand], coming_s: Mapping[str, float], policy: Policy, now: float) -> None:
+        self._demands = list(demands)
+        self._coming_s = coming_s
+        self._policy = policy
+        self._now = now
+
+    def work(self, share: float = 1.0) -> list[Work]:
+        """All work, the soonest due first; `share`: only this part of the time that is left may be used."""
+        found = [
+            self._work(demand.workload, due, share) for demand in self._demands for due in demand.due if due.items > 0
+        ]
+        return sorted(found, key=lambda work: (work.limit, work.workload))
+
+    def patience_s(self, demand: Demand) -> float:
+        """How long a few new items could wait before a pod has to be rented for them."""
+        wishes, coming_s = self._policy.wishes_for(demand.workload), self._coming_s[demand.workload]
+        if demand.window_s is None:
+            return wishes.age_gate_s
+        return demand.window_s - self._spare_s(demand.workload, demand.window_s)[0] - 2 * coming_s
+
+    def _spare_s(self, workload: str, window_s: float) -> tuple[float, float]:
+        """How long before it is due work is planned to be done, and how long at the least."""
+        policy, most = self._policy, self._policy.spare_most * window_s
+        least = min(policy.spare_cold_starts * self._coming_s[workload], most)
+        return max(least, policy.spare_share * window_s), least
+
+    def _work(self, workload: str, due: Due, share: float) -> Work:
+        coming_s = self._coming_s[workload]
+        end = due.by if due.by is not None else due.since + self._policy.wishes_for(workload).target_s
+        planned, least = self._spare_s(workload, end - due.since)
+        until, limit = self._now + (end - planned - self._now) * share, end - least
+        # Sooner than a pod comes, and in less time than that took, nothing can sensibly be asked of a new pod.
+        soonest = self._now + 2 * coming_s
+        pressing = until <= soonest
+        return Work(workload, due.items, max(limit, soonest) if pressing else until, limit, due.usd_per_item, pressing)
+
+
+@dataclass(slots=True)
+class Group:
+    """Pods of one offer that can begin at about the same time."""
+
+    offer: offers.Offer
+    pods: float
+    start: float
+    level: float
+    resident: set[str]
+    members: tuple[Pod, ...] = ()
+    """The pods, where there are any yet."""
+    coming_s: float = 0.0
+    """Of pods on their way: how long they take."""
+
+    @property
+    def coming(self) -> bool:
+        """Its pods are on their way."""
+        return any(pod.coming for pod in self.members[:1])
+
+    @property
+    def work_s(self) -> float:
+        """Pod-seconds that were poured in."""
+        return self.pods * (self.level - self.start)
+
+
+class Capacity:
+    """Groups that work can be poured into."""
+
+    def __init__(self, groups: Iterable[Group], speeds: Speeds) -> None:
+        self.groups = list(groups)
+        self._speeds = speeds
+        self._orders: dict[str, list[tuple[int, float, float]]] = {}
+
+    def copy(self) -> Capacity:
+        """The same, to be poured into by itself."""
+        copied = Capacity((replace(group, resident=set(group.resident)) for group in self.groups), self._speeds)
+        # The order depends on what does not change, but for what is resident, and that only among equals.
+        copied._orders = self._orders
+        return copied
+
+    def pour_all(self, work: Iterable[Work]) -> dict[str, list[Work]]:
+        """Pours in all of it; what is left over, by workload, the soonest due first."""
+        left: dict[str, list[Work]] = {}
+        for part in work:
+            items = self.pour(part)
+            if items > 0:
+                left.setdefault(part.workload, []).append(part._replace(items=items))
+        return left
+
+    def pour(self, work: Work) -> float:
+        """Pours in what can be done in time; the items that are left."""
+        items = work.items
+        for number, rate, usd_per_item in self._order(work.workload):
+            group = self.groups[number]
+            if work.usd_per_item is not None and usd_per_item > work.usd_per_item:
+                continue
+            until = work.until
+            if work.pressing or group.start >= until:
+                # What was rented late counts for late work, or it would be rented again and again.
+                until = max(until, group.start + group.coming_s)
+            room_s = until - group.level
+            if room_s <= 0 or group.pods <= 0:
+                continue
+            if work.workload not in group.resident:
+                # One of them loads it.
+                load_s = self._speeds.load_s(work.workload, group.offer) / group.pods
+                if load_s >= room_s:
+                    continue
+                group.resident.add(work.workload)
+                group.level += load_s
+                room_s -= load_s
+            speed = group.pods * rate
+            poured = min(items, speed * room_s)
+            group.level += poured / speed
+            items -= poured
+            if items <= 1e-6:
+                return 0.0
+        return items
+
+    def _order(self, workload: str) -> Sequence[tuple[int, float, float]]:
+        """The groups that may serve it, by number, with a pod's rate and the price of an item; the cheapest first."""
+        order = self._orders.get(workload)
+        if order is None:
+            rates = self._speeds.rates(workload, (group.offer for group in self.groups))
+            rated = ((number, group, rates[group.offer.key]) for number, group in enumerate(self.groups))
+            keyed = sorted(
+                (group.offer.usd_per_s / rate, workload not in group.resident, group.start, number, rate)
+                for number, group, rate in rated
+                if rate > 0
+            )
+            order = self._orders[workload] = [(number, rate, usd) for usd, _, _, number, rate in keyed]
+        return order
+
+
+def grouped(pods: Iterable[Pod], speeds: Speeds, now: float) -> list[Group]:
+    """The pods that serve or are going to, in groups of the same offer that are there, or that are on their way."""
+    members: dict[tuple[str, bool], list[tuple[Pod, float]]] = {}
+    for pod in pods:
+        start = _start(pod, speeds, now)
+        if pod.active and start is not None:
+            members.setdefault((pod.offer.key, pod.coming), []).append((pod, start))
+    groups: list[Group] = []
+    for found in (members[key] for key in sorted(members)):
+        mean = sum(start for _, start in found) / len(found)
+        # What one of them has loaded counts for all: a load more or less is within what is spared.
+        resident = {w for pod, _ in found for w in (pod.resident or {pod.workload})}
+        those = tuple(pod for pod, _ in found)
+        coming_s = speeds.coming_s(those[0].workload, those[0].offer) if those[0].coming else 0.0
+        groups.append(Group(those[0].offer, len(found), mean, mean, resident, those, coming_s))
+    return groups
+
+
+def _start(pod: Pod, speeds: Speeds, now: float) -> float | None:
+    """When it can begin; None: it is not to be counted on."""
+    if not pod.coming:
+        return now
+    coming_s = speeds.coming_s(pod.workload, pod.offer)
+    if now - pod.born > _LATE_COLD_STARTS * coming_s:
+        return None
+    due = pod.born + coming_s
+    return due if due >= now else now + _REMAINING_SHARE * coming_s

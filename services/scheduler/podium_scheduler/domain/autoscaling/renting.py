@@ -1,0 +1,299 @@
+"""When a pod is rented, which, and how many.
+
+Two gates. At the end of a window the *urgent* gate opens: so many pods that all is done in time, not before one round
+later would need one more. In its first half the *full* gate opens: pods that the work fills for long enough to make
+their cold start a trifle. Between the two, work waits for more of its kind, or for an offer that has no capacity now.
+
+The cheapest offer for the work that can do it in time is taken, or the most wanted one where there is such a list; one
+without capacity is waited for as long as it could still do it. A draining pod is taken back before any is rented.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from podium_scheduler.domain import offers, pods
+from podium_scheduler.domain.autoscaling import words
+from podium_scheduler.domain.autoscaling.actions import Action, Alert, Spawn, Trouble, Undrain, Wait
+from podium_scheduler.domain.autoscaling.capacity import Calendar, Capacity, Group, Speeds, Work, grouped
+from podium_scheduler.domain.autoscaling.observed import Demand, Observed, Pod
+from podium_scheduler.domain.autoscaling.policy import Policy
+from podium_scheduler.domain.autoscaling.purse import Purse
+
+_TAKEN_BACK = frozenset({pods.Reason.IDLE, pods.Reason.CHEAPER_ELSEWHERE, pods.Reason.NOT_WANTED})
+"""A pod that drains for these may serve again; not one that an operator or a limit sends away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What it would take to do some work on pods of one offer."""
+
+    offer: offers.Offer
+    rank: int
+    """Its place in the list of wanted GPU types."""
+    ready: float
+    """When the first item could be computed."""
+    pods: int
+    in_time: bool
+    usd: float
+    waits: bool
+    """It has no capacity now."""
+
+    @property
+    def order(self) -> tuple[bool, bool, int, float, str]:
+        """The best first. What is late anyway waits for nothing."""
+        return (not self.in_time, self.waits and not self.in_time, self.rank, self.usd, self.offer.key)
+
+
+class Renting:
+    """The pods that are to come, decided on workload by workload."""
+
+    def __init__(
+        self, observed: Observed, policy: Policy, speeds: Speeds, purse: Purse, draining: Iterable[Pod], now: float
+    ) -> None:
+        self._observed = observed
+        self._policy = policy
+        self._speeds = speeds
+        self._purse = purse
+        self._now = now
+        self._rented = Capacity([], speeds)
+        self._draining = [pod for pod in draining if pod.cause in _TAKEN_BACK] if policy.undrains else []
+        self.actions: list[Action] = []
+
+    def decide(self, calendar: Calendar) -> None:
+        """What the work asks for."""
+        pressing, comfortable = calendar.work(), calendar.work(self._policy.comfort)
+        present = Capacity(grouped(self._observed.pods, self._speeds, self._now), self._speeds)
+        urgent = present.copy().pour_all(pressing)
+        full = present.copy().pour_all(comfortable)
+        demands = {demand.workload: demand for demand in self._observed.demands}
+        # Who is due first rents first, and the others join in what it leaves free.
+        for workload in sorted(full | urgent, key=lambda w: ((urgent.get(w) or full[w])[0].limit, w)):
+            self._serve(demands[workload], urgent.get(workload, []), full.get(workload, []))
+
+    def keep_up(self, staying: Sequence[Pod]) -> None:
+        """Rents up to the warm minimum of each workload, and up to the least number of pods."""
+        for demand in self._observed.demands:
+            name = demand.workload
+            here = sum(pod.is_warm(name) for pod in staying) + self._spawned(name)
+            self._add(name, self._policy.wishes_for(name).warm_pods - here, f"warm minimum of {name}")
+        for demand in self._observed.demands:
+            lacking = self._policy.limits.min_pods - len(staying) - self._spawned()
+            self._add(demand.workload, lacking, f"operator's minimum, for {demand.workload}")
+
+    def _spawned(self, workload: str = "") -> int:
+        spawns = (action for action in self.actions if isinstance(action, Spawn))
+        return sum(spawn.workload == workload or not workload for spawn in spawns)
+
+    def _serve(self, demand: Demand, urgent: list[Work], full: list[Work]) -> None:
+        urgent, full = self._join(urgent, keep=True), self._join(full, keep=False)
+        if not (urgent or full):
+            return
+        best = self._best(demand, urgent) if urgent else None
+        hurry = self._hurry(demand, urgent, best) if best else ""
+        if hurry:
+            self._rent(demand, urgent, hurry)
+        elif full and (best := self._best(demand, full)):
+            self._fill(demand, full, best)
+        elif not best:
+            self._unservable(demand)
+
+    def _join(self, parts: list[Work], *, keep: bool) -> list[Work]:
+        """What is left for a workload after it has used what others have rented in this round."""
+        if not self._rented.groups:
+            return parts
+        rented = self._rented if keep else self._rented.copy()
+        return [part for work in parts for part in rented.pour_all([work]).get(work.workload, ())]
+
+    def _hurry(self, demand: Demand, urgent: list[Work], best: Quote) -> str:
+        """Why work can not wait; empty: it can."""
+        rate = self._speeds.items_per_s(demand.workload, best.offer)
+        items = sum(part.items for part in urgent)
+        # Where pods are at it, what another could not have begun before they end is no reason.
+        if items >= demand.items or items / rate > self._speeds.coming_s(demand.workload, best.offer):
+            gate = self._gate(demand)
+            if gate:
+                return gate
+        later = _pods_for(urgent, rate, best.ready + 2 * self._policy.round_s)
+        if not urgent[0].pressing and best.in_time and later is not None and later <= best.pods:
+            return ""
+        left_s = urgent[0].until - self._now
+        count = words.many(max(1, round(items)), "item")
+        return f"{count} would not be done in time, the first of them in {words.span(left_s)}"
+
+    def _gate(self, demand: Demand) -> str:
+        """Which of the operator's gates is open, and why; empty: none."""
+        wishes = self._policy.wishes_for(demand.workload)
+        if wishes.depth_gate is not None and demand.items >= wishes.depth_gate:
+            return f"{words.many(demand.items, 'item')} wait, and the depth gate is {wishes.depth_gate:,}"
+        age_s = max((self._now - due.since for due in demand.due if due.by is None and due.items), default=0.0)
+        if age_s >= wishes.age_gate_s:
+            return f"the oldest has waited {words.span(age_s)}, and the age gate is {words.span(wishes.age_gate_s)}"
+        return ""
+
+    def _rent(self, demand: Demand, urgent: list[Work], why: str) -> None:
+        """Rents what is pressing; where one offer has not enough, the next."""
+        left = self._take_back(demand.workload, urgent, why)
+        obstacle = ""
+        while left:
+            quotes = self._quotes(demand, left)
+            best = next((quote for quote in quotes if self._affordable(demand.workload, quote)), None)
+            if best is None:
+                obstacle = self._obstacle(demand.workload, quotes)
+                break
+            if best.waits and best.in_time:
+                self.actions.append(Wait(demand.workload, self._waits(best)))
+                return
+            if best.waits:
+                obstacle = self._waits(best)
+                break
+            count = min(best.pods, self._affordable(demand.workload, best))
+            left = self._spawn(
+                demand.workload, best, count, f"{why}: {self._figures(demand.workload, best, left)}", left
+            )
+        if left:
+            self.actions.append(Wait(demand.workload, f"{why}, but {obstacle}"))
+            self.actions.append(Alert(Trouble.LATE, demand.workload, f"{why}, but {obstacle}"))
+
+    def _fill(self, demand: Demand, full: list[Work], best: Quote) -> None:
+        """Rents pods that nothing presses for but that the work fills."""
+        if not full:
+            return
+        workload = demand.workload
+        work_s = sum(part.items for part in full) / self._speeds.items_per_s(workload, best.offer)
+        # What costs nothing saves nothing by waiting.
+        fill_s = self._policy.fill * self._speeds.coming_s(workload, best.offer) if best.offer.usd_per_s else 0.0
+        filled = min(best.pods, int(work_s / fill_s)) if fill_s else best.pods
+        if not filled:
+            wait = f"{words.span(work_s)} of work wait for a fuller pod: {words.span(fill_s)} fill one"
+            self.actions.append(Wait(workload, f"{wait}, and nothing presses"))
+        elif best.waits:
+            self.actions.append(Wait(workload, self._waits(best)))
+        else:
+            why = f"{words.span(work_s)} of work fill {words.many(filled, 'pod')}"
+            left = self._take_back(workload, full, why)
+            if left is not full:
+                return
+            count = min(filled, self._affordable(workload, best))
+            if not count:
+                self.actions.append(Wait(workload, self._obstacle(workload, [best])))
+            self._spawn(
+                workload,
+                best,
+                count,
+                f"{why} of {best.offer.key} at {words.usd(best.offer.price_usd_per_hour)}/h",
+                full,
+            )
+
+    def _take_back(self, workload: str, parts: list[Work], why: str) -> list[Work]:
+        """Pods that drain are given work again; what they cannot do."""
+        able = [pod for pod in self._draining if self._speeds.items_per_s(workload, pod.offer) > 0]
+        for pod in sorted(able, key=lambda p: (self._speeds.usd_per_item(workload, p.offer), str(p.pod_id))):
+            if not parts:
+                break
+            if not self._purse.take_back(pod):
+                continue
+            self._draining.remove(pod)
+            self.actions.append(Undrain(pod.pod_id, f"{why}; it is still there"))
+            self._put(Group(pod.offer, 1, self._now, self._now, set(pod.resident)))
+            parts = self._join(parts, keep=True)
+        return parts
+
+    def _spawn(self, workload: str, quote: Quote, count: int, reason: str, parts: list[Work]) -> list[Work]:
+        coming_s = self._speeds.coming_s(workload, quote.offer)
+        for _ in range(count):
+            self._purse.rent(quote.offer, coming_s)
+            self.actions.append(Spawn(quote.offer, workload, reason))
+        if count:
+            ready = self._now + coming_s
+            self._put(Group(quote.offer, count, ready, ready, {workload}, coming_s=coming_s))
+        return self._join(parts, keep=True)
+
+    def _put(self, group: Group) -> None:
+        self._rented = Capacity([*self._rented.groups, group], self._speeds)
+
+    def _add(self, workload: str, lacking: int, reason: str) -> None:
+        """Rents pods for no work, the cheapest."""
+        if lacking <= 0:
+            return
+        able = self._speeds.rentable(workload)
+        for offer in sorted(able, key=lambda o: (self._rank(workload, o), o.price_usd_per_hour, o.key)):
+            if self._observed.backoff_until.get(offer.key, 0.0) > self._now:
+                continue
+            coming_s = self._speeds.coming_s(workload, offer)
+            for _ in range(min(self._purse.affords(offer, coming_s)[0], lacking)):
+                lacking -= 1
+                self._purse.rent(offer, coming_s)
+                self.actions.append(Spawn(offer, workload, reason))
+
+    def _best(self, demand: Demand, parts: Sequence[Work]) -> Quote | None:
+        return next(iter(self._quotes(demand, parts)), None)
+
+    def _quotes(self, demand: Demand, parts: Sequence[Work]) -> list[Quote]:
+        """What each offer would take for it, the best first."""
+        return sorted(self._quoted(demand, parts), key=lambda quote: quote.order)
+
+    def _quoted(self, demand: Demand, parts: Sequence[Work]) -> Iterator[Quote]:
+        for offer in self._speeds.rentable(demand.workload):
+            quote = self._quote(demand.workload, offer, parts)
+            items = sum(part.items for part in parts)
+            # Not for those whose job has too little money left for such an item and its share of the cold start.
+            allowed = [p for p in parts if p.usd_per_item is None or quote.usd / items <= p.usd_per_item]
+            if allowed:
+                yield quote if len(allowed) == len(parts) else self._quote(demand.workload, offer, allowed)
+
+    def _quote(self, workload: str, offer: offers.Offer, parts: Sequence[Work]) -> Quote:
+        rate, coming_s = self._speeds.items_per_s(workload, offer), self._speeds.coming_s(workload, offer)
+        begin = max(self._now, self._observed.backoff_until.get(offer.key, 0.0))
+        waits = begin > self._now
+        found = _pods_for(_at_limit(parts) if waits else parts, rate, begin + coming_s)
+        count = found or _pods_for(parts, rate, begin + coming_s, soonest=begin + 2 * coming_s) or 1
+        usd = offer.usd_per_s * (count * coming_s + sum(part.items for part in parts) / rate)
+        return Quote(offer, self._rank(workload, offer), begin + coming_s, count, found is not None, usd, waits)
+
+    def _rank(self, workload: str, offer: offers.Offer) -> int:
+        wanted = self._policy.wishes_for(workload).gpu_types
+        return wanted.index(offer.gpu_type) if wanted else 0
+
+    def _affordable(self, workload: str, quote: Quote) -> int:
+        return self._purse.affords(quote.offer, self._speeds.coming_s(workload, quote.offer))[0]
+
+    def _obstacle(self, workload: str, quotes: Sequence[Quote]) -> str:
+        if not quotes:
+            return "no offer is cheap enough for what its job may cost"
+        best = quotes[0].offer
+        return f"{self._purse.affords(best, self._speeds.coming_s(workload, best))[1]} bounds it"
+
+    def _waits(self, quote: Quote) -> str:
+        wait_s = self._observed.backoff_until[quote.offer.key] - self._now
+        return f"{quote.offer.key} has no capacity; it is asked again in {words.span(wait_s)}"
+
+    def _figures(self, workload: str, quote: Quote, parts: Sequence[Work]) -> str:
+        work_s = sum(part.items for part in parts) / self._speeds.items_per_s(workload, quote.offer)
+        price = f"{words.usd(quote.offer.price_usd_per_hour)}/h"
+        return f"{words.span(work_s)} of work on {quote.offer.key} at {price}, {words.many(quote.pods, 'pod')} needed"
+
+    def _unservable(self, demand: Demand) -> None:
+        fit = [o for o in self._observed.offers if offers.meets(o, demand.needs)]
+        why = f"none of {words.many(len(self._observed.offers), 'offer')} may serve it now, {len(fit)} of them fit"
+        self.actions.append(Wait(demand.workload, why))
+        self.actions.append(Alert(Trouble.UNSERVABLE, demand.workload, why))
+
+
+def _pods_for(parts: Sequence[Work], rate: float, ready: float, soonest: float = 0.0) -> int | None:
+    """How many pods that begin at `ready` do all parts in time, at least one; None: no number does. What is due before
+    `soonest` is taken to be due then."""
+    items, most = 0.0, 1
+    for part in parts:
+        items += part.items
+        time_s = max(part.until, soonest) - ready
+        if time_s <= 0:
+            return None
+        most = max(most, math.ceil(items / (rate * time_s) - 1e-9))
+    return most
+
+
+def _at_limit(parts: Sequence[Work]) -> list[Work]:
+    return [part._replace(until=part.limit) for part in parts]

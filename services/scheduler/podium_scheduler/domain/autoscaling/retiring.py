@@ -1,0 +1,239 @@
+"""When a pod is given back, and which.
+
+A pod whose end comes is drained first, and destroyed when nothing is in hand or the grace is over. It drains
+
+- when it has had nothing to do for as long as the policy says; where work of its kind comes in steadily, for as long as
+  coming anew would cost (who keeps it longer pays more than who rents again);
+- when the work that there is, with what comes in steadily, would leave it idle for longer than coming anew costs, and
+  the others still do everything in time with something to spare. The dearest for the work goes first;
+- when the operator's limits ask for it. Budgets are hard: where the money for the drain is not there, it is destroyed.
+
+Nothing idle is what loads a model or has a batch in hand, and nothing is idle before it has come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from uuid import UUID
+
+from podium_scheduler.domain import pods
+from podium_scheduler.domain.autoscaling import words
+from podium_scheduler.domain.autoscaling.actions import Action, Alert, Destroy, Drain, Trouble
+from podium_scheduler.domain.autoscaling.capacity import Calendar, Capacity, Group, Speeds, Work, grouped
+from podium_scheduler.domain.autoscaling.observed import Observed, Pod
+from podium_scheduler.domain.autoscaling.policy import Policy
+from podium_scheduler.domain.autoscaling.purse import Purse
+
+_STAY = 0.8
+"""What stays has to do all in this part of the time, or a pod would be rented again for the next item."""
+
+_Candidate = tuple[Pod, pods.Reason, str]
+"""A pod that could go, and why."""
+
+
+class Retiring:
+    """The pods that are to go."""
+
+    def __init__(self, observed: Observed, policy: Policy, speeds: Speeds, now: float) -> None:
+        self._observed = observed
+        self._policy = policy
+        self._speeds = speeds
+        self._now = now
+        self._going: set[UUID] = set()
+        self._has_work = any(demand.items for demand in observed.demands)
+        self.actions: list[Action] = []
+
+    @property
+    def staying(self) -> list[Pod]:
+        """Pods that serve or are going to, and are not told to go."""
+        return [pod for pod in self._observed.pods if pod.active and pod.pod_id not in self._going]
+
+    @property
+    def draining(self) -> list[Pod]:
+        """Pods that drain, and are not told to be destroyed."""
+        return [p for p in self._observed.pods if p.state is pods.State.DRAINING and p.pod_id not in self._going]
+
+    def finish_drains(self, taken_back: Collection[UUID] = ()) -> None:
+        """Destroys what has drained."""
+        for pod in self.draining:
+            if pod.pod_id in taken_back:
+                continue
+            cause = pod.cause if pod.cause is not pods.Reason.NONE else pods.Reason.IDLE
+            drained_s = self._now - (pod.changed if pod.changed is not None else self._now)
+            if not pod.busy:
+                self._destroy(
+                    pod, cause, f"it has nothing in hand any more, {words.span(drained_s)} after its drain began"
+                )
+            elif drained_s >= self._policy.drain_grace_s:
+                batches = f"{pod.batches_in_hand} in hand" if pod.batches_in_hand else "while it loads a model"
+                self._destroy(pod, cause, f"the grace of {words.span(self._policy.drain_grace_s)} is over, {batches}")
+
+    def keep_budgets(self) -> None:
+        """Lets go what the operator's money and limits do not allow, the dearest first; hard ends come last."""
+        purse = Purse(self._observed.pods, self._observed.spent_today_usd, self._policy, self._now)
+        self._keep_hour(purse)
+        self._keep_day(purse)
+        staying, most = self.staying, self._policy.limits.max_pods
+        if len(staying) > most:
+            for pod in sorted(staying, key=self._dispensable)[: len(staying) - most]:
+                self._let_go(pod, pods.Reason.OVER_LIMIT, f"more than the limit of {words.many(most, 'pod')}")
+
+    def _keep_hour(self, purse: Purse) -> None:
+        staying = self.staying
+        over = purse.over_hour(sum(pod.offer.price_usd_per_hour for pod in staying))
+        if not over:
+            return
+        for pod in sorted(staying, key=self._dispensable):
+            self._let_go(pod, pods.Reason.OVER_BUDGET, f"{words.usd(over)}/h over the budget of an hour")
+            over -= pod.offer.price_usd_per_hour
+            if over <= 0:
+                return
+
+    def _keep_day(self, purse: Purse) -> None:
+        over = purse.over_day()
+        if not over:
+            return
+        reason = f"the day's money no longer lasts for another round and the way out: {words.usd(over)} short"
+        self.actions.append(Alert(Trouble.BUDGET, "", reason))
+        for pod in sorted(self.staying, key=self._dispensable):
+            # Letting go now saves the round that was set aside for it.
+            self._let_go(pod, pods.Reason.OVER_BUDGET, reason)
+            over -= pod.offer.usd_per_s * self._policy.round_s
+            if over <= 0:
+                return
+        for pod in sorted(self._observed.pods, key=lambda p: (-p.offer.usd_per_s, str(p.pod_id))):
+            if over <= 0:
+                return
+            if pod.state in _RUNNING:
+                self._going.discard(pod.pod_id)
+                self.actions = [a for a in self.actions if getattr(a, "pod_id", None) != pod.pod_id]
+                self._destroy(pod, pods.Reason.OVER_BUDGET, reason)
+                over -= purse.farewell_usd(pod) - pod.offer.usd_per_s * self._policy.termination_lag_s
+
+    def leave(self, calendar: Calendar) -> None:
+        """Lets go what is not needed."""
+        staying = self.staying
+        candidates = self._candidates(staying, calendar) if staying else []
+        if not candidates:
+            return
+        few = self._most(candidates, staying, calendar.work(_STAY))
+        for pod, cause, reason in candidates[:few]:
+            self._let_go(pod, cause, reason)
+
+    def _most(self, candidates: Sequence[_Candidate], staying: Sequence[Pod], work: Sequence[Work]) -> int:
+        """How many of the candidates can go, the first ones, without making anything late that is not late already."""
+        before: float | None = None
+        few, many, middle = 0, len(candidates), len(candidates)
+        while few < many:
+            gone = {pod.pod_id for pod, _, _ in candidates[:middle]}
+            late = self._late([pod for pod in staying if pod.pod_id not in gone], work)
+            if late > 0 and before is None:
+                before = self._late(staying, work)
+            if late <= (before or 0.0) + 1e-6:
+                few = middle
+            else:
+                many = middle - 1
+            middle = (few + many + 1) // 2
+        return few
+
+    def _late(self, fleet: Sequence[Pod], work: Sequence[Work]) -> float:
+        """Items that a fleet would not do in time."""
+        left = Capacity(grouped(fleet, self._speeds, self._now), self._speeds).pour_all(work)
+        return sum(part.items for parts in left.values() for part in parts)
+
+    def _candidates(self, staying: Sequence[Pod], calendar: Calendar) -> list[_Candidate]:
+        """Pods that could go, the most dispensable first; never one that the minimums keep."""
+        groups = grouped(staying, self._speeds, self._now)
+        Capacity(groups, self._speeds).pour_all(calendar.work())
+        found = list(self._unwanted(staying))
+        for group, steady in zip(groups, self._steady(groups), strict=True):
+            if not group.coming:
+                found.extend(self._surplus(group, steady, calendar))
+        found.sort(key=lambda candidate: self._dispensable(candidate[0]))
+        return self._above_minimums(staying, found)
+
+    def _unwanted(self, staying: Sequence[Pod]) -> Iterator[_Candidate]:
+        """Pods on their way that nothing waits for any more."""
+        for pod in staying:
+            if pod.coming and not any(d.items and self._rate(d.workload, pod) for d in self._observed.demands):
+                yield pod, pods.Reason.NOT_WANTED, "there is no work any more that it could do"
+
+    def _surplus(self, group: Group, steady: float, calendar: Calendar) -> Iterator[_Candidate]:
+        """Pods of a group that is there without which the others would still not be idle."""
+        members = sorted(group.members, key=self._dispensable)
+        cold_s = max(1.0, self._speeds.cold_start_s(group.offer))
+        hold_s = max(self._policy.idle_s, cold_s if self._awaited(group, calendar, cold_s) else 0.0)
+        useful = max(1, math.floor(steady + group.work_s / cold_s)) if group.work_s > 0 else 0
+        for pod in members[: max(0, len(members) - useful)]:
+            idle_s = pod.idle_s(self._now)
+            settled = pod.ready is not None and self._now - pod.ready >= self._policy.idle_s
+            if idle_s >= hold_s:
+                yield pod, pods.Reason.IDLE, f"it has had nothing to do for {words.span(idle_s)}"
+            elif pod.busy and settled and not pod.loading and self._has_work:
+                yield pod, *self._dispensable_because(group, len(members), cold_s)
+
+    def _dispensable_because(self, group: Group, members: int, cold_s: float) -> tuple[pods.Reason, str]:
+        if group.work_s <= 0:
+            return pods.Reason.CHEAPER_ELSEWHERE, "cheaper pods do all that there is in time"
+        why = f"{words.span(group.work_s)} of work are left for {words.many(members, 'pod')} like it"
+        return pods.Reason.IDLE, f"{why}, and coming anew takes {words.span(cold_s)}"
+
+    def _awaited(self, group: Group, calendar: Calendar, cold_s: float) -> bool:
+        """Whether work is likely to come soon that would have such a pod rented again within its cold start."""
+        return any(
+            demand.arrivals_per_s > 0
+            and self._speeds.items_per_s(demand.workload, group.offer) > 0
+            and calendar.patience_s(demand) < cold_s
+            for demand in self._observed.demands
+        )
+
+    def _rate(self, workload: str, pod: Pod) -> float:
+        return self._speeds.items_per_s(workload, pod.offer)
+
+    def _steady(self, groups: Sequence[Group]) -> list[float]:
+        """How many pods of each group are kept busy by what comes in, the cheapest first."""
+        steady = [0.0] * len(groups)
+        for demand in self._observed.demands:
+            rated = [(self._speeds.items_per_s(demand.workload, g.offer), n) for n, g in enumerate(groups)]
+            left = demand.arrivals_per_s
+            for rate, number in sorted((x for x in rated if x[0]), key=lambda x: groups[x[1]].offer.usd_per_s / x[0]):
+                taken = min(left, rate * max(0.0, groups[number].pods - steady[number]))
+                steady[number] += taken / rate
+                left -= taken
+        return steady
+
+    def _above_minimums(self, staying: Sequence[Pod], found: Sequence[_Candidate]) -> list[_Candidate]:
+        room = len(staying) - self._policy.limits.min_pods
+        warm = {d.workload: self._policy.wishes_for(d.workload).warm_pods for d in self._observed.demands}
+        spare: Counter[str] = Counter()
+        for workload, least in warm.items():
+            if least:
+                spare[workload] = sum(pod.is_warm(workload) for pod in staying) - least
+        kept: list[_Candidate] = []
+        for candidate in found:
+            bound = [w for w, least in warm.items() if least and candidate[0].is_warm(w)]
+            if len(kept) < room and all(spare[w] > 0 for w in bound):
+                spare.subtract(bound)
+                kept.append(candidate)
+        return kept
+
+    def _dispensable(self, pod: Pod) -> tuple[bool, bool, float, float, str]:
+        """Ascending: what does nothing yet, what is idle, what is dear, what has been idle for long."""
+        return (not pod.coming, pod.busy, -pod.offer.usd_per_s, -pod.idle_s(self._now), str(pod.pod_id))
+
+    def _let_go(self, pod: Pod, cause: pods.Reason, reason: str) -> None:
+        if pod.state is pods.State.READY:
+            self._going.add(pod.pod_id)
+            self.actions.append(Drain(pod.pod_id, cause, reason))
+        else:
+            self._destroy(pod, cause, reason)
+
+    def _destroy(self, pod: Pod, cause: pods.Reason, reason: str) -> None:
+        if pod.pod_id not in self._going:
+            self._going.add(pod.pod_id)
+            self.actions.append(Destroy(pod.pod_id, cause, reason))
+
+
+_RUNNING = frozenset({pods.State.READY, pods.State.DRAINING})
