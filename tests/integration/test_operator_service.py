@@ -22,21 +22,26 @@ from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.worker.v1 import worker_pb2
 from podium_embedded import EmbeddedPostgres
-from podium_runtime import auth, channels, errors, grpc_server, statuses
+from podium_runtime import auth, channels, clock, errors, grpc_server, ids, statuses
 from podium_scheduler.adapters.grpc import operator_servicer
 from podium_scheduler.adapters.sql import (
     archive_ledger,
     batch_ledger,
+    cost_ledger,
     database,
     job_ledger,
     leadership,
     load_ledger,
     migrate,
     operator_ledger,
+    pod_ledger,
     requeue_ledger,
+    scaling_ledger,
     session_ledger,
 )
-from podium_scheduler.app import draining, records, requeueing, wakers, worker_sessions
+from podium_scheduler.app import draining, job_costs, pods_of_operators, records, requeueing, wakers, worker_sessions
+from podium_scheduler.domain.autoscaling import policy
+from tests.support.clouds.imaginary import Imaginary
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,6 +123,16 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
             drains,
             requeues,
             load_ledger.LoadLedger(ledger),
+            pods_of_operators.PodsOfOperators(
+                pod_ledger.PodLedger(ledger, timedelta(hours=1)),
+                scaling_ledger.ScalingLedger(ledger),
+                {"imaginary": Imaginary(clock.SystemClock())},
+                drains,
+                ids.SystemIds(),
+                "podium",
+                policy.Policy(),
+            ),
+            job_costs.JobCosts(cost_ledger.CostLedger(ledger)),
             ["hash-384", "minilm"],
         )
         server.add(operator_pb2_grpc.add_OperatorServiceServicer_to_server, servicer, SERVICE)
@@ -132,7 +147,9 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
 async def rig(served: Rig) -> Rig:
     """The service on an empty ledger."""
     async with served.sql() as connection:
-        await connection.execute("TRUNCATE apps, app_tokens, jobs, batches, sessions, model_loads CASCADE")
+        await connection.execute(
+            "TRUNCATE apps, app_tokens, jobs, batches, sessions, model_loads, pods, autoscaling CASCADE"
+        )
     return served
 
 
@@ -471,22 +488,22 @@ async def test_stats_name_the_leader_while_it_leads(rig: Rig) -> None:
     assert (await rig.call.GetStats(pb.GetStatsRequest())).leader_replica_id == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "request_message"),
-    [
-        ("ListPods", pb.ListPodsRequest()),
-        ("GetPod", pb.GetPodRequest()),
-        ("SpawnPod", pb.SpawnPodRequest()),
-        ("DrainPod", pb.DrainPodRequest()),
-        ("DestroyPod", pb.DestroyPodRequest()),
-        ("SetAutoscaling", pb.SetAutoscalingRequest()),
-        ("ExplainQueue", pb.ExplainQueueRequest()),
-    ],
-)
-async def test_what_is_not_built_yet_says_so(rig: Rig, name: str, request_message: Any) -> None:
-    error = await refused(getattr(rig.call, name)(request_message))
-    assert (type(error), error.reason) == (errors.Unimplemented, "NOT_YET_IMPLEMENTED")
-    assert "not built yet" in error.message
+async def test_pods_and_limits_are_kept_in_the_ledger(rig: Rig) -> None:
+    order = pb.SpawnPodRequest(provider="imaginary", gpu_type="L4", request_id=str(uuid.uuid4()))
+    pod = (await rig.call.SpawnPod(order)).pod
+    assert (await rig.call.SpawnPod(order)).pod == pod
+    assert list((await rig.call.ListPods(pb.ListPodsRequest())).pods) == [pod]
+    ended = (await rig.call.DestroyPod(pb.DestroyPodRequest(pod_id=pod.pod_id))).pod
+    assert (ended.state, ended.cause) == (pb.POD_STATE_FAILED, pb.POD_REASON_OPERATOR)
+    assert not (await rig.call.ListPods(pb.ListPodsRequest())).pods
+    assert list((await rig.call.ListPods(pb.ListPodsRequest(states=[pb.POD_STATE_FAILED]))).pods) == [ended]
+    history = (await rig.call.GetPod(pb.GetPodRequest(pod_id=pod.pod_id))).history
+    assert [step.reason for step in history] == ["an operator asked for it", "an operator ended it"]
+    limits = pb.Autoscaling(paused=True, min_pods=1, max_pods=10_000, max_usd_per_hour=999_999.999999)
+    assert (await rig.call.SetAutoscaling(pb.SetAutoscalingRequest(autoscaling=limits))).autoscaling == limits
+    assert (await rig.call.GetAutoscaling(pb.GetAutoscalingRequest())).autoscaling == limits
+    said = (await rig.call.ExplainQueue(pb.ExplainQueueRequest(workload="minilm"))).reasons
+    assert list(said) == ["autoscaling is paused: no pod is rented, and none retired"]
 
 
 async def test_another_token_is_refused(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import podium_client
-from podium_cli import canary, consume, exits, fleet, jobs, models, operator, serve, submit, up
+from podium_cli import canary, consume, exits, explain, fleet, jobs, models, operator, pods, serve, simulate, submit, up
 from podium_cli.connection import Connection
 
 EPILOG = "Exit codes: 0 done, 1 items failed, 2 bad input, 3 unreachable, 4 not found, 5 no access, 6 wrong state."
@@ -51,7 +51,6 @@ def connect(
 
 
 app.command("up")(up.up_command)
-app.command("up")(up.up_command)
 app.command("submit")(submit.submit_command)
 app.command("jobs")(jobs.jobs_command)
 app.command("job")(jobs.job_command)
@@ -64,10 +63,13 @@ app.command("canary")(canary.canary_command)
 app.command("queues")(operator.queues_command)
 app.command("failures")(operator.failures_command)
 app.command("requeue")(operator.requeue_command)
+app.command("explain")(explain.explain_command)
+app.command("simulate")(simulate.simulate_command)
 app.command("serve")(serve.serve_command)
 app.command("migrate")(serve.migrate_command)
 app.add_typer(operator.apps, name="apps")
 app.add_typer(fleet.workers, name="workers")
+app.add_typer(pods.pods, name="pods")
 app.add_typer(models.models, name="models")
 
 # The command-line library's own errors; older typer takes them from click, newer has its copy.

@@ -22,7 +22,14 @@ def up_command(
             "--data-dir", envvar="PODIUM_DATA_DIR", help="Where data, secrets and logs live.", show_default=False
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, envvar="PODIUM_UP_WORKERS", help="Local workers.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, envvar="PODIUM_UP_WORKERS", help="Local workers that always run; 1, or 0 with --pods."),
+    ] = None,
+    pods: Annotated[
+        int,
+        typer.Option(min=0, envvar="PODIUM_UP_PODS", help="Local pods at most, started for work and ended when idle."),
+    ] = 0,
     gateway_listen: Annotated[
         str, typer.Option(envvar="PODIUM_GATEWAY_LISTEN", help="Where clients connect; port 0: a free one.")
     ] = "127.0.0.1:0",
@@ -52,7 +59,8 @@ def up_command(
 
     options = StackOptions(
         data_dir=(data or data_dir()).expanduser().absolute(),
-        workers=workers,
+        workers=workers if workers is not None else 0 if pods else 1,
+        pods=pods,
         gateway_listen=gateway_listen,
         scheduler_listen=scheduler_listen,
         metrics_host=metrics,

@@ -70,6 +70,10 @@ class Job:
     dtype: Dtype = "float32"
     dimensions: int | None = None
     """Elements that the vectors are truncated to; None: all of the workload's."""
+    gpu_seconds: float = 0.0
+    """Of rented pods that it has to answer for, its share of loads and idle time included. Only `job` tells."""
+    cost_usd: float = 0.0
+    """What they cost so far."""
 
     @property
     def readable_from_start(self) -> bool:
@@ -137,6 +141,8 @@ def job_from_proto(message: job_pb2.Job) -> Job:
         modality=_modality(message.modality) if message.modality else "text",
         dtype=_dtype(message.options),
         dimensions=message.options.dimensions if message.options.HasField("dimensions") else None,
+        gpu_seconds=message.cost.gpu_seconds,
+        cost_usd=message.cost.usd,
     )
 
 

@@ -19,8 +19,8 @@ from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium.worker.v1 import worker_pb2_grpc
 from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
-from podium_scheduler import readiness
-from podium_scheduler.adapters import registry_file, registry_listing
+from podium_scheduler import pod_wiring, readiness
+from podium_scheduler.adapters import pods_file, registry_file, registry_listing
 from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
 from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
@@ -28,6 +28,7 @@ from podium_scheduler.adapters.sql import (
     batch_ledger,
     cluster_ledger,
     consumer_ledger,
+    cost_ledger,
     database,
     holdings_ledger,
     job_ledger,
@@ -36,11 +37,14 @@ from podium_scheduler.adapters.sql import (
     load_ledger,
     migrate,
     operator_ledger,
+    pod_ledger,
     requeue_ledger,
+    scaling_ledger,
     session_ledger,
 )
 from podium_scheduler.app import (
     admission,
+    autoscaler,
     completer,
     consumer_keeper,
     consumption,
@@ -49,12 +53,19 @@ from podium_scheduler.app import (
     dispatcher,
     draining,
     feeder,
+    fleet_facts,
     janitor,
+    job_costs,
     jobs_of_apps,
+    join_tokens,
     leader,
     lost_results,
     model_loads,
     placer,
+    pod_keeper,
+    pod_readiness,
+    pod_uses,
+    pods_of_operators,
     pressure,
     queue_metrics,
     reconciler,
@@ -65,12 +76,14 @@ from podium_scheduler.app import (
     session_keeper,
     session_lives,
     shedder,
+    throughputs,
     unservable,
     wakers,
     worker_frames,
     worker_sessions,
 )
 from podium_scheduler.domain import batches, room
+from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.settings import RegistrySettings, SchedulerSettings
 
 log = logs.get_logger(__name__)
@@ -87,7 +100,18 @@ def main() -> None:
         migrate.main(settings.postgres_url)
         return
     workloads = _registry(settings)
-    lifecycle.run_service(lambda stop: Scheduler(settings, workloads).serve(stop))
+    lifecycle.run_service(lambda stop: _serve(settings, workloads, stop))
+
+
+async def _serve(
+    settings: SchedulerSettings, workloads: Mapping[str, workload_pb2.Workload], stop: asyncio.Event
+) -> None:
+    try:
+        fleet = pod_wiring.fleet(settings, clock.SystemClock())
+    except (pods_file.PodsFileError, pod_wiring.CredentialMissing) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    await Scheduler(settings, workloads, fleet).serve(stop)
 
 
 def _registry(settings: SchedulerSettings) -> Mapping[str, workload_pb2.Workload]:
@@ -116,6 +140,9 @@ class _Stores:
     cluster: cluster_ledger.ClusterLedger
     consumers: consumer_ledger.ConsumerLedger
     loads: load_ledger.LoadLedger
+    costs: cost_ledger.CostLedger
+    pods: pod_ledger.PodLedger
+    scaling: scaling_ledger.ScalingLedger
     news: delivery_news.DeliveryNews
 
     def under(self, term: int, refused: Callable[[], None]) -> _Stores:
@@ -157,18 +184,27 @@ def _ledgers(pool: database.Database, settings: SchedulerSettings, news: deliver
         "cluster": cluster_ledger.ClusterLedger(pool),
         "consumers": consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
         "loads": load_ledger.LoadLedger(pool),
+        "costs": cost_ledger.CostLedger(pool),
+        "pods": pod_ledger.PodLedger(pool, timedelta(seconds=settings.pod_token_ttl_s)),
+        "scaling": scaling_ledger.ScalingLedger(pool),
     }
 
 
 class Scheduler:
     """One replica."""
 
-    def __init__(self, settings: SchedulerSettings, workloads: Mapping[str, workload_pb2.Workload]) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        workloads: Mapping[str, workload_pb2.Workload],
+        fleet: pod_wiring.Fleet | None = None,
+    ) -> None:
         self._settings = settings
+        self._fleet = fleet
         self._workloads = workloads
         self._ids = ids.SystemIds()
         self._stores = stores = _stores(settings)
-        policy = batches.RetryPolicy(max_attempts=settings.max_attempts)
+        retries = batches.RetryPolicy(max_attempts=settings.max_attempts)
         self._wakers = wakers.Wakers(stores.wakeups, stores.leadership)
         self._registry = worker_sessions.SessionRegistry()
         self._sizes = {name: room.sizes(w.dimension, w.batch.max_items) for name, w in workloads.items()}
@@ -179,12 +215,21 @@ class Scheduler:
         self._keeper = session_keeper.SessionKeeper(
             self._registry, stores.sessions, stores.batches, settings.heartbeat_s, clock.SystemClock()
         )
-        self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, policy)
+        self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, retries)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
-        self._policy = policy
-        self._loads = model_loads.ModelLoads(stores.loads, workloads)
+        self._policy = retries
+        self._uses = pod_uses.PodUses(stores.costs)
+        self._loads = model_loads.ModelLoads(stores.loads, workloads, self._uses)
+        self._speeds = throughputs.Throughputs(stores.scaling)
         self._frames = worker_frames.WorkerFrames(
-            workloads, self._completer, policy, self._wakers.dispatcher, settings.conduct, self._loads
+            workloads,
+            self._completer,
+            retries,
+            self._wakers.dispatcher,
+            settings.conduct,
+            self._loads,
+            self._speeds,
+            self._uses,
         )
         self._desires = desires.Desires(self._registry, stores.wakeups)
         self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
@@ -192,7 +237,7 @@ class Scheduler:
             stores.leadership,
             stores.wakeups,
             self._leader_loops,
-            (queue_metrics.forget, consumer_keeper.forget, placer.forget),
+            (queue_metrics.forget, consumer_keeper.forget, placer.forget, pod_keeper.forget),
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -201,6 +246,8 @@ class Scheduler:
         server, worker_service = self._server()
         await self._bootstrap(stop)
         bound = await server.start()
+        if self._fleet is not None:
+            self._fleet.scheduler_address = bound
         listener = asyncio.create_task(self._stores.wakeups.listen(self._heard), name="wakeups")
         settler = asyncio.create_task(self._completer.run(), name="completer")
         lifecycle.write_ready_file(
@@ -223,6 +270,8 @@ class Scheduler:
             for task in (listener, settler):
                 task.cancel()
             await asyncio.gather(listener, settler, return_exceptions=True)
+            if self._fleet is not None:
+                await self._fleet.close()
             await self._stores.buffer.close()
             await self._watch.close()
             await self._stores.database.close()
@@ -232,7 +281,7 @@ class Scheduler:
         settings, stores = self._settings, self._stores
         verify = {
             "podium.scheduler.v1.SchedulerService": auth.shared_secret("internal", settings.internal_token),
-            "podium.worker.v1.WorkerService": auth.shared_secret("join", settings.join_token),
+            "podium.worker.v1.WorkerService": _workers(settings.join_token),
             "podium.operator.v1.OperatorService": auth.shared_secret("operator", settings.operator_token),
         }
         server = grpc_server.Server(
@@ -247,21 +296,42 @@ class Scheduler:
         consumers = consumption.Consumption(stores.consumers, stores.news, self._ids)
         failed = requeue_ledger.RequeueLedger(stores.database, settings.retention)
         requeues = requeueing.Requeueing(failed, stores.wakeups, self._wakers)
-        workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence())
+        tokens = join_tokens.JoinTokens(stores.pods)
+        workers = worker_servicer.WorkerServicer(self._lives(), self._frames, self._cadence(), tokens)
         server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
-            scheduler_servicer.SchedulerServicer(admit, jobs, consumers, self._gauge, self._workloads),
+            scheduler_servicer.SchedulerServicer(
+                admit, jobs, consumers, self._gauge, self._workloads, job_costs.JobCosts(stores.costs)
+            ),
             "podium.scheduler.v1.SchedulerService",
         )
         server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
         server.add(
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
             operator_servicer.OperatorServicer(
-                operator_ledger.OperatorLedger(stores.database), self._draining, requeues, stores.loads, self._workloads
+                operator_ledger.OperatorLedger(stores.database),
+                self._draining,
+                requeues,
+                stores.loads,
+                self._pods_of_operators(),
+                job_costs.JobCosts(stores.costs),
+                self._workloads,
             ),
             "podium.operator.v1.OperatorService",
         )
         return server, workers
+
+    def _pods_of_operators(self) -> pods_of_operators.PodsOfOperators:
+        fleet = self._fleet
+        return pods_of_operators.PodsOfOperators(
+            self._stores.pods,
+            self._stores.scaling,
+            {provider.name: provider for provider in fleet.renting} if fleet else {},
+            self._draining,
+            self._ids,
+            fleet.plan.cluster if fleet else "podium",
+            fleet.plan.policy if fleet else policy.Policy(),
+        )
 
     def _lives(self) -> session_lives.SessionLives:
         return session_lives.SessionLives(
@@ -346,6 +416,8 @@ class Scheduler:
             ),
             self._keeper,
             self._loads,
+            self._speeds,
+            self._uses,
             stores.news,
             self._leader,
         ]
@@ -398,4 +470,50 @@ class Scheduler:
                 clock.SystemClock(),
             ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
+            *self._pod_loops(stores),
         ]
+
+    def _pod_loops(self, stores: _Stores) -> list[supervision.Loop]:
+        fleet, time = self._fleet, clock.SystemClock()
+        if fleet is None:
+            return []
+        plan = fleet.plan
+        rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
+        facts = fleet_facts.FleetFacts(
+            stores.pods, stores.scaling, stores.sessions, stores.loads, stores.costs, self._workloads
+        )
+        on_offer = autoscaler.OfferWatch(fleet.renting, time)
+        return [
+            *(
+                pod_keeper.PodKeeper(stores.pods, provider, fleet.order, self._ids, time, rules)
+                for provider in fleet.renting
+            ),
+            pod_readiness.PodReadiness(stores.pods, stores.sessions),
+            on_offer,
+            autoscaler.Autoscaler(
+                stores.pods,
+                stores.scaling,
+                facts,
+                on_offer,
+                self._draining,
+                plan.policy,
+                plan.cluster,
+                self._ids,
+                time,
+            ),
+        ]
+
+
+def _workers(join_token: str | None) -> auth.Verify:
+    """Who may call WorkerService: whoever has the shared token, and a pod's worker with the pod's own token."""
+    shared = auth.shared_secret("join", join_token)
+
+    async def verify(token: str) -> str:
+        try:
+            return await shared(token)
+        except errors.Unauthenticated:
+            if not join_tokens.looks_like_one(token):
+                raise
+            return worker_servicer.POD
+
+    return verify

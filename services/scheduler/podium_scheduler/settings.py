@@ -67,6 +67,12 @@ class SchedulerSettings(RegistrySettings):
     """How long the unread results of a finished job are kept, in seconds."""
     job_retention_s: float = pydantic.Field(default=30 * 86_400.0, gt=0)
     """How long the record of a finished job is kept, in seconds; no shorter than its results."""
+    pods: Path | None = None
+    """Where pods are rented, and how the autoscaler decides: a YAML file. Unset: nobody rents any."""
+    runpod_api_key: pydantic.SecretStr | None = None
+    digitalocean_token: pydantic.SecretStr | None = None
+    pod_token_ttl_s: float = pydantic.Field(default=3_600.0, gt=0)
+    """From a pod's create call to the last moment at which its worker may register, in seconds."""
     max_chunk_bytes: int = pydantic.Field(default=1 << 20, ge=64 << 10, le=4 << 20)
     """Largest `vectors` of a result chunk."""
 
@@ -84,6 +90,12 @@ class SchedulerSettings(RegistrySettings):
         if missing and not self.insecure:
             names = ", ".join(f"PODIUM_{n.upper()}" for n in missing)
             raise ValueError(f"set {names}, or PODIUM_INSECURE=1 to serve loopback without tokens")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _pods(self) -> SchedulerSettings:
+        if self.pods is not None and self.insecure:
+            raise ValueError("PODIUM_PODS needs tokens: pods join with their own; unset PODIUM_INSECURE")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from podium_cli.stack.credentials import Credentials
 from podium_cli.stack.options import StackOptions
@@ -13,9 +15,11 @@ from podium_cli.stack.options import StackOptions
 OURS = frozenset({
     "PODIUM_ADDRESS", "PODIUM_BOOTSTRAP_APP_TOKEN", "PODIUM_DATA_DIR", "PODIUM_GATEWAY_LISTEN", "PODIUM_INSECURE",
     "PODIUM_INTERNAL_TOKEN", "PODIUM_JOIN_TOKEN", "PODIUM_METRICS_LISTEN", "PODIUM_OPERATOR_ADDRESS",
-    "PODIUM_OPERATOR_TOKEN", "PODIUM_POSTGRES_URL", "PODIUM_READY_FILE", "PODIUM_REDIS_URL", "PODIUM_REGISTRY",
-    "PODIUM_SCHEDULER_ADDRESS", "PODIUM_SCHEDULER_LISTEN", "PODIUM_TOKEN",
+    "PODIUM_OPERATOR_TOKEN", "PODIUM_POD_ID", "PODIUM_PODS", "PODIUM_POSTGRES_URL", "PODIUM_READY_FILE",
+    "PODIUM_REDIS_URL", "PODIUM_REGISTRY", "PODIUM_SCHEDULER_ADDRESS", "PODIUM_SCHEDULER_LISTEN", "PODIUM_TOKEN",
 })  # fmt: skip
+_IDLE_S = 60
+"""How long a pod of this machine stays when it has nothing to do, in seconds: its models take some to load again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,26 @@ class Environments:
         }
         if self.options.registry is not None:
             environment["PODIUM_REGISTRY"] = str(self.options.registry.absolute())
+        if self.options.pods:
+            environment["PODIUM_PODS"] = str(self.write_plan())
         return environment
+
+    def write_plan(self) -> Path:
+        """The scheduler's file of where to rent pods: on this machine, as soon as there is work."""
+        threads = max(1, _cores() // self.options.pods)
+        plan = {
+            "cluster": "up",
+            "idle_s": _IDLE_S,
+            "providers": {"local": {"max_count": self.options.pods, "folder": str(self.options.data_dir / "pods")}},
+            "limits": {"max_pods": self.options.pods},
+            "watch": {"interval_s": 1.0},
+            # What costs nothing has nothing to wait for.
+            "wishes": {"age_gate_s": 0, "depth_gate": 1, "target_s": 60},
+            "environment": {"PODIUM_TORCH_THREADS": str(threads)},
+        }
+        path = self.options.data_dir / "pods.yaml"
+        path.write_text(json.dumps(plan), encoding="utf-8")
+        return path
 
     def gateway(self, scheduler: str) -> dict[str, str]:
         """Of the gateway. scheduler: the scheduler's address."""

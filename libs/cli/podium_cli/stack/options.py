@@ -14,6 +14,8 @@ class StackOptions:
     """Where the servers' data, the secrets, the logs and the connection file live."""
     workers: int = 1
     """Local worker processes; 0 when all workers are elsewhere."""
+    pods: int = 0
+    """Most pods on this machine that the scheduler may start when there is work for them; 0: it starts none."""
     gateway_listen: str = "127.0.0.1:0"
     scheduler_listen: str = "127.0.0.1:0"
     metrics_host: str = "127.0.0.1"

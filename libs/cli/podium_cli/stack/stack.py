@@ -123,7 +123,10 @@ class Stack:
 
     async def _start_services(self, environments: Environments) -> None:
         data, workers = self.options.data_dir, self.options.workers
-        self._report(f"starting the scheduler, the gateway and {workers} worker{'' if workers == 1 else 's'}")
+        rest = f"{workers} worker{'' if workers == 1 else 's'}"
+        if self.options.pods:
+            rest += f", and at most {self.options.pods} pod{'' if self.options.pods == 1 else 's'} when there is work"
+        self._report(f"starting the scheduler, the gateway and {rest}")
         self.scheduler = Service(
             "scheduler", "podium_scheduler", environments.scheduler(), data, "PODIUM_SCHEDULER_LISTEN"
         )

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.app import loops, ports, records, worker_sessions
+from podium_scheduler.app import loops, pod_uses, ports, records, worker_sessions
 
 _INTERVAL_S = 2.0
 _MAX_NOTED = 1_000
@@ -32,9 +32,10 @@ class ModelLoads(loops.PatientLoop):
 
     name = "model_loads"
 
-    def __init__(self, ledger: ports.LoadLedger, known: Collection[str]) -> None:
+    def __init__(self, ledger: ports.LoadLedger, known: Collection[str], uses: pod_uses.PodUses | None = None) -> None:
         super().__init__()
         self._ledger = ledger
+        self._uses = uses
         self._known = frozenset(known)
         self._told: dict[UUID, _Told] = {}
         self._noted: list[records.ModelLoad] = []
@@ -53,6 +54,8 @@ class ModelLoads(loops.PatientLoop):
                 is_new = before.get((device.index, model.workload)) != load.seconds
                 if is_new and len(self._noted) < _MAX_NOTED:
                     self._noted.append(load)
+                if is_new and self._uses is not None:
+                    self._uses.note(session, load.workload, load.seconds)
         if now:
             self._told[session.worker_id] = now
         while len(self._told) > _MAX_WORKERS:

@@ -81,7 +81,7 @@ class Placer(loops.PatientLoop):
         workers = [member.worker for member in active]
         models = self._models(workers, demands)
         plan = await _planned(workers, demands, models)
-        await self._tell({m.session.session_id: plan[m.worker.key] for m in active}, opened)
+        await self._tell({m.session.session_id: m.with_its_own(plan[m.worker.key]) for m in active}, opened)
         placed = {name for wanted in plan.values() for name in wanted}
         UNPLACED.set(sum(d.work_s > 0 and d.workload not in placed for d in demands))
         return _INTERVAL_S
@@ -143,6 +143,12 @@ class _Member:
             wanted=tuple(session.wanted),
             failed=frozenset(w.workload for w in status.workloads if w.unavailable_reason),
         )
+
+    def with_its_own(self, planned: Sequence[str]) -> Sequence[str]:
+        """The plan for it; the worker of a pod that is to become READY loads at least what the pod was rented for."""
+        own = self.session.starts_for
+        can = any(own in device.fit for device in self.worker.devices)
+        return planned if not can or own in planned else (*planned, own)
 
 
 class _Fits:

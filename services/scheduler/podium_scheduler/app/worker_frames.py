@@ -11,7 +11,7 @@ from prometheus_client import Counter, Histogram
 from podium.common.v1 import job_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
-from podium_scheduler.app import completer, model_loads, result_checks, worker_sessions
+from podium_scheduler.app import completer, model_loads, pod_uses, result_checks, throughputs, worker_sessions
 from podium_scheduler.domain import batches, quarantine
 
 log = logs.get_logger(__name__)
@@ -34,6 +34,8 @@ class WorkerFrames:
         wake_dispatcher: asyncio.Event,
         conduct: quarantine.Policy,
         loads: model_loads.ModelLoads,
+        speeds: throughputs.Throughputs,
+        uses: pod_uses.PodUses,
     ) -> None:
         self._workloads = workloads
         self._completer = settle
@@ -41,6 +43,8 @@ class WorkerFrames:
         self._wake = wake_dispatcher
         self._conduct = conduct
         self._loads = loads
+        self._speeds = speeds
+        self._uses = uses
 
     def apply(self, session: worker_sessions.Session, frame: worker_pb2.WorkerFrame) -> None:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
@@ -90,6 +94,9 @@ class WorkerFrames:
         STAGE.labels(held.workload, "compute").observe(frame.compute_duration.ToMilliseconds() / 1000)
         if frame.HasField("fetch_duration"):
             STAGE.labels(held.workload, "fetch").observe(frame.fetch_duration.ToMilliseconds() / 1000)
+        seconds = frame.compute_duration.ToNanoseconds() / 1e9
+        self._speeds.note(session, held.workload, held.item_count, seconds)
+        self._uses.note(session, held.workload, seconds, held.job_id)
         self._completer.complete(session, frame.lease.batch_id, held)
 
     def _failed(self, session: worker_sessions.Session, frame: worker_pb2.BatchFailed) -> None:

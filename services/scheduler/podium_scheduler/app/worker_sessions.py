@@ -50,6 +50,13 @@ class Held:
     """Its outcome is on its way to the ledger."""
 
 
+def _pod_id(hello: worker_pb2.Hello) -> UUID | None:
+    try:
+        return UUID(hello.pod_id)
+    except ValueError:
+        return None
+
+
 class Session:
     """One life of a worker's stream."""
 
@@ -57,6 +64,8 @@ class Session:
         self.session_id = session_id
         self.worker_id = worker_id
         self.hello = hello or worker_pb2.Hello()
+        self.pod_id = _pod_id(self.hello)
+        """The pod that the worker says it runs on; None outside a pod."""
         self.outbox: asyncio.Queue[worker_pb2.SchedulerFrame] = asyncio.Queue()
         self.in_hand: dict[int, Held] = {}
         self.levels: dict[str, int] = {}

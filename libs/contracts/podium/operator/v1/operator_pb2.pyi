@@ -25,6 +25,30 @@ class PodState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POD_STATE_DESTROYED: _ClassVar[PodState]
     POD_STATE_LOST: _ClassVar[PodState]
     POD_STATE_FAILED: _ClassVar[PodState]
+
+class PodReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POD_REASON_UNSPECIFIED: _ClassVar[PodReason]
+    POD_REASON_IDLE: _ClassVar[PodReason]
+    POD_REASON_OVER_BUDGET: _ClassVar[PodReason]
+    POD_REASON_OVER_LIMIT: _ClassVar[PodReason]
+    POD_REASON_CHEAPER_ELSEWHERE: _ClassVar[PodReason]
+    POD_REASON_NOT_WANTED: _ClassVar[PodReason]
+    POD_REASON_OPERATOR: _ClassVar[PodReason]
+    POD_REASON_NO_CAPACITY: _ClassVar[PodReason]
+    POD_REASON_REFUSED: _ClassVar[PodReason]
+    POD_REASON_UNAUTHORIZED: _ClassVar[PodReason]
+    POD_REASON_OUT_OF_FUNDS: _ClassVar[PodReason]
+    POD_REASON_THROTTLED: _ClassVar[PodReason]
+    POD_REASON_UNREACHABLE: _ClassVar[PodReason]
+    POD_REASON_CREATE_UNRESOLVED: _ClassVar[PodReason]
+    POD_REASON_BOOT_TIMEOUT: _ClassVar[PodReason]
+    POD_REASON_CANARY_TIMEOUT: _ClassVar[PodReason]
+    POD_REASON_PROVIDER_ERROR: _ClassVar[PodReason]
+    POD_REASON_WORKER_GONE: _ClassVar[PodReason]
+    POD_REASON_UNSUITABLE: _ClassVar[PodReason]
+    POD_REASON_VANISHED: _ClassVar[PodReason]
+    POD_REASON_ORPHAN: _ClassVar[PodReason]
 POD_STATE_UNSPECIFIED: PodState
 POD_STATE_INTENDED: PodState
 POD_STATE_CREATING: PodState
@@ -35,6 +59,27 @@ POD_STATE_DESTROYING: PodState
 POD_STATE_DESTROYED: PodState
 POD_STATE_LOST: PodState
 POD_STATE_FAILED: PodState
+POD_REASON_UNSPECIFIED: PodReason
+POD_REASON_IDLE: PodReason
+POD_REASON_OVER_BUDGET: PodReason
+POD_REASON_OVER_LIMIT: PodReason
+POD_REASON_CHEAPER_ELSEWHERE: PodReason
+POD_REASON_NOT_WANTED: PodReason
+POD_REASON_OPERATOR: PodReason
+POD_REASON_NO_CAPACITY: PodReason
+POD_REASON_REFUSED: PodReason
+POD_REASON_UNAUTHORIZED: PodReason
+POD_REASON_OUT_OF_FUNDS: PodReason
+POD_REASON_THROTTLED: PodReason
+POD_REASON_UNREACHABLE: PodReason
+POD_REASON_CREATE_UNRESOLVED: PodReason
+POD_REASON_BOOT_TIMEOUT: PodReason
+POD_REASON_CANARY_TIMEOUT: PodReason
+POD_REASON_PROVIDER_ERROR: PodReason
+POD_REASON_WORKER_GONE: PodReason
+POD_REASON_UNSUITABLE: PodReason
+POD_REASON_VANISHED: PodReason
+POD_REASON_ORPHAN: PodReason
 
 class Worker(_message.Message):
     __slots__ = ("worker_id", "session_id", "hostname", "version", "pod_id", "replica_id", "devices", "status", "connect_time", "heartbeat_time", "quarantine_reason")
@@ -133,7 +178,7 @@ class DrainWorkerResponse(_message.Message):
     def __init__(self, worker: _Optional[_Union[Worker, _Mapping]] = ...) -> None: ...
 
 class Pod(_message.Message):
-    __slots__ = ("pod_id", "name", "provider", "provider_pod_id", "state", "reason", "gpu_type", "gpu_count", "price_usd_per_hour", "create_time", "ready_time", "end_time", "worker_id")
+    __slots__ = ("pod_id", "name", "provider", "provider_pod_id", "state", "reason", "gpu_type", "gpu_count", "price_usd_per_hour", "create_time", "ready_time", "end_time", "worker_id", "cause", "workload", "cloud", "region", "call_time", "listed_time", "registered_time", "drain_time", "destroy_time", "last_seen_time", "worker_gone_time")
     POD_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +192,17 @@ class Pod(_message.Message):
     READY_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    CLOUD_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    CALL_TIME_FIELD_NUMBER: _ClassVar[int]
+    LISTED_TIME_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_TIME_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_TIME_FIELD_NUMBER: _ClassVar[int]
+    DESTROY_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_TIME_FIELD_NUMBER: _ClassVar[int]
+    WORKER_GONE_TIME_FIELD_NUMBER: _ClassVar[int]
     pod_id: str
     name: str
     provider: str
@@ -160,17 +216,30 @@ class Pod(_message.Message):
     ready_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     worker_id: str
-    def __init__(self, pod_id: _Optional[str] = ..., name: _Optional[str] = ..., provider: _Optional[str] = ..., provider_pod_id: _Optional[str] = ..., state: _Optional[_Union[PodState, str]] = ..., reason: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., price_usd_per_hour: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    cause: PodReason
+    workload: str
+    cloud: str
+    region: str
+    call_time: _timestamp_pb2.Timestamp
+    listed_time: _timestamp_pb2.Timestamp
+    registered_time: _timestamp_pb2.Timestamp
+    drain_time: _timestamp_pb2.Timestamp
+    destroy_time: _timestamp_pb2.Timestamp
+    last_seen_time: _timestamp_pb2.Timestamp
+    worker_gone_time: _timestamp_pb2.Timestamp
+    def __init__(self, pod_id: _Optional[str] = ..., name: _Optional[str] = ..., provider: _Optional[str] = ..., provider_pod_id: _Optional[str] = ..., state: _Optional[_Union[PodState, str]] = ..., reason: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., price_usd_per_hour: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_id: _Optional[str] = ..., cause: _Optional[_Union[PodReason, str]] = ..., workload: _Optional[str] = ..., cloud: _Optional[str] = ..., region: _Optional[str] = ..., call_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., listed_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., registered_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., drain_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., destroy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_gone_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class PodEvent(_message.Message):
-    __slots__ = ("time", "state", "reason")
+    __slots__ = ("time", "state", "reason", "cause")
     TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     time: _timestamp_pb2.Timestamp
     state: PodState
     reason: str
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[PodState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    cause: PodReason
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[PodState, str]] = ..., reason: _Optional[str] = ..., cause: _Optional[_Union[PodReason, str]] = ...) -> None: ...
 
 class ListPodsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "states")
@@ -259,6 +328,18 @@ class Autoscaling(_message.Message):
     max_usd_per_hour: float
     max_usd_per_day: float
     def __init__(self, paused: _Optional[bool] = ..., min_pods: _Optional[int] = ..., max_pods: _Optional[int] = ..., max_usd_per_hour: _Optional[float] = ..., max_usd_per_day: _Optional[float] = ...) -> None: ...
+
+class GetAutoscalingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetAutoscalingResponse(_message.Message):
+    __slots__ = ("autoscaling", "providers")
+    AUTOSCALING_FIELD_NUMBER: _ClassVar[int]
+    PROVIDERS_FIELD_NUMBER: _ClassVar[int]
+    autoscaling: Autoscaling
+    providers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, autoscaling: _Optional[_Union[Autoscaling, _Mapping]] = ..., providers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SetAutoscalingRequest(_message.Message):
     __slots__ = ("autoscaling",)

@@ -85,6 +85,11 @@ class OperatorServiceStub:
                 request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingRequest.SerializeToString,
                 response_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingResponse.FromString,
                 _registered_method=True)
+        self.GetAutoscaling = channel.unary_unary(
+                '/podium.operator.v1.OperatorService/GetAutoscaling',
+                request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingRequest.SerializeToString,
+                response_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingResponse.FromString,
+                _registered_method=True)
         self.ExplainQueue = channel.unary_unary(
                 '/podium.operator.v1.OperatorService/ExplainQueue',
                 request_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.ExplainQueueRequest.SerializeToString,
@@ -184,21 +189,24 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SpawnPod(self, request, context):
-        """Rents a pod.
+        """Rents a pod. The autoscaler treats it like any other: one that stays idle is given back. FAILED_PRECONDITION, reason
+        NO_PROVIDER, OVER_LIMIT, OVER_BUDGET, PROVIDER_UNAUTHORIZED, PROVIDER_OUT_OF_FUNDS or PROVIDER_REFUSED;
+        RESOURCE_EXHAUSTED, reason NO_CAPACITY; UNAVAILABLE, reason PROVIDER_THROTTLED or PROVIDER_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainPod(self, request, context):
-        """Lets a pod's worker finish, then destroys the pod.
+        """Lets a pod's worker finish, then destroys the pod; one that has no worker yet is destroyed at once. One that ends
+        already goes on as it does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DestroyPod(self, request, context):
-        """Destroys a pod now; its batches go to others.
+        """Destroys a pod now; its batches go to others. One that is destroyed already stays so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,8 +219,15 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAutoscaling(self, request, context):
+        """Reads the autoscaler's limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainQueue(self, request, context):
-        """Says why a queue has the pods it has.
+        """Says why a queue has the pods it has. NOT_FOUND, reason WORKLOAD_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -334,6 +349,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.SetAutoscaling,
                     request_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingRequest.FromString,
                     response_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingResponse.SerializeToString,
+            ),
+            'GetAutoscaling': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAutoscaling,
+                    request_deserializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingRequest.FromString,
+                    response_serializer=podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingResponse.SerializeToString,
             ),
             'ExplainQueue': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainQueue,
@@ -657,6 +677,33 @@ class OperatorService:
             '/podium.operator.v1.OperatorService/SetAutoscaling',
             podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingRequest.SerializeToString,
             podium_dot_operator_dot_v1_dot_operator__pb2.SetAutoscalingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAutoscaling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podium.operator.v1.OperatorService/GetAutoscaling',
+            podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingRequest.SerializeToString,
+            podium_dot_operator_dot_v1_dot_operator__pb2.GetAutoscalingResponse.FromString,
             options,
             channel_credentials,
             insecure,

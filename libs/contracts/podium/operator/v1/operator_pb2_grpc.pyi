@@ -29,15 +29,22 @@ class OperatorServiceStub:
     GetPod: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetPodRequest, _operator_pb2.GetPodResponse]
     """Reads one pod with its history."""
     SpawnPod: _aio.UnaryUnaryMultiCallable[_operator_pb2.SpawnPodRequest, _operator_pb2.SpawnPodResponse]
-    """Rents a pod."""
+    """Rents a pod. The autoscaler treats it like any other: one that stays idle is given back. FAILED_PRECONDITION, reason
+    NO_PROVIDER, OVER_LIMIT, OVER_BUDGET, PROVIDER_UNAUTHORIZED, PROVIDER_OUT_OF_FUNDS or PROVIDER_REFUSED;
+    RESOURCE_EXHAUSTED, reason NO_CAPACITY; UNAVAILABLE, reason PROVIDER_THROTTLED or PROVIDER_UNREACHABLE.
+    """
     DrainPod: _aio.UnaryUnaryMultiCallable[_operator_pb2.DrainPodRequest, _operator_pb2.DrainPodResponse]
-    """Lets a pod's worker finish, then destroys the pod."""
+    """Lets a pod's worker finish, then destroys the pod; one that has no worker yet is destroyed at once. One that ends
+    already goes on as it does.
+    """
     DestroyPod: _aio.UnaryUnaryMultiCallable[_operator_pb2.DestroyPodRequest, _operator_pb2.DestroyPodResponse]
-    """Destroys a pod now; its batches go to others."""
+    """Destroys a pod now; its batches go to others. One that is destroyed already stays so."""
     SetAutoscaling: _aio.UnaryUnaryMultiCallable[_operator_pb2.SetAutoscalingRequest, _operator_pb2.SetAutoscalingResponse]
     """Sets the autoscaler's limits or pauses it."""
+    GetAutoscaling: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetAutoscalingRequest, _operator_pb2.GetAutoscalingResponse]
+    """Reads the autoscaler's limits."""
     ExplainQueue: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainQueueRequest, _operator_pb2.ExplainQueueResponse]
-    """Says why a queue has the pods it has."""
+    """Says why a queue has the pods it has. NOT_FOUND, reason WORKLOAD_NOT_FOUND."""
     ListQueues: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListQueuesRequest, _operator_pb2.ListQueuesResponse]
     """State of each workload's queue."""
     ListFailures: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFailuresRequest, _operator_pb2.ListFailuresResponse]
@@ -116,7 +123,10 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.SpawnPodRequest,
         context: _aio.ServicerContext[_operator_pb2.SpawnPodRequest, _abc.Awaitable[_operator_pb2.SpawnPodResponse]],
     ) -> _abc.Awaitable[_operator_pb2.SpawnPodResponse]:
-        """Rents a pod."""
+        """Rents a pod. The autoscaler treats it like any other: one that stays idle is given back. FAILED_PRECONDITION, reason
+        NO_PROVIDER, OVER_LIMIT, OVER_BUDGET, PROVIDER_UNAUTHORIZED, PROVIDER_OUT_OF_FUNDS or PROVIDER_REFUSED;
+        RESOURCE_EXHAUSTED, reason NO_CAPACITY; UNAVAILABLE, reason PROVIDER_THROTTLED or PROVIDER_UNREACHABLE.
+        """
 
     @_abc_1.abstractmethod
     def DrainPod(
@@ -124,7 +134,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.DrainPodRequest,
         context: _aio.ServicerContext[_operator_pb2.DrainPodRequest, _abc.Awaitable[_operator_pb2.DrainPodResponse]],
     ) -> _abc.Awaitable[_operator_pb2.DrainPodResponse]:
-        """Lets a pod's worker finish, then destroys the pod."""
+        """Lets a pod's worker finish, then destroys the pod; one that has no worker yet is destroyed at once. One that ends
+        already goes on as it does.
+        """
 
     @_abc_1.abstractmethod
     def DestroyPod(
@@ -132,7 +144,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.DestroyPodRequest,
         context: _aio.ServicerContext[_operator_pb2.DestroyPodRequest, _abc.Awaitable[_operator_pb2.DestroyPodResponse]],
     ) -> _abc.Awaitable[_operator_pb2.DestroyPodResponse]:
-        """Destroys a pod now; its batches go to others."""
+        """Destroys a pod now; its batches go to others. One that is destroyed already stays so."""
 
     @_abc_1.abstractmethod
     def SetAutoscaling(
@@ -143,12 +155,20 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets the autoscaler's limits or pauses it."""
 
     @_abc_1.abstractmethod
+    def GetAutoscaling(
+        self,
+        request: _operator_pb2.GetAutoscalingRequest,
+        context: _aio.ServicerContext[_operator_pb2.GetAutoscalingRequest, _abc.Awaitable[_operator_pb2.GetAutoscalingResponse]],
+    ) -> _abc.Awaitable[_operator_pb2.GetAutoscalingResponse]:
+        """Reads the autoscaler's limits."""
+
+    @_abc_1.abstractmethod
     def ExplainQueue(
         self,
         request: _operator_pb2.ExplainQueueRequest,
         context: _aio.ServicerContext[_operator_pb2.ExplainQueueRequest, _abc.Awaitable[_operator_pb2.ExplainQueueResponse]],
     ) -> _abc.Awaitable[_operator_pb2.ExplainQueueResponse]:
-        """Says why a queue has the pods it has."""
+        """Says why a queue has the pods it has. NOT_FOUND, reason WORKLOAD_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListQueues(

@@ -6,54 +6,24 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Collection
-from datetime import datetime
-from typing import Any, NoReturn
+from datetime import UTC, datetime
 
 from google.protobuf import duration_pb2
 
-from podium.operator.v1 import operator_pb2, operator_pb2_grpc
+from podium.operator.v1 import operator_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import errors
 from podium_runtime.grpc_server import Context
-from podium_scheduler.adapters.grpc import convert
+from podium_scheduler.adapters.grpc import convert, operator_pods
 from podium_scheduler.adapters.grpc.operator_requests import Check, page_token
 from podium_scheduler.adapters.sql import load_ledger, operator_ledger
-from podium_scheduler.app import draining, records, requeueing
+from podium_scheduler.app import draining, job_costs, pods_of_operators, records, requeueing
 
 TOKEN_PREFIX = "pdm_"
 _TOKEN_BYTES = 32
 
 
-class _Later(operator_pb2_grpc.OperatorServiceServicer):
-    """The calls whose work belongs to later releases: in the contract, and refused with a reason."""
-
-    async def ListPods(self, request: Any, context: Context) -> operator_pb2.ListPodsResponse:
-        _not_yet("renting pods")
-
-    async def GetPod(self, request: Any, context: Context) -> operator_pb2.GetPodResponse:
-        _not_yet("renting pods")
-
-    async def SpawnPod(self, request: Any, context: Context) -> operator_pb2.SpawnPodResponse:
-        _not_yet("renting pods")
-
-    async def DrainPod(self, request: Any, context: Context) -> operator_pb2.DrainPodResponse:
-        _not_yet("renting pods")
-
-    async def DestroyPod(self, request: Any, context: Context) -> operator_pb2.DestroyPodResponse:
-        _not_yet("renting pods")
-
-    async def SetAutoscaling(self, request: Any, context: Context) -> operator_pb2.SetAutoscalingResponse:
-        _not_yet("autoscaling")
-
-    async def ExplainQueue(self, request: Any, context: Context) -> operator_pb2.ExplainQueueResponse:
-        _not_yet("autoscaling")
-
-
-def _not_yet(what: str) -> NoReturn:
-    raise errors.Unimplemented(f"{what} is not built yet", reason="NOT_YET_IMPLEMENTED")
-
-
-class OperatorServicer(_Later):
+class OperatorServicer(operator_pods.PodCalls):
     """Checks and translates; the ledger does the rest. `workloads` are those that ListQueues always shows."""
 
     def __init__(
@@ -62,12 +32,16 @@ class OperatorServicer(_Later):
         drains: draining.Draining,
         requeues: requeueing.Requeueing,
         loads: load_ledger.LoadLedger,
+        pods: pods_of_operators.PodsOfOperators,
+        costs: job_costs.JobCosts,
         workloads: Collection[str] = (),
     ) -> None:
+        super().__init__(pods, workloads)
         self._ledger = ledger
         self._drains = drains
         self._requeues = requeues
         self._loads = loads
+        self._costs = costs
         self._workloads = frozenset(workloads)
 
     async def CreateApp(
@@ -203,11 +177,15 @@ class OperatorServicer(_Later):
 
     async def GetStats(self, request: operator_pb2.GetStatsRequest, context: Context) -> operator_pb2.GetStatsResponse:
         stats = await self._ledger.stats()
+        now = datetime.now(UTC)
+        today = await self._costs.since(now.replace(hour=0, minute=0, second=0, microsecond=0), now)
         return operator_pb2.GetStatsResponse(
             jobs_active=stats.jobs_active,
             items_waiting=stats.items_waiting,
             workers=stats.workers,
             leader_replica_id=stats.leader_replica_id,
+            usd_today=today.bill.micro_usd / 1e6,
+            usd_unattributed_today=today.unattributed_micro_usd / 1e6,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf import duration_pb2
 
@@ -12,7 +12,7 @@ from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from podium_runtime import errors
 from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert, scheduler_requests
-from podium_scheduler.app import admission, consumption, jobs_of_apps, pressure, records
+from podium_scheduler.app import admission, consumption, job_costs, jobs_of_apps, pressure, records
 
 _AUTH_TTL = timedelta(seconds=30)
 _MAX_PAGE = 1_000
@@ -29,11 +29,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         consumers: consumption.Consumption,
         gauge: pressure.PressureGauge,
         workloads: Mapping[str, workload_pb2.Workload],
+        costs: job_costs.JobCosts,
     ) -> None:
         self._admission = admit
         self._jobs = jobs
         self._consumers = consumers
         self._gauge = gauge
+        self._costs = costs
         self._workloads = [workloads[name] for name in sorted(workloads)]
 
     async def AdmitJob(
@@ -54,7 +56,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def GetJob(self, request: scheduler_pb2.GetJobRequest, context: Context) -> scheduler_pb2.GetJobResponse:
         scheduler_requests.job_of_app(request.app_id)
         job = await self._jobs.get(request.app_id, convert.uuid(request.job_id, "job_id"))
-        return scheduler_pb2.GetJobResponse(job=convert.job(job))
+        found = convert.job(job)
+        cost = await self._costs.of_job(job.job_id, datetime.now(UTC))
+        found.cost.gpu_seconds, found.cost.usd = cost.gpu_seconds, cost.micro_usd / 1e6
+        return scheduler_pb2.GetJobResponse(job=found)
 
     async def ListJobs(
         self, request: scheduler_pb2.ListJobsRequest, context: Context

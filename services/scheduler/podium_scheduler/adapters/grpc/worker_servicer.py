@@ -6,18 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from google.protobuf import duration_pb2
 from prometheus_client import Gauge
 
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
-from podium_runtime import errors, logs
+from podium_runtime import auth, errors, logs
 from podium_runtime.grpc_server import Context
-from podium_scheduler.app import records, session_lives, worker_frames, worker_sessions
+from podium_scheduler.app import join_tokens, records, session_lives, worker_frames, worker_sessions
 
 log = logs.get_logger(__name__)
 STREAMS = Gauge("podium_worker_streams", "Worker streams on this replica.")
 _HELLO_TIMEOUT_S = 10.0
+POD = "pod"
+"""The principal of a caller whose token is a pod's: which pod's, its Hello says, and then it is looked up."""
 # A worker must let go before the ledger does, however long the word about the last renewal was on its way.
 _WORKERS_TRUST = 0.8
 
@@ -35,10 +38,17 @@ class Cadence:
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Pumps frames between the wire and the use cases."""
 
-    def __init__(self, lives: session_lives.SessionLives, frames: worker_frames.WorkerFrames, cadence: Cadence) -> None:
+    def __init__(
+        self,
+        lives: session_lives.SessionLives,
+        frames: worker_frames.WorkerFrames,
+        cadence: Cadence,
+        tokens: join_tokens.JoinTokens,
+    ) -> None:
         self._lives = lives
         self._frames = frames
         self._cadence = cadence
+        self._tokens = tokens
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -52,6 +62,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """Ends when the worker ends it, says Goodbye, falls silent, is fenced, or this replica stops."""
         frames = aiter(request_iterator)
         hello = await _hello(frames)
+        if auth.current_principal() == POD:
+            await self._join(hello, auth.bearer_token(context))
+        else:
+            # Nobody has proved that it runs there.
+            hello.pod_id = ""
         session, resumed = await self._lives.open(hello)
         STREAMS.inc()
         try:
@@ -63,6 +78,20 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             STREAMS.dec()
             # The handler may be cancelled here; the session's end must be recorded all the same.
             await asyncio.shield(asyncio.ensure_future(self._lives.close(session)))
+
+    async def _join(self, hello: worker_pb2.Hello, token: str) -> None:
+        """Raises errors.Unauthenticated unless the token is that of the Hello's pod."""
+        try:
+            pod_id, worker_id = UUID(hello.pod_id), UUID(hello.worker_id)
+        except ValueError:
+            field = "hello.pod_id" if not hello.pod_id else "hello"
+            raise errors.InvalidArgument(
+                [errors.Violation(field, "a pod's token needs UUIDs of pod and worker")]
+            ) from None
+        refusal = await self._tokens.redeem(token, pod_id, worker_id)
+        if refusal is not None:
+            message = f"this token does not let the worker join for pod {pod_id}"
+            raise errors.Unauthenticated(message, reason=f"JOIN_TOKEN_{refusal.value}")
 
     async def _pump(
         self,

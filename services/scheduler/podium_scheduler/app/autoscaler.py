@@ -1,0 +1,206 @@
+"""The autoscaler: has pods rented and given back, as domain.autoscaling decides. Runs on the leader only.
+
+Promises: it only writes intents and wishes down, with their reasons; the pod keeper makes them true. What a decision
+brings about is seen by the next one, so a round that dies half-way is made good. Every decision is kept, for operators:
+one that only repeats the last one of its workload is not written again. Clock: the ledger's. Failure: a provider that
+does not tell its offers is taken to have none, after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from prometheus_client import Counter
+
+from podium_runtime import clock, ids, logs
+from podium_scheduler.app import draining, fleet_facts, loops, ports, providers, records
+from podium_scheduler.domain import offers, pods
+from podium_scheduler.domain.autoscaling import actions, autoscaler, policy
+
+log = logs.get_logger(__name__)
+
+_INTERVAL_S = 2.0
+_OFFERS_EVERY_S = 60.0
+_OFFERS_KEPT_S = 600.0
+_OFFERS_WITHIN_S = 90.0
+_SAID_EVERY_S = 60.0
+"""What is only said and not done is written so often at most: its figures change all the time."""
+FAILED = Counter("podium_autoscaler_failures_total", "Decisions that could not be made: a bug; the log has it.")
+DECISIONS = Counter("podium_autoscaler_actions_total", "What the autoscaler had done.", ["kind"])
+
+
+class Autoscaler(loops.PatientLoop):
+    """Observes, decides, applies."""
+
+    name = "autoscaler"
+
+    def __init__(
+        self,
+        ledger: ports.PodLedger,
+        scaling: ports.ScalingLedger,
+        facts: fleet_facts.FleetFacts,
+        on_offer: OfferWatch,
+        drains: draining.Draining,
+        rules: policy.Policy,
+        prefix: str,
+        make: ids.Ids,
+        time: clock.Clock,
+    ) -> None:
+        super().__init__()
+        self._clock = time
+        self._ledger = ledger
+        self._scaling = scaling
+        self._facts = facts
+        self._offers = on_offer
+        self._drains = drains
+        self._rules = rules
+        self._prefix = prefix
+        self._ids = make
+        self._said: dict[tuple[str, str, str], float] = {}
+
+    async def round(self) -> float:
+        """One decision, and what follows from it."""
+        rules = await self.rules()
+        facts, now = await self._facts.gather(self._offers.known)
+        try:
+            decided = autoscaler.decide(facts, rules, now)
+        except Exception:
+            # Whatever is wrong with it, the queues go on with the pods that there are.
+            log.exception("decision_failed")
+            FAILED.inc()
+            return _INTERVAL_S
+        await self._apply([a for a in decided if not isinstance(a, actions.Alert | actions.Wait)])
+        await self._keep(decided)
+        return _INTERVAL_S
+
+    async def rules(self) -> policy.Policy:
+        """The policy, with the limits that an operator has set last."""
+        limits = await self._scaling.limits()
+        return self._rules if limits is None else with_limits(self._rules, limits)
+
+    async def _apply(self, acts: Sequence[actions.Action]) -> None:
+        spawns = [act for act in acts if isinstance(act, actions.Spawn)]
+        if spawns:
+            await self._ledger.intend([self._intent(spawn) for spawn in spawns])
+        census = await self._ledger.census()
+        states = {pod.pod_id: pod for pod in census.pods}
+        moves = [move for act in acts if (move := _move(act, states)) is not None]
+        if moves:
+            await self._ledger.move(moves)
+        for pod in states.values():
+            # Level-triggered: a drain of an earlier round that did not reach the worker reaches it now.
+            known = pod.worker_id in self._facts.told_to_leave
+            if pod.worker_id is not None and not known and _drains(pod, moves):
+                await self._drains.drain(pod.worker_id)
+        for act in acts:
+            DECISIONS.labels(type(act).__name__).inc()
+            log.info(
+                "autoscaler_acts", kind=type(act).__name__, workload=getattr(act, "workload", ""), reason=act.reason
+            )
+
+    def _intent(self, spawn: actions.Spawn) -> records.NewPod:
+        pod_id, offer = self._ids.uuid4(), spawn.offer
+        return records.NewPod(
+            pod_id=pod_id,
+            name=pods.name_of(self._prefix, pod_id),
+            provider=offer.provider,
+            gpu_type=offer.gpu_type,
+            gpu_count=offer.gpu_count,
+            price_usd_per_hour=pods.usd(offer.price_usd_per_hour),
+            vram_bytes=offer.vram_bytes,
+            compute_capability=offer.compute_capability,
+            device_name=offer.device_name,
+            cloud=offer.cloud,
+            region=offer.region,
+            workload=spawn.workload,
+            detail=spawn.reason,
+        )
+
+    async def _keep(self, decided: Sequence[actions.Action]) -> None:
+        now, news, said = self._clock.monotonic(), [], {}
+        for act in decided:
+            kind, workload = type(act).__name__, getattr(act, "workload", "")
+            if isinstance(act, actions.Alert | actions.Wait):
+                key = (workload, kind, getattr(act, "trouble", ""))
+                if now - self._said.get(key, float("-inf")) < _SAID_EVERY_S:
+                    continue
+                said[key] = now
+            news.append(records.Decision(workload, kind, act.reason, getattr(act, "pod_id", None)))
+        if news:
+            await self._scaling.decide(news)
+        self._said.update(said)
+
+
+class OfferWatch(loops.PatientLoop):
+    """What all providers offer, asked for now and then; one that does not answer is believed for a while."""
+
+    name = "offer_watch"
+
+    def __init__(self, renting: Sequence[providers.Provider], time: clock.Clock) -> None:
+        super().__init__()
+        self._providers = renting
+        self._clock = time
+        self._known: dict[str, tuple[float, tuple[offers.Offer, ...]]] = {}
+
+    @property
+    def known(self) -> list[offers.Offer]:
+        """The newest of each provider."""
+        now = self._clock.monotonic()
+        return [one for at, found in self._known.values() if now - at < _OFFERS_KEPT_S for one in found]
+
+    async def round(self) -> float:
+        """Asks all of them at the same time."""
+        await asyncio.gather(*map(self._ask, self._providers))
+        return _OFFERS_EVERY_S
+
+    async def _ask(self, provider: providers.Provider) -> None:
+        try:
+            async with asyncio.timeout(_OFFERS_WITHIN_S):
+                found = await provider.offers()
+        except (providers.ProviderError, TimeoutError, OSError) as error:
+            log.warning("offers_unknown", provider=provider.name, error=str(error))
+            return
+        sound = tuple(one for one in found if math.isfinite(one.price_usd_per_hour) and one.price_usd_per_hour >= 0)
+        self._known[provider.name] = self._clock.monotonic(), sound
+
+
+def with_limits(rules: policy.Policy, limits: records.ScalingLimits) -> policy.Policy:
+    """A policy under an operator's limits."""
+    hour, day = limits.usd_per_hour, limits.usd_per_day
+    return replace(
+        rules,
+        limits=policy.Limits(
+            paused=limits.paused,
+            min_pods=limits.min_pods,
+            max_pods=limits.max_pods,
+            usd_per_hour=None if hour is None else float(hour),
+            usd_per_day=None if day is None else float(day),
+        ),
+    )
+
+
+def _move(act: actions.Action, there: Mapping[UUID, pods.Pod]) -> pods.Move | None:
+    """What the ledger does for it; nothing when the pod has moved on meanwhile."""
+    pod = there.get(act.pod_id) if isinstance(act, actions.Drain | actions.Destroy) else None
+    if pod is None:
+        return None
+    assert isinstance(act, actions.Drain | actions.Destroy)
+    after = _after(act, pod.state)
+    return None if after is None else pods.Move(pod.pod_id, pod.state, after, act.cause, act.reason)
+
+
+def _after(act: actions.Drain | actions.Destroy, state: pods.State) -> pods.State | None:
+    if isinstance(act, actions.Drain):
+        return pods.State.DRAINING if state is pods.State.READY else None
+    if state is pods.State.INTENDED:
+        return pods.State.FAILED
+    return pods.State.DESTROYING if pods.may_move(state, pods.State.DESTROYING) else None
+
+
+def _drains(pod: pods.Pod, moves: Sequence[pods.Move]) -> bool:
+    moved = any(move.pod_id == pod.pod_id and move.after is pods.State.DRAINING for move in moves)
+    return moved or pod.state is pods.State.DRAINING

@@ -1,0 +1,205 @@
+"""What the autoscaler is told: the ledger's pods, work and measurements, and what the pods' workers say of themselves.
+
+When a pod was last at work is this process' memory: a new leader takes its pods to have been so just now, which keeps
+them a little longer and ends none too early.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from podium.common.v1 import workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_scheduler.app import ports, records
+from podium_scheduler.domain import costs, offers, pods
+from podium_scheduler.domain.autoscaling import observed
+
+_NEWEST = 200
+"""Pods of the past that tell how long a pod takes to come, and which offers have no capacity."""
+_BACKOFF_S = 60.0
+_MAX_BACKOFF_S = 1_800.0
+_UNDECIDED = frozenset({pods.State.INTENDED, pods.State.CREATING})
+_WITHDRAWN = frozenset(
+    {pods.Reason.NOT_WANTED, pods.Reason.OPERATOR, pods.Reason.OVER_BUDGET, pods.Reason.OVER_LIMIT, pods.Reason.ORPHAN}
+)
+"""Ends that say nothing about the offer."""
+_TO_ACT_ON = frozenset({pods.Reason.REFUSED, pods.Reason.UNAUTHORIZED, pods.Reason.OUT_OF_FUNDS})
+"""Ends after which an operator has to act; the offer is tried again, at the longest interval."""
+
+
+class FleetFacts:
+    """Gathers them, once a round."""
+
+    def __init__(
+        self,
+        ledger: ports.PodLedger,
+        scaling: ports.ScalingLedger,
+        sessions: ports.SessionLedger,
+        loads: ports.LoadLedger,
+        uses: ports.CostLedger,
+        workloads: Mapping[str, workload_pb2.Workload],
+    ) -> None:
+        self._ledger = ledger
+        self._scaling = scaling
+        self._sessions = sessions
+        self._loads = loads
+        self._uses = uses
+        self._workloads = workloads
+        self._active_at: dict[UUID, float] = {}
+        self.told_to_leave: frozenset[UUID | None] = frozenset()
+        """Workers that were told to finish and leave."""
+
+    async def gather(self, on_offer: Sequence[offers.Offer]) -> tuple[observed.Observed, float]:
+        """All of it, and the ledger's time in seconds."""
+        census = await self._ledger.census()
+        now = census.now
+        workers = await workers_of(self._sessions)
+        for pod_id, last in (await self._uses.last_uses()).items():
+            # A short batch is seen by its end rather than in anybody's hands.
+            self._active_at[pod_id] = max(self._active_at.get(pod_id, 0.0), last.timestamp())
+        self.told_to_leave = frozenset(key for key, worker in workers.items() if worker.told_to_leave)
+        past = await self._ledger.list_pods(None, _NEWEST)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        spent = costs.total(costs.bills(await self._ledger.spans(midnight, now), midnight, now).values())
+        facts = observed.Observed(
+            demands=self._demands(await self._scaling.demands(), await self._scaling.arrivals()),
+            offers=tuple(on_offer),
+            pods=tuple(self._pod(pod, workers.get(pod.worker_id), now) for pod in census.pods),
+            items_per_s={(t.workload, t.device_name): t.items_per_s for t in await self._scaling.throughputs()},
+            load_s={(one.workload, one.device_name): one.mean_s for one in await self._loads.loads()},
+            cold_start_s=_cold_starts(past),
+            backoff_until=_backoffs(past),
+            spent_today_usd=spent.micro_usd / 1e6,
+        )
+        self._active_at = {
+            pod.pod_id: self._active_at[pod.pod_id] for pod in census.pods if pod.pod_id in self._active_at
+        }
+        return facts, now.timestamp()
+
+    def _demands(
+        self, rows: Iterable[records.DemandRow], lately: Mapping[str, records.Arrivals]
+    ) -> tuple[observed.Demand, ...]:
+        """Of every workload, those without work too: some are to be kept warm."""
+        due: defaultdict[str, list[observed.Due]] = defaultdict(list)
+        for row in rows:
+            by = None if row.due is None else row.due.timestamp()
+            due[row.workload].append(observed.Due(row.items, row.since.timestamp(), by))
+        return tuple(
+            observed.Demand(
+                name,
+                tuple(due[name]),
+                _needs(workload),
+                lately[name].items_per_s if name in lately else 0.0,
+                lately[name].window_s if name in lately else None,
+            )
+            for name, workload in sorted(self._workloads.items())
+        )
+
+    def _pod(self, pod: pods.Pod, worker: Worker | None, now: datetime) -> observed.Pod:
+        in_hand = worker.in_hand if worker is not None else 0
+        if pod.state is pods.State.DRAINING and (worker is None or not worker.leaves):
+            # What it has now is not known: it may have been given something just before it was told to leave. A worker
+            # that has left is the pod keeper's.
+            in_hand = max(1, in_hand)
+        loading = worker is not None and worker.loading
+        busy = in_hand > 0 or loading
+        if busy or pod.pod_id not in self._active_at:
+            self._active_at[pod.pod_id] = now.timestamp()
+        return observed.Pod(
+            pod_id=pod.pod_id,
+            state=pod.state,
+            offer=offer_of(pod),
+            born=pod.create_time.timestamp(),
+            workload=pod.workload,
+            ready=_seconds(pod.ready_time),
+            last_active=self._active_at[pod.pod_id],
+            loading=loading,
+            batches_in_hand=in_hand,
+            resident=worker.resident if worker is not None else frozenset(),
+            changed=_seconds(pod.destroy_time if pod.state is pods.State.DESTROYING else pod.drain_time),
+            cause=pod.reason,
+        )
+
+
+class Worker:
+    """What a worker says of itself, as far as its pod is concerned."""
+
+    def __init__(self, session: records.PlacedSession) -> None:
+        hello = worker_pb2.Hello.FromString(session.hello)
+        status = worker_pb2.Status.FromString(session.status)
+        self.worker_id = UUID(hello.worker_id)
+        self.told_to_leave = session.drain
+        self.leaves = status.draining
+        """It takes nothing new, by its own words."""
+        self.in_hand = len(status.in_hand)
+        self.loading = any(device.state == worker_pb2.DEVICE_STATE_BOOTING for device in status.devices)
+        self.resident = frozenset(name for device in status.devices for name in device.resident_workloads)
+        self.gpus = sum(device.uuid != "cpu" for device in hello.devices)
+
+
+async def workers_of(sessions: ports.SessionLedger) -> dict[UUID | None, Worker]:
+    """All that have a session, by their ids."""
+    return {worker.worker_id: worker for worker in map(Worker, await sessions.placed())}
+
+
+def offer_of(pod: pods.Pod) -> offers.Offer:
+    """What a pod was rented as, at its price."""
+    return offers.Offer(
+        provider=pod.provider,
+        gpu_type=pod.gpu_type,
+        gpu_count=pod.gpu_count,
+        price_usd_per_hour=float(pod.price_usd_per_hour),
+        vram_bytes=pod.vram_bytes,
+        compute_capability=pod.compute_capability,
+        device_name=pod.device_name,
+        cloud=offers.Cloud(pod.cloud),
+        region=pod.region,
+    )
+
+
+def _needs(workload: workload_pb2.Workload) -> offers.Needs:
+    return offers.Needs(workload.needs.vram_bytes, workload.needs.min_compute_capability)
+
+
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+def _cold_starts(past: Iterable[pods.Pod]) -> dict[str, float]:
+    """Mean seconds from intent to READY, by the offer's key."""
+    taken: defaultdict[str, list[float]] = defaultdict(list)
+    for pod in past:
+        if pod.ready_time is not None:
+            taken[offer_of(pod).key].append((pod.ready_time - pod.create_time).total_seconds())
+    return {key: sum(seconds) / len(seconds) for key, seconds in taken.items()}
+
+
+def _backoffs(past: Iterable[pods.Pod]) -> dict[str, float]:
+    """Offers whose newest pods never became READY, and when to try again: twice as long after each try that failed.
+
+    What was intended together is one try. A pod that is still on its way says nothing yet.
+    """
+    failed: defaultdict[str, list[pods.Pod]] = defaultdict(list)
+    had: set[str] = set()
+    for pod in past:
+        key = offer_of(pod).key
+        if key in had or pod.state in _UNDECIDED or pod.reason in _WITHDRAWN:
+            continue
+        if pod.ready_time is not None:
+            had.add(key)
+        elif pod.end_time is not None or pod.state is pods.State.DESTROYING:
+            failed[key].append(pod)
+    return {key: _next_try(ones) for key, ones in failed.items()}
+
+
+def _next_try(failed: Sequence[pods.Pod]) -> float:
+    """After pods in a row, the newest first, that did not become READY."""
+    newest = failed[0]
+    tries = len({pod.create_time for pod in failed})
+    wait_s: float = _BACKOFF_S * 2 ** min(tries - 1, 8)
+    if newest.reason in _TO_ACT_ON:
+        wait_s = _MAX_BACKOFF_S
+    return (newest.end_time or newest.destroy_time or newest.create_time).timestamp() + min(wait_s, _MAX_BACKOFF_S)

@@ -1,0 +1,54 @@
+"""Moves pods on to READY when their workers are fit for work. Runs on the leader only.
+
+A worker is fit when it has a model loaded, for every load ends with its canary. One that comes up without the GPUs that
+were rented is given back at once: it would bill, and never be what it was rented for. Clock: the ledger's.
+"""
+
+from __future__ import annotations
+
+from podium_runtime import logs
+from podium_scheduler.app import fleet_facts, loops, ports
+from podium_scheduler.domain import pods
+
+log = logs.get_logger(__name__)
+_INTERVAL_S = 1.0
+_NONE_STARTING_S = 3.0
+
+
+class PodReadiness(loops.PatientLoop):
+    """Looks at the pods that start."""
+
+    name = "pod_readiness"
+
+    def __init__(self, ledger: ports.PodLedger, sessions: ports.SessionLedger) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._sessions = sessions
+
+    async def round(self) -> float:
+        """One look."""
+        starting = [pod for pod in (await self._ledger.census()).pods if pod.state is pods.State.STARTING]
+        registered = [pod for pod in starting if pod.worker_id is not None]
+        if registered:
+            workers = await fleet_facts.workers_of(self._sessions)
+            moves = [_verdict(pod, workers.get(pod.worker_id)) for pod in registered]
+            await self._move([move for move in moves if move is not None])
+        return _INTERVAL_S if starting else _NONE_STARTING_S
+
+    async def _move(self, moves: list[pods.Move]) -> None:
+        if moves:
+            moved = await self._ledger.move(moves)
+            for move in moves:
+                if move.pod_id in moved:
+                    log.info("pod_came_up", pod_id=str(move.pod_id), state=move.after, detail=move.detail)
+
+
+def _verdict(pod: pods.Pod, worker: fleet_facts.Worker | None) -> pods.Move | None:
+    if worker is None:
+        return None
+    if pod.gpu_type and worker.gpus < pod.gpu_count:
+        detail = f"it came up with {worker.gpus} of {pod.gpu_count} GPUs"
+        return pods.Move(pod.pod_id, pod.state, pods.State.DESTROYING, pods.Reason.UNSUITABLE, detail)
+    if not worker.resident:
+        return None
+    return pods.Move(pod.pod_id, pod.state, pods.State.READY, detail="its worker has passed its canary")

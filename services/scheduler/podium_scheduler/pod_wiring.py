@@ -1,0 +1,109 @@
+"""Wires what rents and watches pods: providers, and the leader's loops over them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+
+from podium_runtime import clock
+from podium_scheduler.adapters import pods_file
+from podium_scheduler.adapters.providers import digitalocean, docker, local, runpod, runpod_v1
+from podium_scheduler.app import fleet_facts, providers
+from podium_scheduler.domain import pods
+from podium_scheduler.settings import SchedulerSettings
+
+_CREDENTIALS = {"runpod": "runpod_api_key", "digitalocean": "digitalocean_token"}
+_NONE = pydantic.SecretStr("")
+
+
+class CredentialMissing(Exception):
+    """The pods file names a provider whose credential is not set. The message is one line for people."""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """What this replica rents from, and how."""
+
+    plan: pods_file.Plan
+    renting: Sequence[providers.Provider]
+    scheduler_address: str = ""
+    """Set once the scheduler listens."""
+
+    def order(self, pod: pods.Pod, token: str) -> providers.Order:
+        """What to order for a pod."""
+        plan = self.plan
+        return providers.Order(
+            pod_id=pod.pod_id,
+            name=pod.name,
+            offer=fleet_facts.offer_of(pod),
+            image=plan.image,
+            command=plan.command,
+            environment={
+                **plan.environment,
+                "PODIUM_SCHEDULER_ADDRESS": plan.scheduler_address or self.scheduler_address,
+                "PODIUM_JOIN_TOKEN": token,
+                "PODIUM_POD_ID": str(pod.pod_id),
+            },
+            disk_gb=plan.disk_gb,
+        )
+
+    async def close(self) -> None:
+        """Gives back what the providers hold; no pod is touched."""
+        for provider in self.renting:
+            await provider.close()
+
+
+def fleet(settings: SchedulerSettings, time: clock.Clock) -> Fleet | None:
+    """What the settings ask for; None: nobody rents. Raises PodsFileError or CredentialMissing."""
+    if settings.pods is None:
+        return None
+    plan = pods_file.load(settings.pods)
+    # Before any provider is made: each holds connections.
+    for name, setting in _CREDENTIALS.items():
+        if getattr(plan.providers, name) is not None and getattr(settings, setting) is None:
+            raise CredentialMissing(f"{settings.pods} names {name}: set PODIUM_{setting.upper()}")
+    return Fleet(plan, _providers(plan, settings, time))
+
+
+def _providers(plan: pods_file.Plan, settings: SchedulerSettings, time: clock.Clock) -> list[providers.Provider]:
+    wanted, prefix = plan.providers, f"{plan.cluster}-"
+    found: list[providers.Provider] = []
+    if wanted.local is not None:
+        found.append(local.Local(_local(wanted.local, prefix), time))
+    if wanted.docker is not None:
+        offered = [offer.of("docker") for offer in wanted.docker.offers]
+        fields = wanted.docker.model_dump(exclude={"offers"})
+        found.append(docker.Docker(docker.Settings(prefix=prefix, offers=offered, **fields)))
+    if wanted.kubernetes is not None:
+        # Its client library takes a second to import.
+        from podium_scheduler.adapters.providers import kubernetes
+
+        offered = [offer.of("kubernetes") for offer in wanted.kubernetes.offers]
+        fields = wanted.kubernetes.model_dump(exclude={"offers"})
+        found.append(kubernetes.Kubernetes(kubernetes.Settings(prefix=prefix, offers=offered, **fields)))
+    if wanted.runpod is not None:
+        fields = wanted.runpod.model_dump(exclude={"api"})
+        account = runpod.Settings(api_key=settings.runpod_api_key or _NONE, prefix=prefix, **fields)
+        found.append(runpod_v1.RunPodV1(account) if wanted.runpod.api == "v1" else runpod.RunPod(account))
+    if wanted.digitalocean is not None:
+        fields = wanted.digitalocean.model_dump()
+        found.append(
+            digitalocean.DigitalOcean(
+                digitalocean.Settings(token=settings.digitalocean_token or _NONE, prefix=prefix, **fields)
+            )
+        )
+    return found
+
+
+def _local(wanted: pods_file.Local, prefix: str) -> local.Settings:
+    return local.Settings(
+        folder=wanted.folder or Path("pods"),
+        prefix=prefix,
+        environment=local.inheritable(os.environ),
+        max_count=wanted.max_count,
+        price_usd_per_hour=wanted.price_usd_per_hour,
+    )

@@ -1,0 +1,323 @@
+"""The autoscaler's loop over ledgers in memory: what it sees, what it has done, what it keeps of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from podium.common.v1 import workload_pb2
+from podium.worker.v1 import worker_pb2
+from podium_runtime import clock, ids
+from podium_scheduler.app import (
+    autoscaler,
+    fleet_facts,
+    pod_readiness,
+    providers,
+    records,
+    throughputs,
+    worker_sessions,
+)
+from podium_scheduler.domain import offers, pods
+from podium_scheduler.domain.autoscaling import policy
+from tests.support.pod_ledger_model import PodLedgerModel
+
+RULES = policy.Policy(
+    limits=policy.Limits(max_pods=5), wishes=policy.Wishes(age_gate_s=0, depth_gate=1, target_s=60), idle_s=30
+)
+OFFER = offers.Offer("cloud", "L4", 1, 0.8, vram_bytes=24 << 30, compute_capability="8.9", device_name="NVIDIA L4")
+
+
+class Scaling:
+    """A ScalingLedger in memory."""
+
+    def __init__(self) -> None:
+        self.limit: records.ScalingLimits | None = None
+        self.rows: list[records.DemandRow] = []
+        self.decided: list[records.Decision] = []
+        self.speeds: list[records.Throughput] = []
+
+    async def limits(self) -> records.ScalingLimits | None:
+        return self.limit
+
+    async def demands(self) -> list[records.DemandRow]:
+        return self.rows
+
+    async def arrivals(self) -> dict[str, records.Arrivals]:
+        return {}
+
+    async def throughputs(self) -> list[records.Throughput]:
+        return self.speeds
+
+    async def decide(self, decisions: Sequence[records.Decision]) -> None:
+        self.decided += decisions
+
+    async def record_throughputs(self, seen: Sequence[records.Throughput]) -> None:
+        self.speeds += seen
+
+
+class Uses:
+    """A CostLedger in memory, as far as activity goes."""
+
+    def __init__(self) -> None:
+        self.last: dict[uuid.UUID, datetime] = {}
+
+    async def last_uses(self) -> dict[uuid.UUID, datetime]:
+        return self.last
+
+
+class Loads:
+    async def loads(self) -> list[records.MeasuredLoad]:
+        return []
+
+
+class Cloud:
+    """Offers, or an error."""
+
+    name = "cloud"
+
+    def __init__(self) -> None:
+        self.found: tuple[offers.Offer, ...] = (OFFER,)
+        self.away = False
+        self.asked = 0
+
+    async def offers(self) -> tuple[offers.Offer, ...]:
+        self.asked += 1
+        if self.away:
+            raise providers.Unreachable("away")
+        return self.found
+
+
+@dataclass
+class Rig:
+    """The loops, and what they read."""
+
+    time: clock.FakeClock = field(default_factory=clock.FakeClock)
+    scaling: Scaling = field(default_factory=Scaling)
+    uses: Uses = field(default_factory=Uses)
+    cloud: Cloud = field(default_factory=Cloud)
+    sessions: dict[uuid.UUID, worker_pb2.Status] = field(default_factory=dict)
+    gpus: int = 1
+    drained: list[uuid.UUID] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pods = PodLedgerModel(self.time)
+        self._offers_at = 0.0
+        mine: Any = self
+        scaling: Any = self.scaling
+        loads: Any = Loads()
+        known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm")}
+        uses: Any = self.uses
+        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known)
+        rented: Any = [self.cloud]
+        self.offers = autoscaler.OfferWatch(rented, self.time)
+        make = ids.SequentialIds()
+        self.loop = autoscaler.Autoscaler(
+            self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time
+        )
+        self.readiness = pod_readiness.PodReadiness(self.pods, mine)
+
+    async def placed(self) -> list[records.PlacedSession]:
+        """As of a SessionLedger."""
+        devices = [worker_pb2.Device(uuid=f"GPU-{n}") for n in range(self.gpus)] or [worker_pb2.Device(uuid="cpu")]
+        return [
+            records.PlacedSession(
+                uuid.uuid4(), worker_pb2.Hello(worker_id=str(worker), devices=devices).SerializeToString(),
+                status.SerializeToString(), False, "", (),
+            )
+            for worker, status in self.sessions.items()
+        ]  # fmt: skip
+
+    async def drain(self, worker_id: uuid.UUID) -> bool:
+        """As of app.draining."""
+        self.drained.append(worker_id)
+        return True
+
+    async def round(self) -> None:
+        """What the leader's loops do, one after the other."""
+        if self.time.monotonic() >= self._offers_at:
+            self._offers_at = self.time.monotonic() + await self.offers.run_once()
+        await self.loop.run_once()
+
+    def work(self, items: int) -> None:
+        self.scaling.rows = [records.DemandRow("minilm", items, self.time.now(), None)] if items else []
+
+    async def rent(self) -> pods.Pod:
+        """One pod, as far as STARTING, its worker registered."""
+        self.work(100)
+        await self.round()
+        (pod,) = (await self.pods.census()).pods
+        token = b"t" * 32
+        await self.pods.move([pods.Move(pod.pod_id, pod.state, pods.State.CREATING, join_token_sha256=token)])
+        seen = pods.Sighting("id-1", pod.name)
+        await self.pods.move([pods.Move(pod.pod_id, pods.State.CREATING, pods.State.STARTING, sighting=seen)])
+        worker = uuid.uuid4()
+        assert await self.pods.redeem(token, pod.pod_id, worker) is None
+        self.sessions[worker] = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(state=worker_pb2.DEVICE_STATE_IDLE)])
+        return await self.now(pod)
+
+    async def now(self, pod: pods.Pod) -> pods.Pod:
+        found = await self.pods.pod(pod.pod_id)
+        assert found is not None
+        return found
+
+    def status(self, pod: pods.Pod) -> worker_pb2.Status:
+        assert pod.worker_id is not None
+        return self.sessions[pod.worker_id]
+
+
+async def test_work_has_a_pod_intended_once_and_says_why() -> None:
+    rig = Rig()
+    await rig.round()
+    assert not rig.pods.rows
+    rig.work(100)
+    await rig.round()
+    (pod,) = (await rig.pods.census()).pods
+    assert (pod.state, pod.workload, pod.provider, pod.gpu_type, pod.device_name) == (
+        pods.State.INTENDED, "minilm", "cloud", "L4", "NVIDIA L4",
+    )  # fmt: skip
+    assert pod.name == pods.name_of("podium", pod.pod_id)
+    (decision,) = rig.scaling.decided
+    assert (decision.kind, decision.workload) == ("Spawn", "minilm") and decision.reason == pod.detail
+    await rig.round()
+    assert len(rig.pods.rows) == 1, "it is on its way"
+
+
+async def test_a_pod_is_ready_when_its_worker_has_a_model() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    await rig.readiness.run_once()
+    assert (await rig.now(pod)).state is pods.State.STARTING
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    assert (await rig.now(pod)).state is pods.State.READY
+
+
+async def test_a_pod_without_its_gpu_is_given_back() -> None:
+    rig = Rig(gpus=0)
+    pod = await rig.rent()
+    await rig.readiness.run_once()
+    now = await rig.now(pod)
+    assert (now.state, now.reason) == (pods.State.DESTROYING, pods.Reason.UNSUITABLE)
+    assert now.detail == "it came up with 0 of 1 GPUs"
+
+
+async def test_an_idle_pod_is_drained_and_then_destroyed_and_a_busy_one_is_not() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    rig.work(0)
+    batch = rig.status(pod).in_hand.add(batch_id=1)
+    for _ in range(5):
+        rig.time.advance(60)
+        await rig.round()
+    assert (await rig.now(pod)).state is pods.State.READY, "it has a batch in hand"
+    rig.status(pod).in_hand.remove(batch)
+    rig.status(pod).devices[0].state = worker_pb2.DEVICE_STATE_BOOTING
+    rig.time.advance(60)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.READY, "it loads a model"
+    rig.status(pod).devices[0].state = worker_pb2.DEVICE_STATE_READY
+    rig.time.advance(20)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.READY, "it was busy a moment ago"
+    rig.time.advance(20)
+    await rig.round()
+    now = await rig.now(pod)
+    assert (now.state, now.reason) == (pods.State.DRAINING, pods.Reason.IDLE)
+    assert rig.drained == [pod.worker_id]
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.DRAINING, "it has not said that it takes nothing new"
+    rig.status(pod).draining = True
+    await rig.round()
+    now = await rig.now(pod)
+    assert (now.state, now.reason) == (pods.State.DESTROYING, pods.Reason.IDLE)
+    assert [d.kind for d in rig.scaling.decided if d.pod_id] == ["Drain", "Destroy"]
+
+
+async def test_a_new_leader_does_not_take_a_pod_for_idle_that_it_has_not_seen() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    rig.work(0)
+    rig.time.advance(3600)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.READY
+
+
+async def test_what_an_operator_has_set_is_in_force_at_once() -> None:
+    rig = Rig()
+    rig.scaling.limit = records.ScalingLimits(paused=True)
+    rig.work(100)
+    await rig.round()
+    assert not rig.pods.rows
+    assert rig.scaling.decided[0].reason == "an operator has paused the autoscaler"
+    await rig.round()
+    assert len(rig.scaling.decided) == 1, "nothing new is not written again"
+    rig.scaling.limit = records.ScalingLimits(max_pods=0)
+    await rig.round()
+    assert not rig.pods.rows
+    rig.scaling.limit = records.ScalingLimits()
+    await rig.round()
+    assert len(rig.pods.rows) == 1
+
+
+async def test_an_offer_that_could_not_be_had_is_left_alone_twice_as_long_each_time() -> None:
+    rig = Rig()
+    rig.work(100)
+    pauses = []
+    for _ in range(3):
+        waited = 0
+        while not (alive := (await rig.pods.census()).pods):
+            rig.time.advance(10)
+            waited += 10
+            await rig.round()
+        pauses.append(waited)
+        failed = pods.Move(alive[0].pod_id, alive[0].state, pods.State.FAILED, pods.Reason.NO_CAPACITY, "none")
+        await rig.pods.move([failed])
+    assert pauses == [10, 60, 120]
+
+
+async def test_a_provider_that_does_not_answer_is_believed_for_a_while() -> None:
+    rig = Rig()
+    await rig.round()
+    rig.cloud.away = True
+    rig.time.advance(120)
+    rig.work(100)
+    await rig.round()
+    assert len(rig.pods.rows) == 1 and rig.cloud.asked == 2
+    (pod,) = (await rig.pods.census()).pods
+    await rig.pods.move([pods.Move(pod.pod_id, pod.state, pods.State.FAILED, pods.Reason.NOT_WANTED, "")])
+    rig.time.advance(900)
+    await rig.round()
+    assert not (await rig.pods.census()).pods
+
+
+async def test_throughput_is_items_by_the_devices_own_time() -> None:
+    ledger: Any = Scaling()
+    noted = throughputs.Throughputs(ledger)
+    one = worker_sessions.Session(uuid.uuid4(), uuid.uuid4(), worker_pb2.Hello(devices=[worker_pb2.Device(name="L4")]))
+    mixed = [worker_pb2.Device(name="L4"), worker_pb2.Device(name="T4")]
+    two = worker_sessions.Session(uuid.uuid4(), uuid.uuid4(), worker_pb2.Hello(devices=mixed))
+    noted.note(one, "minilm", 100, 0.5)
+    noted.note(one, "minilm", 300, 0.5)
+    noted.note(one, "minilm", 300, 0.0)
+    noted.note(two, "minilm", 300, 1.0)
+    await noted.run_once()
+    await noted.run_once()
+    assert ledger.speeds == [records.Throughput("minilm", "L4", 400.0, 2)]
+
+
+async def test_how_long_a_pod_takes_to_come_is_measured() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.time.advance(42)
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    ready = await rig.now(pod)
+    assert ready.ready_time is not None and ready.ready_time - ready.create_time == timedelta(seconds=42)
+    assert fleet_facts._cold_starts([ready]) == {OFFER.key: 42.0}

@@ -1,0 +1,104 @@
+"""The file that says where pods are rented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from podium_runtime import clock
+from podium_scheduler import pod_wiring
+from podium_scheduler.adapters import pods_file
+from podium_scheduler.domain import offers
+from podium_scheduler.settings import SchedulerSettings
+
+FULL = """
+cluster: prod
+image: podium-worker:1
+scheduler_address: scheduler.example.com:443
+limits: {max_pods: 7, usd_per_hour: 12.5}
+wishes: {age_gate_s: 60}
+workloads:
+  minilm: {gpu_types: [NVIDIA L4, NVIDIA A40], clouds: [SECURE], warm_pods: 1}
+providers:
+  docker:
+    offers: [{gpu_type: L4, price_usd_per_hour: 0.4, vram_gib: 24}]
+  kubernetes:
+    offers: [{gpu_type: NVIDIA-L4, price_usd_per_hour: 0.5}]
+  runpod: {gpu_types: [NVIDIA L4]}
+  digitalocean: {regions: [nyc2]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "pods.yaml"
+    path.write_text(text)
+    return path
+
+
+def settings(path: Path | None, **more: str) -> SchedulerSettings:
+    return SchedulerSettings(
+        postgres_url="postgresql://x/y", redis_url="redis://x", internal_token="a", join_token="b",
+        operator_token="c", pods=path,
+        **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_full_file(tmp_path: Path) -> None:
+    plan = pods_file.load(write(tmp_path, FULL))
+    rules = plan.policy
+    assert (rules.limits.max_pods, rules.limits.usd_per_hour, rules.limits.usd_per_day) == (7, 12.5, None)
+    own = rules.wishes_for("minilm")
+    assert own.gpu_types == ("NVIDIA L4", "NVIDIA A40") and own.clouds == {offers.Cloud.SECURE} and own.warm_pods == 1
+    assert rules.wishes_for("clip").age_gate_s == 60
+    assert plan.providers.docker is not None
+    assert plan.providers.docker.offers[0].of("docker").vram_bytes == 24 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("providers: {local: {max_pods: 3}}", "providers.local.max_pods: Extra inputs are not permitted"),
+        ("providers: {local: {max_count: 0}}", "providers.local.max_count: Input should be greater than"),
+        ("cluster: -bad\nproviders: {}", "cluster: String should match pattern"),
+        ("limits: {}", "providers: Field required"),
+        ("providers: {runpod: {}}", "image: runpod needs the worker's image"),
+        (
+            "providers: {runpod: {}}\nimage: x",
+            "scheduler_address: runpod needs to know how its pods reach the scheduler",
+        ),
+        ("providers: {local: {}}\nlimits: {min_pods: 3, max_pods: 2}", "min_pods 3 is more than max_pods 2"),
+        ("providers: {local: {}}\nlimits: {usd_per_hour: .nan}", "limits.usd_per_hour: Input should be"),
+        ("providers: [", "is not YAML"),
+        ("just words", "the file: Input should be a valid dictionary"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(pods_file.PodsFileError) as caught:
+        pods_file.load(write(tmp_path, text))
+    message = str(caught.value)
+    assert words in message and str(tmp_path) in message and "\n" not in message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(pods_file.PodsFileError, match="cannot be read: No such file"):
+        pods_file.load(tmp_path / "none.yaml")
+
+
+async def test_the_providers_that_it_names_are_made_with_credentials_from_the_settings(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL)
+    with pytest.raises(pod_wiring.CredentialMissing, match="set PODIUM_RUNPOD_API_KEY"):
+        pod_wiring.fleet(settings(path), clock.FakeClock())
+    with pytest.raises(pod_wiring.CredentialMissing, match="set PODIUM_DIGITALOCEAN_TOKEN"):
+        pod_wiring.fleet(settings(path, runpod_api_key="k1"), clock.FakeClock())
+    fleet = pod_wiring.fleet(settings(path, runpod_api_key="k1", digitalocean_token="k2"), clock.FakeClock())
+    assert fleet is not None
+    assert [one.name for one in fleet.renting] == ["docker", "kubernetes", "runpod", "digitalocean"]
+    assert "k1" not in repr(fleet) and "k2" not in repr(fleet)
+    await fleet.close()
+    assert pod_wiring.fleet(settings(None), clock.FakeClock()) is None
+
+
+def test_pods_need_tokens(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="PODIUM_PODS needs tokens"):
+        SchedulerSettings(postgres_url="postgresql://x/y", redis_url="redis://x", insecure=True, pods=tmp_path)
