@@ -21,13 +21,13 @@ class Stubborn:
 
     async def run_once(self) -> float:
         self.started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancellations += 1
-            if self.cancellations > 1:
-                raise
-        return 0.0
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancellations += 1
+                if self.cancellations > 1:
+                    raise
 
 
 class Dying:

@@ -321,3 +321,16 @@ async def test_how_long_a_pod_takes_to_come_is_measured() -> None:
     ready = await rig.now(pod)
     assert ready.ready_time is not None and ready.ready_time - ready.create_time == timedelta(seconds=42)
     assert fleet_facts._cold_starts([ready]) == {OFFER.key: 42.0}
+
+
+async def test_a_pod_that_has_done_all_before_it_was_ready_is_idle_and_not_unwanted() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    rig.work(0)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.STARTING
+    await rig.readiness.run_once()
+    rig.time.advance(60)
+    await rig.round()
+    assert (await rig.now(pod)).reason is pods.Reason.IDLE

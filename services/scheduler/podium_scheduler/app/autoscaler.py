@@ -129,6 +129,8 @@ class Autoscaler(loops.PatientLoop):
                 if now - self._said.get(key, float("-inf")) < _SAID_EVERY_S:
                     continue
                 said[key] = now
+                if isinstance(act, actions.Alert):
+                    log.warning("autoscaler_alerts", trouble=act.trouble, workload=workload, reason=act.reason)
             news.append(records.Decision(workload, kind, act.reason, getattr(act, "pod_id", None)))
         if news:
             await self._scaling.decide(news)

@@ -105,16 +105,18 @@ class FleetFacts:
             # that has left is the pod keeper's.
             in_hand = max(1, in_hand)
         loading = worker is not None and worker.loading
+        # A moment before the ledger has it: a small job can be done by then, and the pod that did it was not in vain.
+        is_up = pod.state is pods.State.STARTING and worker is not None and bool(worker.resident)
         busy = in_hand > 0 or loading
         if busy or pod.pod_id not in self._active_at:
             self._active_at[pod.pod_id] = now.timestamp()
         return observed.Pod(
             pod_id=pod.pod_id,
-            state=pod.state,
+            state=pods.State.READY if is_up else pod.state,
             offer=offer_of(pod),
             born=pod.create_time.timestamp(),
             workload=pod.workload,
-            ready=_seconds(pod.ready_time),
+            ready=now.timestamp() if is_up else _seconds(pod.ready_time),
             last_active=self._active_at[pod.pod_id],
             loading=loading,
             batches_in_hand=in_hand,

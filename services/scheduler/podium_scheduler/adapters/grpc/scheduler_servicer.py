@@ -58,7 +58,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         job = await self._jobs.get(request.app_id, convert.uuid(request.job_id, "job_id"))
         found = convert.job(job)
         cost = await self._costs.of_job(job.job_id, datetime.now(UTC))
-        found.cost.gpu_seconds, found.cost.usd = cost.gpu_seconds, cost.micro_usd / 1e6
+        if cost.gpu_seconds:
+            found.cost.gpu_seconds, found.cost.usd = cost.gpu_seconds, cost.micro_usd / 1e6
         return scheduler_pb2.GetJobResponse(job=found)
 
     async def ListJobs(
