@@ -134,6 +134,8 @@ class _Stream:
         turn = self._lease.turn
         while True:
             turn.clear()
+            # A read that brought nothing to send may have swallowed it, and nobody would come to wake this one.
+            cancellation.honour()
             if keeping.done():
                 keeping.result()
             if listening.done():
