@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -428,3 +429,19 @@ async def test_a_model_that_computes_what_was_recorded_is_offered_and_another_is
         session.say(assign=scheduler.assignment("right", TEXTS))
         chunks, _ = await session.result()
         assert np.array_equal(_matrix(chunks), _expected(TEXTS))
+
+
+async def test_an_executor_that_is_stopped_does_not_outlive_its_worker(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()])
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path) as process:
+        session = await scheduler.session()
+        await session.status(lambda s: s.devices[0].state == worker_pb2.DEVICE_STATE_IDLE)
+        (executor,) = process.executors()
+        handle = os.pidfd_open(executor)
+        os.kill(executor, signal.SIGSTOP)
+        process.process.kill()
+        try:
+            # A pidfd can be read once its process has ended.
+            assert (await asyncio.to_thread(select.select, [handle], [], [], fake.STEP_S))[0]
+        finally:
+            os.close(handle)

@@ -35,8 +35,8 @@ async def _run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         raise SystemExit(1) from None
 
 
-def die_with_parent() -> None:
-    """Asks the kernel for SIGTERM when the parent dies, if PODIUM_PARENT_PID names it.
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Asks the kernel for a signal when the parent dies, if PODIUM_PARENT_PID names it.
 
     The caller sets the variable when the child must not outlive it (`podium up`, tests). Linux only; elsewhere the
     parent's own clean-up has to do.
@@ -44,10 +44,10 @@ def die_with_parent() -> None:
     expected = os.environ.get("PODIUM_PARENT_PID")
     if expected is None or sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != int(expected):
         # The parent died before the request was in place, so no signal would ever come.
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def write_ready_file(path: Path | None, content: Mapping[str, object]) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import draining, fleet_facts, loops, ports, providers, records
+from podium_scheduler.app import draining, fleet_facts, intents, loops, ports, providers, records
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import actions, autoscaler, policy
 
@@ -103,22 +103,8 @@ class Autoscaler(loops.PatientLoop):
             )
 
     def _intent(self, spawn: actions.Spawn) -> records.NewPod:
-        pod_id, offer = self._ids.uuid4(), spawn.offer
-        return records.NewPod(
-            pod_id=pod_id,
-            name=pods.name_of(self._prefix, pod_id),
-            provider=offer.provider,
-            gpu_type=offer.gpu_type,
-            gpu_count=offer.gpu_count,
-            price_usd_per_hour=pods.usd(offer.price_usd_per_hour),
-            vram_bytes=offer.vram_bytes,
-            compute_capability=offer.compute_capability,
-            device_name=offer.device_name,
-            cloud=offer.cloud,
-            region=offer.region,
-            workload=spawn.workload,
-            detail=spawn.reason,
-        )
+        made = self._ids.uuid4()
+        return intents.intent(spawn.offer, made, self._prefix, why=spawn.reason, workload=spawn.workload)
 
     async def _keep(self, decided: Sequence[actions.Action]) -> None:
         now, news, said = self._clock.monotonic(), [], {}

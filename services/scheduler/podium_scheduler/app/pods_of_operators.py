@@ -14,7 +14,7 @@ from datetime import datetime
 from uuid import UUID
 
 from podium_runtime import errors, ids, logs
-from podium_scheduler.app import draining, ports, providers, records
+from podium_scheduler.app import draining, intents, ports, providers, records
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import policy, words
 from podium_scheduler.domain.pods import State
@@ -186,22 +186,7 @@ class PodsOfOperators:
             )
 
     def _intent(self, offer: offers.Offer, request_id: UUID) -> records.NewPod:
-        pod_id = self._ids.uuid4()
-        return records.NewPod(
-            pod_id=pod_id,
-            name=pods.name_of(self._prefix, pod_id),
-            provider=offer.provider,
-            gpu_type=offer.gpu_type,
-            gpu_count=offer.gpu_count,
-            price_usd_per_hour=pods.usd(offer.price_usd_per_hour),
-            vram_bytes=offer.vram_bytes,
-            compute_capability=offer.compute_capability,
-            device_name=offer.device_name,
-            cloud=offer.cloud,
-            region=offer.region,
-            detail=_ASKED,
-            request_id=request_id,
-        )
+        return intents.intent(offer, self._ids.uuid4(), self._prefix, why=_ASKED, request_id=request_id)
 
     async def drain(self, pod_id: UUID) -> pods.Pod:
         """Lets a READY pod's worker finish; one without a worker ends at once. Idempotent. Raises errors.NotFound."""

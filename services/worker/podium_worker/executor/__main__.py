@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from typing import cast
@@ -21,7 +22,8 @@ def main() -> None:
     """Runs until the front closes the socket."""
     heap.keep_freed(_KEPT_BYTES)
     options = _options()
-    lifecycle.die_with_parent()
+    # It has nothing to put in order, and one that is stopped would never hear a gentler signal.
+    lifecycle.die_with_parent(signal.SIGKILL)
     logs.configure(options.log_level, cast(logs.LogFormat, options.log_format), f"executor-{options.index}")
     injected = faults.from_environment(os.environ)
     pipeline.Pipeline(
