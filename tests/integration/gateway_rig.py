@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import grpc
 import numpy
 import redis.asyncio
@@ -96,6 +97,10 @@ class Ledger:
     closed: asyncio.Queue[scheduler_pb2.CloseConsumerRequest] = field(default_factory=asyncio.Queue)
     opened: list[scheduler_pb2.OpenConsumerRequest] = field(default_factory=list)
     consumer_lost: bool = False
+    embeds: list[scheduler_pb2.EmbedRequest] = field(default_factory=list)
+    embed_refusal: errors.PodiumError | None = None
+    embed_gate: asyncio.Event | None = None
+    """When set, Embed waits for it; `stalled` and `stall_cancelled` tell of that."""
     looked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each GetJob and ListBatches."""
 
@@ -267,7 +272,34 @@ class FakeScheduler:
     async def Embed(
         self, request: scheduler_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> scheduler_pb2.EmbedResponse:
-        raise errors.Unimplemented("not in this fake")
+        self._note("Embed", context)
+        if self.ledger.embed_refusal is not None:
+            raise self.ledger.embed_refusal
+        self.ledger.embeds.append(request)
+        if self.ledger.embed_gate is not None:
+            self.ledger.stalled.set()
+            try:
+                await self.ledger.embed_gate.wait()
+            except asyncio.CancelledError:
+                self.ledger.stall_cancelled.set()
+                raise
+        return embed_answer(request)
+
+
+def embed_answer(request: scheduler_pb2.EmbedRequest) -> scheduler_pb2.EmbedResponse:
+    """Rows of 4 elements that hold the length of each item's content; two tokens an item."""
+    texts = item_pb2.TextItems.FromString(request.payload).items
+    rows = numpy.array([[len(t.text)] * 4 for t in texts], dtype="<f4")
+    chunk = result_pb2.ResultChunk(
+        item_count=request.item_count,
+        count=request.item_count,
+        vectors=rows.tobytes(),
+        dimension=4,
+        dtype=workload_pb2.DTYPE_FLOAT32,
+        crc32c=google_crc32c.value(rows.tobytes()),
+        provenance=result_pb2.Provenance(model_name="m", dimension=4, dtype=workload_pb2.DTYPE_FLOAT32),
+    )
+    return scheduler_pb2.EmbedResponse(chunk=chunk, token_counts=[2] * request.item_count)
 
 
 @asynccontextmanager

@@ -213,13 +213,6 @@ async def test_health_and_reflection_need_no_token(rig: gateway_rig.Rig) -> None
     assert "podium.gateway.v1.GatewayService" in {s.name for s in listed.list_services_response.service}
 
 
-async def test_calls_of_later_work_say_so(rig: gateway_rig.Rig) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rig.stub.Embed(gateway_pb2.EmbedRequest(), metadata=rig.metadata)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert gateway_rig.reason(caught.value) == "NOT_YET_IMPLEMENTED"
-
-
 async def test_the_trace_and_the_internal_token_go_on_to_the_scheduler(rig: gateway_rig.Rig) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     metadata = (*rig.metadata, ("traceparent", trace))

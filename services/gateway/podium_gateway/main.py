@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
+import grpc
 import redis.asyncio
 from redis import backoff
 from redis.asyncio import retry
@@ -18,7 +20,19 @@ from podium_gateway.adapters import (
     scheduler_client,
     servicer,
 )
-from podium_gateway.app import authentication, consume, jobs, readiness, results, submit, watch, workloads
+from podium_gateway.app import (
+    authentication,
+    consume,
+    embed,
+    embed_routes,
+    jobs,
+    readiness,
+    results,
+    submit,
+    watch,
+    workloads,
+)
+from podium_gateway.domain import vector_cache
 from podium_gateway.settings import GatewaySettings
 from podium_runtime import auth, channels, clock, grpc_server, lifecycle, logs, metrics, settings, supervision
 
@@ -47,9 +61,24 @@ async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:
         retried=["podium.scheduler.v1.SchedulerService"],
     )
     client, wakeful = _redis(configured), _wake_up_redis(configured)
-    async with channel, client, wakeful:
+    async with channel, client, wakeful, contextlib.AsyncExitStack() as replicas:
         ledger = scheduler_client.SchedulerClient(channel, configured.internal_token)
-        await _serve(configured, stop, ledger, client, wakeful)
+        routes = embed_routes.Routes(
+            [
+                scheduler_client.EmbedReplica(
+                    await replicas.enter_async_context(_replica_channel(configured, address)), configured.internal_token
+                )
+                for address in configured.scheduler_addresses
+            ]
+        )
+        await _serve(configured, stop, ledger, routes, client, wakeful)
+
+
+def _replica_channel(configured: GatewaySettings, address: str) -> grpc.aio.Channel:
+    """To one replica, for interactive calls: what one replica lacks another may have, so which one is asked matters."""
+    return channels.open_channel(
+        address, tls=configured.tls, max_message_bytes=2 * configured.gateway_max_message_bytes
+    )
 
 
 def _redis(configured: GatewaySettings) -> redis.asyncio.Redis:
@@ -83,6 +112,7 @@ async def _serve(
     configured: GatewaySettings,
     stop: asyncio.Event,
     ledger: scheduler_client.SchedulerClient,
+    routes: embed_routes.Routes,
     client: redis.asyncio.Redis,
     wakeful: redis.asyncio.Redis,
 ) -> None:
@@ -104,6 +134,14 @@ async def _serve(
         watch_job=watch.WatchJob(ledger, events, time),
         stream_results=results.StreamResults(ledger, store, events, time, meter),
         consume_results=consume.ConsumeResults(ledger, registry, store, events, time, meter),
+        embed=embed.Embed(
+            routes,
+            registry,
+            meter,
+            vector_cache.VectorCache(configured.gateway_embed_cache_bytes),
+            calls_per_app=configured.gateway_embed_calls,
+            default_s=configured.gateway_embed_default_s,
+        ),
     )
     service = servicer.GatewayServicer(use_cases)
     server.add(registration.add_to_server, service, registration.SERVICE_NAME)

@@ -34,6 +34,17 @@ class GatewaySettings(settings.ServiceSettings):
     """How long an unknown token is refused without asking the scheduler, in seconds."""
     gateway_auth_capacity: int = pydantic.Field(default=10_000, ge=1)
     """Tokens remembered."""
+    gateway_embed_calls: int = pydantic.Field(default=64, ge=1)
+    """Interactive calls of one app in flight at this gateway; more are refused."""
+    gateway_embed_default_s: float = pydantic.Field(default=10.0, gt=0)
+    """Time of an interactive call that has no deadline, in seconds."""
+    gateway_embed_cache_bytes: int = pydantic.Field(default=0, ge=0)
+    """Memory for recent vectors of interactive calls, each for its own app alone; 0: none are kept."""
+
+    @property
+    def scheduler_addresses(self) -> tuple[str, ...]:
+        """Of each replica."""
+        return tuple(part.strip() for part in self.scheduler_address.split(",") if part.strip())
 
     @pydantic.model_validator(mode="after")
     def _token(self) -> Self:

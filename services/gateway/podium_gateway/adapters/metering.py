@@ -3,7 +3,7 @@ server."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 _ITEMS = Counter("podium_gateway_items_submitted_total", "Items of accepted jobs.")
 _BATCHES = Counter("podium_gateway_batches_cut_total", "Batches of accepted jobs.")
@@ -14,6 +14,21 @@ _TOKENS = Counter("podium_gateway_token_lookups_total", "Lookups of app tokens i
 _ACKS_IGNORED = Counter(
     "podium_gateway_acks_ignored_total",
     "Acknowledgements of deliveries that were settled already or of another stream.",
+)
+_EMBED_CALLS = Counter(
+    "podium_embed_calls_total",
+    "Interactive calls ended; the outcome is OK or an error's reason.",
+    ["workload", "outcome"],
+)
+_EMBED_SECONDS = Histogram(
+    "podium_embed_seconds",
+    "Time of interactive calls that were answered, at the gateway.",
+    ["workload"],
+    buckets=(0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16),
+)
+_EMBED_IN_FLIGHT = Gauge("podium_embed_calls_in_flight", "Interactive calls that wait for their answer.")
+_EMBED_CACHE = Counter(
+    "podium_embed_cache_items_total", "Items of interactive calls looked up in the cache.", ["found"]
 )
 _STREAMS = Gauge("podium_gateway_open_streams", "Streams to clients now open.", ["method"])
 
@@ -32,6 +47,19 @@ class PrometheusMeter:
 
     def ack_ignored(self) -> None:
         _ACKS_IGNORED.inc()
+
+    def embed_began(self) -> None:
+        _EMBED_IN_FLIGHT.inc()
+
+    def embed_ended(self, workload: str, outcome: str, seconds: float) -> None:
+        _EMBED_IN_FLIGHT.dec()
+        _EMBED_CALLS.labels(workload, outcome).inc()
+        if outcome == "OK":
+            _EMBED_SECONDS.labels(workload).observe(seconds)
+
+    def embed_cached(self, hits: int, misses: int) -> None:
+        _EMBED_CACHE.labels("yes").inc(hits)
+        _EMBED_CACHE.labels("no").inc(misses)
 
     def authenticated(self, outcome: str) -> None:
         _TOKENS.labels(outcome).inc()

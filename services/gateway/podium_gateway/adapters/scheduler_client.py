@@ -140,5 +140,20 @@ def translate(error: grpc.aio.AioRpcError, *, ours: bool) -> errors.PodiumError:
     return known
 
 
+class EmbedReplica:
+    """Implements ports.EmbedReplica over a channel to one replica, which repeats nothing by itself."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
+        self._stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        self._authorization = auth.authorization(token)
+
+    async def embed(self, request: scheduler_pb2.EmbedRequest, timeout_s: float) -> scheduler_pb2.EmbedResponse:
+        metadata = (*self._authorization, *tracing.outgoing())
+        try:
+            return await self._stub.Embed(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise translate(error, ours=False) from error
+
+
 # Reasons of an error without ErrorInfo: gRPC itself raised it, not the scheduler.
 _BARE = frozenset({"", errors.Unavailable.default_reason})

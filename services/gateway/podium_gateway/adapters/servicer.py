@@ -12,7 +12,7 @@ import grpc
 
 from podium.gateway.v1 import gateway_pb2
 from podium_gateway.adapters import metering
-from podium_gateway.app import callers, consume, jobs, results, submit, watch
+from podium_gateway.app import callers, consume, embed, jobs, results, submit, watch
 from podium_runtime import auth, errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,6 +28,7 @@ class UseCases:
     watch_job: watch.WatchJob
     stream_results: results.StreamResults
     consume_results: consume.ConsumeResults
+    embed: embed.Embed
 
 
 class GatewayServicer:
@@ -69,7 +70,7 @@ class GatewayServicer:
         await self._stream("ConsumeResults", self._do.consume_results(_caller(context), requests), context)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
-        raise errors.Unimplemented("Embed is not served yet; use SubmitBatch", reason="NOT_YET_IMPLEMENTED")
+        return await self._do.embed(_caller(context), request)
 
     async def _stream(self, method: str, messages: AsyncGenerator[Any, None], context: Context) -> None:
         """Writes one message at a time: the next is asked for when the transport has taken this one."""

@@ -123,6 +123,14 @@ class JobEvents(Protocol):
         """Wakes for one consumer group."""
 
 
+class EmbedReplica(Protocol):
+    """One replica of the scheduler, as the interactive lane asks it: once, without a retry of the channel's."""
+
+    async def embed(self, request: scheduler_pb2.EmbedRequest, timeout_s: float) -> scheduler_pb2.EmbedResponse:
+        """Raises errors.Unavailable (NO_WARM_WORKER, SCHEDULER_UNAVAILABLE, ...), DeadlineExceeded,
+        ResourceExhausted."""
+
+
 class Compressor(Protocol):
     """Makes one LZ4 frame."""
 
@@ -144,3 +152,16 @@ class Meter(Protocol):
 
     def authenticated(self, outcome: str) -> None:
         """A token was looked up: `hit`, `negative_hit` or `miss`."""
+
+
+class EmbedMeter(Protocol):
+    """What is counted of interactive calls."""
+
+    def embed_began(self) -> None:
+        """An interactive call is in flight."""
+
+    def embed_ended(self, workload: str, outcome: str, seconds: float) -> None:
+        """An interactive call is over: `outcome` is OK, CANCELLED or the reason of its error."""
+
+    def embed_cached(self, hits: int, misses: int) -> None:
+        """So many items of a call were in the cache, and so many were not."""

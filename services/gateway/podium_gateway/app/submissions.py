@@ -73,7 +73,7 @@ def _check_fields(
     admission.labels.update(request.labels)
     if request.HasField("options"):
         if rules is not None:
-            requests.check_options(_options(request), rules, bad)
+            requests.check_options(options_of(request.options), rules, bad)
         admission.options.CopyFrom(request.options)
     if request.HasField("completion_window"):
         window = request.completion_window
@@ -85,8 +85,8 @@ def _check_fields(
     return admission
 
 
-def _options(request: gateway_pb2.SubmitBatchRequest) -> requests.Options:
-    options = request.options
+def options_of(options: item_pb2.EmbeddingOptions) -> requests.Options:
+    """The options as the checks take them."""
     return requests.Options(
         input_type=options.input_type if options.HasField("input_type") else None,
         dimensions=options.dimensions if options.HasField("dimensions") else None,

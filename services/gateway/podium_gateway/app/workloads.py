@@ -3,6 +3,8 @@ stranger."""
 
 from __future__ import annotations
 
+import hashlib
+
 from podium.common.v1 import workload_pb2
 from podium_gateway.app import ports
 from podium_gateway.domain import workloads
@@ -25,6 +27,7 @@ class Registry:
         self._clock = time
         self._messages: dict[str, workload_pb2.Workload] = {}
         self._rules: dict[str, workloads.WorkloadRules] = {}
+        self._fingerprints: dict[str, bytes] = {}
         self._refreshed_at: float | None = None
 
     async def refresh(self) -> None:
@@ -32,6 +35,7 @@ class Registry:
         listed = await self._ledger.list_workloads()
         self._messages = {w.name: w for w in sorted(listed, key=lambda w: w.name)}
         self._rules = {w.name: rules_of(w) for w in listed}
+        self._fingerprints = {}
         self._refreshed_at = self._clock.monotonic()
 
     async def find(self, name: str) -> workloads.WorkloadRules | None:
@@ -46,6 +50,13 @@ class Registry:
         if self._refreshed_at is None:
             await self.refresh()
         return self._messages
+
+    def fingerprint(self, name: str) -> bytes:
+        """Of the whole entry of a workload that was found: another model, revision or prefix has another one."""
+        if name not in self._fingerprints:
+            entry = self._messages[name].SerializeToString(deterministic=True)
+            self._fingerprints[name] = hashlib.sha256(entry).digest()
+        return self._fingerprints[name]
 
     def _is_stale(self) -> bool:
         at = self._refreshed_at

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from podium_gateway.domain import violations, workloads
 
 MAX_ITEMS = 50_000
+MAX_CALL_ITEMS = 64
+"""Of an interactive call."""
+MAX_CALL_BYTES = 16 << 20
+"""Of an interactive call: whatever else waits for a worker waits behind it on the wire."""
 MAX_KEY_BYTES = 256
 MAX_UTF8_BYTES_PER_CHARACTER = 4
 MAX_URL_BYTES = 8 << 10
@@ -25,11 +29,14 @@ _URL = re.compile(r"(?:https?|s3)://[^/?#\x00-\x20\x7f-\x9f][^\x00-\x1f\x7f-\x9f
 
 
 def check_kind(
-    given: workloads.Modality | None, rules: workloads.WorkloadRules | None, bad: violations.Violations
+    given: workloads.Modality | None,
+    rules: workloads.WorkloadRules | None,
+    bad: violations.Violations,
+    choices: str = "texts, images, tasks",
 ) -> bool:
     """Whether there are items of a kind that the workload takes; an unknown workload takes any."""
     if given is None:
-        bad.add("items", "is required: one of texts, images, tasks")
+        bad.add("items", f"is required: one of {choices}")
         return False
     if rules is not None and given not in rules.modalities:
         taken = " or ".join(sorted(m.value for m in rules.modalities))
@@ -45,6 +52,20 @@ def check_count(kind: workloads.Modality, count: int, bad: violations.Violations
         return False
     if count > MAX_ITEMS:
         bad.add(f"{kind.value}.items", f"holds {count:,} items; a job has at most {MAX_ITEMS:,}: send several")
+        return False
+    return True
+
+
+def check_call(kind: workloads.Modality, count: int, nbytes: int, bad: violations.Violations) -> bool:
+    """Whether the items of an interactive call, serialized to `nbytes`, are within bounds."""
+    if count == 0:
+        bad.add("items", f"{kind.value}.items is empty; a call has 1 to {MAX_CALL_ITEMS} items")
+        return False
+    if count > MAX_CALL_ITEMS:
+        bad.add(f"{kind.value}.items", f"holds {count:,} items; a call has at most {MAX_CALL_ITEMS}: use SubmitBatch")
+        return False
+    if nbytes > MAX_CALL_BYTES:
+        bad.add(f"{kind.value}.items", f"is {nbytes:,} bytes; a call has at most {MAX_CALL_BYTES:,}: use SubmitBatch")
         return False
     return True
 

@@ -193,12 +193,14 @@ class EmbedRequest(_message.Message):
     def __init__(self, workload: _Optional[str] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., texts: _Optional[_Union[_item_pb2.TextItems, _Mapping]] = ..., images: _Optional[_Union[_item_pb2.ImageItems, _Mapping]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("chunk", "compute_time")
+    __slots__ = ("chunk", "compute_time", "token_count")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     chunk: _result_pb2.ResultChunk
     compute_time: _timestamp_pb2.Timestamp
-    def __init__(self, chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    token_count: int
+    def __init__(self, chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_count: _Optional[int] = ...) -> None: ...
 
 class ListWorkloadsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

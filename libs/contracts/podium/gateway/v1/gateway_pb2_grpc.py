@@ -152,7 +152,12 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Interactive lane: a few items, answered at once or refused, never stored.
+        """Interactive lane: a few items, answered at once or refused, never stored. Goes to a worker that has the model loaded,
+        ahead of the batches of jobs, together with calls that wait beside it. Idempotent. A call without a deadline has 10 s,
+        unless the gateway is set otherwise; one that is cancelled or late is dropped before it reaches a device.
+        INVALID_ARGUMENT: a field is bad (BadRequest names it). RESOURCE_EXHAUSTED: the app has too many calls in flight
+        (reason APP_EMBED_LIMIT), or all workers have (WORKERS_BUSY). UNAVAILABLE: no worker has the model loaded (reason
+        NO_WARM_WORKER): it is being loaded now, and RetryInfo tells how long that has taken before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,13 @@ class GatewayServiceStub:
     GROUP_HAS_ANOTHER_WORKLOAD). UNAVAILABLE: open it again, at any gateway.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_gateway_pb2.EmbedRequest, _gateway_pb2.EmbedResponse]
-    """Interactive lane: a few items, answered at once or refused, never stored."""
+    """Interactive lane: a few items, answered at once or refused, never stored. Goes to a worker that has the model loaded,
+    ahead of the batches of jobs, together with calls that wait beside it. Idempotent. A call without a deadline has 10 s,
+    unless the gateway is set otherwise; one that is cancelled or late is dropped before it reaches a device.
+    INVALID_ARGUMENT: a field is bad (BadRequest names it). RESOURCE_EXHAUSTED: the app has too many calls in flight
+    (reason APP_EMBED_LIMIT), or all workers have (WORKERS_BUSY). UNAVAILABLE: no worker has the model loaded (reason
+    NO_WARM_WORKER): it is being loaded now, and RetryInfo tells how long that has taken before.
+    """
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListWorkloadsRequest, _gateway_pb2.ListWorkloadsResponse]
     """Lists the workloads that jobs may name."""
 
@@ -134,7 +140,13 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.EmbedRequest,
         context: _aio.ServicerContext[_gateway_pb2.EmbedRequest, _abc.Awaitable[_gateway_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_gateway_pb2.EmbedResponse]:
-        """Interactive lane: a few items, answered at once or refused, never stored."""
+        """Interactive lane: a few items, answered at once or refused, never stored. Goes to a worker that has the model loaded,
+        ahead of the batches of jobs, together with calls that wait beside it. Idempotent. A call without a deadline has 10 s,
+        unless the gateway is set otherwise; one that is cancelled or late is dropped before it reaches a device.
+        INVALID_ARGUMENT: a field is bad (BadRequest names it). RESOURCE_EXHAUSTED: the app has too many calls in flight
+        (reason APP_EMBED_LIMIT), or all workers have (WORKERS_BUSY). UNAVAILABLE: no worker has the model loaded (reason
+        NO_WARM_WORKER): it is being loaded now, and RetryInfo tells how long that has taken before.
+        """
 
     @_abc_1.abstractmethod
     def ListWorkloads(

@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from podium.common.v1 import item_pb2 as podium_dot_common_dot_v1_dot_item__pb2
 from podium.common.v1 import job_pb2 as podium_dot_common_dot_v1_dot_job__pb2
 from podium.common.v1 import result_pb2 as podium_dot_common_dot_v1_dot_result__pb2
 from podium.common.v1 import workload_pb2 as podium_dot_common_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#podium/scheduler/v1/scheduler.proto\x12\x13podium.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bpodium/common/v1/item.proto\x1a\x1apodium/common/v1/job.proto\x1a\x1dpodium/common/v1/result.proto\x1a\x1fpodium/common/v1/workload.proto\"\xc4\x04\n\x0f\x41\x64mitJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12%\n\x0epayload_digest\x18\x03 \x01(\x0cR\rpayloadDigest\x12\x1a\n\x08workload\x18\x04 \x01(\tR\x08workload\x12\x36\n\x08modality\x18\x05 \x01(\x0e\x32\x1a.podium.common.v1.ModalityR\x08modality\x12\x1a\n\x08priority\x18\x06 \x01(\rR\x08priority\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x30.podium.scheduler.v1.AdmitJobRequest.LabelsEntryR\x06labels\x12<\n\x07options\x18\x08 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x46\n\x11\x63ompletion_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x10\x63ompletionWindow\x12\x37\n\x07\x62\x61tches\x18\n \x03(\x0b\x32\x1d.podium.scheduler.v1.NewBatchR\x07\x62\x61tches\x12 \n\x0btraceparent\x18\x0b \x01(\tR\x0btraceparent\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb0\x01\n\x08NewBatch\x12\x1d\n\nfirst_item\x18\x01 \x01(\rR\tfirstItem\x12\x1d\n\nitem_count\x18\x02 \x01(\rR\titemCount\x12\x18\n\x07payload\x18\x03 \x01(\x0cR\x07payload\x12L\n\x10payload_encoding\x18\x04 \x01(\x0e\x32!.podium.common.v1.PayloadEncodingR\x0fpayloadEncoding\"f\n\x10\x41\x64mitJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\x12)\n\x10\x61lready_accepted\x18\x02 \x01(\x08R\x0f\x61lreadyAccepted\";\n\x16\x41uthenticateAppRequest\x12!\n\x0ctoken_sha256\x18\x01 \x01(\x0cR\x0btokenSha256\"]\n\x17\x41uthenticateAppResponse\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12+\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03ttl\"=\n\rGetJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\xb9\x02\n\x0fListJobsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1b\n\tpage_size\x18\x02 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x32\n\x06states\x18\x04 \x03(\x0e\x32\x1a.podium.common.v1.JobStateR\x06states\x12H\n\x06labels\x18\x05 \x03(\x0b\x32\x30.podium.scheduler.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x1a\n\x08workload\x18\x06 \x01(\tR\x08workload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.podium.common.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"<\n\x11\x43\x61ncelJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"u\n\x12ListBatchesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1b\n\tfrom_item\x18\x03 \x01(\rR\x08\x66romItem\x12\x14\n\x05limit\x18\x04 \x01(\rR\x05limit\"|\n\x13ListBatchesResponse\x12\x34\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.podium.scheduler.v1.BatchR\x07\x62\x61tches\x12/\n\x13\x61\x63knowledge_results\x18\x02 \x01(\x08R\x12\x61\x63knowledgeResults\"J\n\x1aReportMissingResultRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"L\n\x1bReportMissingResultResponse\x12-\n\x12\x62\x61tches_recomputed\x18\x01 \x01(\rR\x11\x62\x61tchesRecomputed\"\x89\x02\n\x05\x42\x61tch\x12\x1d\n\nfirst_item\x18\x01 \x01(\rR\tfirstItem\x12\x1d\n\nitem_count\x18\x02 \x01(\rR\titemCount\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32\x1c.podium.common.v1.BatchStateR\x05state\x12K\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32$.podium.common.v1.BatchFailureReasonR\rfailureReason\x12\'\n\x0f\x66\x61ilure_message\x18\x05 \x01(\tR\x0e\x66\x61ilureMessage\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\rR\x07\x61ttempt\"f\n\x15ReleaseResultsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1f\n\x0b\x62\x65\x66ore_item\x18\x03 \x01(\rR\nbeforeItem\"A\n\x16ReleaseResultsResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"^\n\x13OpenConsumerRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x1a\n\x08workload\x18\x03 \x01(\tR\x08workload\"\x8a\x01\n\x14OpenConsumerResponse\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\x19\n\x08group_id\x18\x02 \x01(\x03R\x07groupId\x12\x36\n\tlease_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08leaseTtl\"\xa3\x01\n\x16\x41\x64vanceConsumerRequest\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\"\n\x0c\x61\x63knowledged\x18\x02 \x03(\x03R\x0c\x61\x63knowledged\x12\x1a\n\x08returned\x18\x03 \x03(\x03R\x08returned\x12\x12\n\x04held\x18\x04 \x03(\x03R\x04held\x12\x14\n\x05limit\x18\x05 \x01(\rR\x05limit\"r\n\x17\x41\x64vanceConsumerResponse\x12=\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1d.podium.scheduler.v1.DeliveryR\ndeliveries\x12\x18\n\x07\x66illing\x18\x02 \x01(\x08R\x07\x66illing\"\xa4\x01\n\x08\x44\x65livery\x12\x1a\n\x08\x64\x65livery\x18\x01 \x01(\x03R\x08\x64\x65livery\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x32\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x1a.podium.scheduler.v1.BatchH\x00R\x05\x62\x61tch\x12)\n\x03job\x18\x04 \x01(\x0b\x32\x15.podium.common.v1.JobH\x00R\x03jobB\x06\n\x04what\"[\n\x14\x43loseConsumerRequest\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\"\n\x0c\x61\x63knowledged\x18\x02 \x03(\x03R\x0c\x61\x63knowledged\"\x17\n\x15\x43loseConsumerResponse\"\x16\n\x14ListWorkloadsRequest\"Q\n\x15ListWorkloadsResponse\x12\x38\n\tworkloads\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.WorkloadR\tworkloads\"\xbe\x02\n\x0c\x45mbedRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1a\n\x08workload\x18\x02 \x01(\tR\x08workload\x12<\n\x07options\x18\x03 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x18\n\x07payload\x18\x04 \x01(\x0cR\x07payload\x12L\n\x10payload_encoding\x18\x05 \x01(\x0e\x32!.podium.common.v1.PayloadEncodingR\x0fpayloadEncoding\x12\x36\n\x08modality\x18\x06 \x01(\x0e\x32\x1a.podium.common.v1.ModalityR\x08modality\x12\x1d\n\nitem_count\x18\x07 \x01(\rR\titemCount\"D\n\rEmbedResponse\x12\x33\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkR\x05\x63hunk2\x9b\n\n\x10SchedulerService\x12W\n\x08\x41\x64mitJob\x12$.podium.scheduler.v1.AdmitJobRequest\x1a%.podium.scheduler.v1.AdmitJobResponse\x12l\n\x0f\x41uthenticateApp\x12+.podium.scheduler.v1.AuthenticateAppRequest\x1a,.podium.scheduler.v1.AuthenticateAppResponse\x12Q\n\x06GetJob\x12\".podium.scheduler.v1.GetJobRequest\x1a#.podium.scheduler.v1.GetJobResponse\x12W\n\x08ListJobs\x12$.podium.scheduler.v1.ListJobsRequest\x1a%.podium.scheduler.v1.ListJobsResponse\x12Z\n\tCancelJob\x12%.podium.scheduler.v1.CancelJobRequest\x1a&.podium.scheduler.v1.CancelJobResponse\x12`\n\x0bListBatches\x12\'.podium.scheduler.v1.ListBatchesRequest\x1a(.podium.scheduler.v1.ListBatchesResponse\x12x\n\x13ReportMissingResult\x12/.podium.scheduler.v1.ReportMissingResultRequest\x1a\x30.podium.scheduler.v1.ReportMissingResultResponse\x12i\n\x0eReleaseResults\x12*.podium.scheduler.v1.ReleaseResultsRequest\x1a+.podium.scheduler.v1.ReleaseResultsResponse\x12\x63\n\x0cOpenConsumer\x12(.podium.scheduler.v1.OpenConsumerRequest\x1a).podium.scheduler.v1.OpenConsumerResponse\x12l\n\x0f\x41\x64vanceConsumer\x12+.podium.scheduler.v1.AdvanceConsumerRequest\x1a,.podium.scheduler.v1.AdvanceConsumerResponse\x12\x66\n\rCloseConsumer\x12).podium.scheduler.v1.CloseConsumerRequest\x1a*.podium.scheduler.v1.CloseConsumerResponse\x12\x66\n\rListWorkloads\x12).podium.scheduler.v1.ListWorkloadsRequest\x1a*.podium.scheduler.v1.ListWorkloadsResponse\x12N\n\x05\x45mbed\x12!.podium.scheduler.v1.EmbedRequest\x1a\".podium.scheduler.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#podium/scheduler/v1/scheduler.proto\x12\x13podium.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpodium/common/v1/item.proto\x1a\x1apodium/common/v1/job.proto\x1a\x1dpodium/common/v1/result.proto\x1a\x1fpodium/common/v1/workload.proto\"\xc4\x04\n\x0f\x41\x64mitJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12%\n\x0epayload_digest\x18\x03 \x01(\x0cR\rpayloadDigest\x12\x1a\n\x08workload\x18\x04 \x01(\tR\x08workload\x12\x36\n\x08modality\x18\x05 \x01(\x0e\x32\x1a.podium.common.v1.ModalityR\x08modality\x12\x1a\n\x08priority\x18\x06 \x01(\rR\x08priority\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x30.podium.scheduler.v1.AdmitJobRequest.LabelsEntryR\x06labels\x12<\n\x07options\x18\x08 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x46\n\x11\x63ompletion_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x10\x63ompletionWindow\x12\x37\n\x07\x62\x61tches\x18\n \x03(\x0b\x32\x1d.podium.scheduler.v1.NewBatchR\x07\x62\x61tches\x12 \n\x0btraceparent\x18\x0b \x01(\tR\x0btraceparent\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb0\x01\n\x08NewBatch\x12\x1d\n\nfirst_item\x18\x01 \x01(\rR\tfirstItem\x12\x1d\n\nitem_count\x18\x02 \x01(\rR\titemCount\x12\x18\n\x07payload\x18\x03 \x01(\x0cR\x07payload\x12L\n\x10payload_encoding\x18\x04 \x01(\x0e\x32!.podium.common.v1.PayloadEncodingR\x0fpayloadEncoding\"f\n\x10\x41\x64mitJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\x12)\n\x10\x61lready_accepted\x18\x02 \x01(\x08R\x0f\x61lreadyAccepted\";\n\x16\x41uthenticateAppRequest\x12!\n\x0ctoken_sha256\x18\x01 \x01(\x0cR\x0btokenSha256\"]\n\x17\x41uthenticateAppResponse\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12+\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03ttl\"=\n\rGetJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\xb9\x02\n\x0fListJobsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1b\n\tpage_size\x18\x02 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x32\n\x06states\x18\x04 \x03(\x0e\x32\x1a.podium.common.v1.JobStateR\x06states\x12H\n\x06labels\x18\x05 \x03(\x0b\x32\x30.podium.scheduler.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x1a\n\x08workload\x18\x06 \x01(\tR\x08workload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.podium.common.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"<\n\x11\x43\x61ncelJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"u\n\x12ListBatchesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1b\n\tfrom_item\x18\x03 \x01(\rR\x08\x66romItem\x12\x14\n\x05limit\x18\x04 \x01(\rR\x05limit\"|\n\x13ListBatchesResponse\x12\x34\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1a.podium.scheduler.v1.BatchR\x07\x62\x61tches\x12/\n\x13\x61\x63knowledge_results\x18\x02 \x01(\x08R\x12\x61\x63knowledgeResults\"J\n\x1aReportMissingResultRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\"L\n\x1bReportMissingResultResponse\x12-\n\x12\x62\x61tches_recomputed\x18\x01 \x01(\rR\x11\x62\x61tchesRecomputed\"\x89\x02\n\x05\x42\x61tch\x12\x1d\n\nfirst_item\x18\x01 \x01(\rR\tfirstItem\x12\x1d\n\nitem_count\x18\x02 \x01(\rR\titemCount\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32\x1c.podium.common.v1.BatchStateR\x05state\x12K\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32$.podium.common.v1.BatchFailureReasonR\rfailureReason\x12\'\n\x0f\x66\x61ilure_message\x18\x05 \x01(\tR\x0e\x66\x61ilureMessage\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\rR\x07\x61ttempt\"f\n\x15ReleaseResultsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1f\n\x0b\x62\x65\x66ore_item\x18\x03 \x01(\rR\nbeforeItem\"A\n\x16ReleaseResultsResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"^\n\x13OpenConsumerRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x1a\n\x08workload\x18\x03 \x01(\tR\x08workload\"\x8a\x01\n\x14OpenConsumerResponse\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\x19\n\x08group_id\x18\x02 \x01(\x03R\x07groupId\x12\x36\n\tlease_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08leaseTtl\"\xa3\x01\n\x16\x41\x64vanceConsumerRequest\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\"\n\x0c\x61\x63knowledged\x18\x02 \x03(\x03R\x0c\x61\x63knowledged\x12\x1a\n\x08returned\x18\x03 \x03(\x03R\x08returned\x12\x12\n\x04held\x18\x04 \x03(\x03R\x04held\x12\x14\n\x05limit\x18\x05 \x01(\rR\x05limit\"r\n\x17\x41\x64vanceConsumerResponse\x12=\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1d.podium.scheduler.v1.DeliveryR\ndeliveries\x12\x18\n\x07\x66illing\x18\x02 \x01(\x08R\x07\x66illing\"\xa4\x01\n\x08\x44\x65livery\x12\x1a\n\x08\x64\x65livery\x18\x01 \x01(\x03R\x08\x64\x65livery\x12\x15\n\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x32\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x1a.podium.scheduler.v1.BatchH\x00R\x05\x62\x61tch\x12)\n\x03job\x18\x04 \x01(\x0b\x32\x15.podium.common.v1.JobH\x00R\x03jobB\x06\n\x04what\"[\n\x14\x43loseConsumerRequest\x12\x1f\n\x0b\x63onsumer_id\x18\x01 \x01(\tR\nconsumerId\x12\"\n\x0c\x61\x63knowledged\x18\x02 \x03(\x03R\x0c\x61\x63knowledged\"\x17\n\x15\x43loseConsumerResponse\"\x16\n\x14ListWorkloadsRequest\"Q\n\x15ListWorkloadsResponse\x12\x38\n\tworkloads\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.WorkloadR\tworkloads\"\xbe\x02\n\x0c\x45mbedRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1a\n\x08workload\x18\x02 \x01(\tR\x08workload\x12<\n\x07options\x18\x03 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x18\n\x07payload\x18\x04 \x01(\x0cR\x07payload\x12L\n\x10payload_encoding\x18\x05 \x01(\x0e\x32!.podium.common.v1.PayloadEncodingR\x0fpayloadEncoding\x12\x36\n\x08modality\x18\x06 \x01(\x0e\x32\x1a.podium.common.v1.ModalityR\x08modality\x12\x1d\n\nitem_count\x18\x07 \x01(\rR\titemCount\"\xa6\x01\n\rEmbedResponse\x12\x33\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkR\x05\x63hunk\x12=\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63omputeTime\x12!\n\x0ctoken_counts\x18\x03 \x03(\rR\x0btokenCounts2\x9b\n\n\x10SchedulerService\x12W\n\x08\x41\x64mitJob\x12$.podium.scheduler.v1.AdmitJobRequest\x1a%.podium.scheduler.v1.AdmitJobResponse\x12l\n\x0f\x41uthenticateApp\x12+.podium.scheduler.v1.AuthenticateAppRequest\x1a,.podium.scheduler.v1.AuthenticateAppResponse\x12Q\n\x06GetJob\x12\".podium.scheduler.v1.GetJobRequest\x1a#.podium.scheduler.v1.GetJobResponse\x12W\n\x08ListJobs\x12$.podium.scheduler.v1.ListJobsRequest\x1a%.podium.scheduler.v1.ListJobsResponse\x12Z\n\tCancelJob\x12%.podium.scheduler.v1.CancelJobRequest\x1a&.podium.scheduler.v1.CancelJobResponse\x12`\n\x0bListBatches\x12\'.podium.scheduler.v1.ListBatchesRequest\x1a(.podium.scheduler.v1.ListBatchesResponse\x12x\n\x13ReportMissingResult\x12/.podium.scheduler.v1.ReportMissingResultRequest\x1a\x30.podium.scheduler.v1.ReportMissingResultResponse\x12i\n\x0eReleaseResults\x12*.podium.scheduler.v1.ReleaseResultsRequest\x1a+.podium.scheduler.v1.ReleaseResultsResponse\x12\x63\n\x0cOpenConsumer\x12(.podium.scheduler.v1.OpenConsumerRequest\x1a).podium.scheduler.v1.OpenConsumerResponse\x12l\n\x0f\x41\x64vanceConsumer\x12+.podium.scheduler.v1.AdvanceConsumerRequest\x1a,.podium.scheduler.v1.AdvanceConsumerResponse\x12\x66\n\rCloseConsumer\x12).podium.scheduler.v1.CloseConsumerRequest\x1a*.podium.scheduler.v1.CloseConsumerResponse\x12\x66\n\rListWorkloads\x12).podium.scheduler.v1.ListWorkloadsRequest\x1a*.podium.scheduler.v1.ListWorkloadsResponse\x12N\n\x05\x45mbed\x12!.podium.scheduler.v1.EmbedRequest\x1a\".podium.scheduler.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,68 +41,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMITJOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ADMITJOBREQUEST']._serialized_start=214
-  _globals['_ADMITJOBREQUEST']._serialized_end=794
-  _globals['_ADMITJOBREQUEST_LABELSENTRY']._serialized_start=737
-  _globals['_ADMITJOBREQUEST_LABELSENTRY']._serialized_end=794
-  _globals['_NEWBATCH']._serialized_start=797
-  _globals['_NEWBATCH']._serialized_end=973
-  _globals['_ADMITJOBRESPONSE']._serialized_start=975
-  _globals['_ADMITJOBRESPONSE']._serialized_end=1077
-  _globals['_AUTHENTICATEAPPREQUEST']._serialized_start=1079
-  _globals['_AUTHENTICATEAPPREQUEST']._serialized_end=1138
-  _globals['_AUTHENTICATEAPPRESPONSE']._serialized_start=1140
-  _globals['_AUTHENTICATEAPPRESPONSE']._serialized_end=1233
-  _globals['_GETJOBREQUEST']._serialized_start=1235
-  _globals['_GETJOBREQUEST']._serialized_end=1296
-  _globals['_GETJOBRESPONSE']._serialized_start=1298
-  _globals['_GETJOBRESPONSE']._serialized_end=1355
-  _globals['_LISTJOBSREQUEST']._serialized_start=1358
-  _globals['_LISTJOBSREQUEST']._serialized_end=1671
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=737
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=794
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1673
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1774
-  _globals['_CANCELJOBREQUEST']._serialized_start=1776
-  _globals['_CANCELJOBREQUEST']._serialized_end=1840
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1842
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1902
-  _globals['_LISTBATCHESREQUEST']._serialized_start=1904
-  _globals['_LISTBATCHESREQUEST']._serialized_end=2021
-  _globals['_LISTBATCHESRESPONSE']._serialized_start=2023
-  _globals['_LISTBATCHESRESPONSE']._serialized_end=2147
-  _globals['_REPORTMISSINGRESULTREQUEST']._serialized_start=2149
-  _globals['_REPORTMISSINGRESULTREQUEST']._serialized_end=2223
-  _globals['_REPORTMISSINGRESULTRESPONSE']._serialized_start=2225
-  _globals['_REPORTMISSINGRESULTRESPONSE']._serialized_end=2301
-  _globals['_BATCH']._serialized_start=2304
-  _globals['_BATCH']._serialized_end=2569
-  _globals['_RELEASERESULTSREQUEST']._serialized_start=2571
-  _globals['_RELEASERESULTSREQUEST']._serialized_end=2673
-  _globals['_RELEASERESULTSRESPONSE']._serialized_start=2675
-  _globals['_RELEASERESULTSRESPONSE']._serialized_end=2740
-  _globals['_OPENCONSUMERREQUEST']._serialized_start=2742
-  _globals['_OPENCONSUMERREQUEST']._serialized_end=2836
-  _globals['_OPENCONSUMERRESPONSE']._serialized_start=2839
-  _globals['_OPENCONSUMERRESPONSE']._serialized_end=2977
-  _globals['_ADVANCECONSUMERREQUEST']._serialized_start=2980
-  _globals['_ADVANCECONSUMERREQUEST']._serialized_end=3143
-  _globals['_ADVANCECONSUMERRESPONSE']._serialized_start=3145
-  _globals['_ADVANCECONSUMERRESPONSE']._serialized_end=3259
-  _globals['_DELIVERY']._serialized_start=3262
-  _globals['_DELIVERY']._serialized_end=3426
-  _globals['_CLOSECONSUMERREQUEST']._serialized_start=3428
-  _globals['_CLOSECONSUMERREQUEST']._serialized_end=3519
-  _globals['_CLOSECONSUMERRESPONSE']._serialized_start=3521
-  _globals['_CLOSECONSUMERRESPONSE']._serialized_end=3544
-  _globals['_LISTWORKLOADSREQUEST']._serialized_start=3546
-  _globals['_LISTWORKLOADSREQUEST']._serialized_end=3568
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=3570
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=3651
-  _globals['_EMBEDREQUEST']._serialized_start=3654
-  _globals['_EMBEDREQUEST']._serialized_end=3972
-  _globals['_EMBEDRESPONSE']._serialized_start=3974
-  _globals['_EMBEDRESPONSE']._serialized_end=4042
-  _globals['_SCHEDULERSERVICE']._serialized_start=4045
-  _globals['_SCHEDULERSERVICE']._serialized_end=5352
+  _globals['_ADMITJOBREQUEST']._serialized_start=247
+  _globals['_ADMITJOBREQUEST']._serialized_end=827
+  _globals['_ADMITJOBREQUEST_LABELSENTRY']._serialized_start=770
+  _globals['_ADMITJOBREQUEST_LABELSENTRY']._serialized_end=827
+  _globals['_NEWBATCH']._serialized_start=830
+  _globals['_NEWBATCH']._serialized_end=1006
+  _globals['_ADMITJOBRESPONSE']._serialized_start=1008
+  _globals['_ADMITJOBRESPONSE']._serialized_end=1110
+  _globals['_AUTHENTICATEAPPREQUEST']._serialized_start=1112
+  _globals['_AUTHENTICATEAPPREQUEST']._serialized_end=1171
+  _globals['_AUTHENTICATEAPPRESPONSE']._serialized_start=1173
+  _globals['_AUTHENTICATEAPPRESPONSE']._serialized_end=1266
+  _globals['_GETJOBREQUEST']._serialized_start=1268
+  _globals['_GETJOBREQUEST']._serialized_end=1329
+  _globals['_GETJOBRESPONSE']._serialized_start=1331
+  _globals['_GETJOBRESPONSE']._serialized_end=1388
+  _globals['_LISTJOBSREQUEST']._serialized_start=1391
+  _globals['_LISTJOBSREQUEST']._serialized_end=1704
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=770
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=827
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1706
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1807
+  _globals['_CANCELJOBREQUEST']._serialized_start=1809
+  _globals['_CANCELJOBREQUEST']._serialized_end=1873
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1875
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1935
+  _globals['_LISTBATCHESREQUEST']._serialized_start=1937
+  _globals['_LISTBATCHESREQUEST']._serialized_end=2054
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=2056
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=2180
+  _globals['_REPORTMISSINGRESULTREQUEST']._serialized_start=2182
+  _globals['_REPORTMISSINGRESULTREQUEST']._serialized_end=2256
+  _globals['_REPORTMISSINGRESULTRESPONSE']._serialized_start=2258
+  _globals['_REPORTMISSINGRESULTRESPONSE']._serialized_end=2334
+  _globals['_BATCH']._serialized_start=2337
+  _globals['_BATCH']._serialized_end=2602
+  _globals['_RELEASERESULTSREQUEST']._serialized_start=2604
+  _globals['_RELEASERESULTSREQUEST']._serialized_end=2706
+  _globals['_RELEASERESULTSRESPONSE']._serialized_start=2708
+  _globals['_RELEASERESULTSRESPONSE']._serialized_end=2773
+  _globals['_OPENCONSUMERREQUEST']._serialized_start=2775
+  _globals['_OPENCONSUMERREQUEST']._serialized_end=2869
+  _globals['_OPENCONSUMERRESPONSE']._serialized_start=2872
+  _globals['_OPENCONSUMERRESPONSE']._serialized_end=3010
+  _globals['_ADVANCECONSUMERREQUEST']._serialized_start=3013
+  _globals['_ADVANCECONSUMERREQUEST']._serialized_end=3176
+  _globals['_ADVANCECONSUMERRESPONSE']._serialized_start=3178
+  _globals['_ADVANCECONSUMERRESPONSE']._serialized_end=3292
+  _globals['_DELIVERY']._serialized_start=3295
+  _globals['_DELIVERY']._serialized_end=3459
+  _globals['_CLOSECONSUMERREQUEST']._serialized_start=3461
+  _globals['_CLOSECONSUMERREQUEST']._serialized_end=3552
+  _globals['_CLOSECONSUMERRESPONSE']._serialized_start=3554
+  _globals['_CLOSECONSUMERRESPONSE']._serialized_end=3577
+  _globals['_LISTWORKLOADSREQUEST']._serialized_start=3579
+  _globals['_LISTWORKLOADSREQUEST']._serialized_end=3601
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=3603
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=3684
+  _globals['_EMBEDREQUEST']._serialized_start=3687
+  _globals['_EMBEDREQUEST']._serialized_end=4005
+  _globals['_EMBEDRESPONSE']._serialized_start=4008
+  _globals['_EMBEDRESPONSE']._serialized_end=4174
+  _globals['_SCHEDULERSERVICE']._serialized_start=4177
+  _globals['_SCHEDULERSERVICE']._serialized_end=5484
 # @@protoc_insertion_point(module_scope)

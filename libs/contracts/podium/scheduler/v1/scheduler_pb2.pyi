@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from podium.common.v1 import item_pb2 as _item_pb2
 from podium.common.v1 import job_pb2 as _job_pb2
 from podium.common.v1 import result_pb2 as _result_pb2
@@ -300,7 +301,11 @@ class EmbedRequest(_message.Message):
     def __init__(self, app_id: _Optional[str] = ..., workload: _Optional[str] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., item_count: _Optional[int] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("chunk",)
+    __slots__ = ("chunk", "compute_time", "token_counts")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNTS_FIELD_NUMBER: _ClassVar[int]
     chunk: _result_pb2.ResultChunk
-    def __init__(self, chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ...) -> None: ...
+    compute_time: _timestamp_pb2.Timestamp
+    token_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_counts: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -197,7 +197,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Routes an interactive request to a worker that has the workload resident.
+        """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
+        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

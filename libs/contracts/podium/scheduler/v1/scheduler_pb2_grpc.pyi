@@ -51,7 +51,9 @@ class SchedulerServiceStub:
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListWorkloadsRequest, _scheduler_pb2.ListWorkloadsResponse]
     """The registry."""
     Embed: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.EmbedRequest, _scheduler_pb2.EmbedResponse]
-    """Routes an interactive request to a worker that has the workload resident."""
+    """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
+    UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
+    """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the gateways call. Internal: `authorization: Bearer <internal token>`.
@@ -168,6 +170,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.EmbedRequest,
         context: _aio.ServicerContext[_scheduler_pb2.EmbedRequest, _abc.Awaitable[_scheduler_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.EmbedResponse]:
-        """Routes an interactive request to a worker that has the workload resident."""
+        """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
+        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
+        """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _aio.Server) -> None: ...

@@ -32,6 +32,15 @@ class CancelReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CANCEL_REASON_DEADLINE_EXCEEDED: _ClassVar[CancelReason]
     CANCEL_REASON_LEASE_LOST: _ClassVar[CancelReason]
     CANCEL_REASON_RESULT_REFUSED: _ClassVar[CancelReason]
+
+class EmbedFailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EMBED_FAILURE_REASON_UNSPECIFIED: _ClassVar[EmbedFailureReason]
+    EMBED_FAILURE_REASON_NOT_RESIDENT: _ClassVar[EmbedFailureReason]
+    EMBED_FAILURE_REASON_BUSY: _ClassVar[EmbedFailureReason]
+    EMBED_FAILURE_REASON_EXECUTOR_LOST: _ClassVar[EmbedFailureReason]
+    EMBED_FAILURE_REASON_BAD_PAYLOAD: _ClassVar[EmbedFailureReason]
+    EMBED_FAILURE_REASON_INTERNAL: _ClassVar[EmbedFailureReason]
 DEVICE_STATE_UNSPECIFIED: DeviceState
 DEVICE_STATE_IDLE: DeviceState
 DEVICE_STATE_BOOTING: DeviceState
@@ -44,9 +53,15 @@ CANCEL_REASON_JOB_CANCELLED: CancelReason
 CANCEL_REASON_DEADLINE_EXCEEDED: CancelReason
 CANCEL_REASON_LEASE_LOST: CancelReason
 CANCEL_REASON_RESULT_REFUSED: CancelReason
+EMBED_FAILURE_REASON_UNSPECIFIED: EmbedFailureReason
+EMBED_FAILURE_REASON_NOT_RESIDENT: EmbedFailureReason
+EMBED_FAILURE_REASON_BUSY: EmbedFailureReason
+EMBED_FAILURE_REASON_EXECUTOR_LOST: EmbedFailureReason
+EMBED_FAILURE_REASON_BAD_PAYLOAD: EmbedFailureReason
+EMBED_FAILURE_REASON_INTERNAL: EmbedFailureReason
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("hello", "status", "chunk", "done", "failed", "progress", "goodbye")
+    __slots__ = ("hello", "status", "chunk", "done", "failed", "progress", "goodbye", "embedded")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +69,7 @@ class WorkerFrame(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     status: Status
     chunk: BatchChunk
@@ -61,21 +77,26 @@ class WorkerFrame(_message.Message):
     failed: BatchFailed
     progress: Progress
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., chunk: _Optional[_Union[BatchChunk, _Mapping]] = ..., done: _Optional[_Union[BatchDone, _Mapping]] = ..., failed: _Optional[_Union[BatchFailed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    embedded: EmbedAnswer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., chunk: _Optional[_Union[BatchChunk, _Mapping]] = ..., done: _Optional[_Union[BatchDone, _Mapping]] = ..., failed: _Optional[_Union[BatchFailed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., embedded: _Optional[_Union[EmbedAnswer, _Mapping]] = ...) -> None: ...
 
 class SchedulerFrame(_message.Message):
-    __slots__ = ("welcome", "assign", "desired", "ack", "cancel")
+    __slots__ = ("welcome", "assign", "desired", "ack", "cancel", "embed", "drop_embed")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
     DESIRED_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    EMBED_FIELD_NUMBER: _ClassVar[int]
+    DROP_EMBED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assign: Assign
     desired: Desired
     ack: Ack
     cancel: Cancel
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., desired: _Optional[_Union[Desired, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+    embed: EmbedCall
+    drop_embed: EmbedDrop
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., desired: _Optional[_Union[Desired, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., embed: _Optional[_Union[EmbedCall, _Mapping]] = ..., drop_embed: _Optional[_Union[EmbedDrop, _Mapping]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("batch_id", "lease_token", "attempt")
@@ -320,3 +341,57 @@ class Cancel(_message.Message):
     lease: Lease
     reason: CancelReason
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., reason: _Optional[_Union[CancelReason, str]] = ...) -> None: ...
+
+class EmbedCall(_message.Message):
+    __slots__ = ("call_id", "workload", "payload", "payload_encoding", "modality", "options", "item_count", "timeout", "traceparent")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_ENCODING_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    workload: str
+    payload: bytes
+    payload_encoding: _item_pb2.PayloadEncoding
+    modality: _workload_pb2.Modality
+    options: _item_pb2.EmbeddingOptions
+    item_count: int
+    timeout: _duration_pb2.Duration
+    traceparent: str
+    def __init__(self, call_id: _Optional[int] = ..., workload: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., item_count: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class EmbedDrop(_message.Message):
+    __slots__ = ("call_id",)
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    def __init__(self, call_id: _Optional[int] = ...) -> None: ...
+
+class EmbedAnswer(_message.Message):
+    __slots__ = ("call_id", "chunk", "failure", "token_counts", "compute_duration", "wait_duration")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_DURATION_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    chunk: _result_pb2.ResultChunk
+    failure: EmbedFailure
+    token_counts: _containers.RepeatedScalarFieldContainer[int]
+    compute_duration: _duration_pb2.Duration
+    wait_duration: _duration_pb2.Duration
+    def __init__(self, call_id: _Optional[int] = ..., chunk: _Optional[_Union[_result_pb2.ResultChunk, _Mapping]] = ..., failure: _Optional[_Union[EmbedFailure, _Mapping]] = ..., token_counts: _Optional[_Iterable[int]] = ..., compute_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wait_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class EmbedFailure(_message.Message):
+    __slots__ = ("reason", "message", "retryable")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    reason: EmbedFailureReason
+    message: str
+    retryable: bool
+    def __init__(self, reason: _Optional[_Union[EmbedFailureReason, str]] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
