@@ -128,6 +128,22 @@ class Front:
         fields = {"workload": name, "item_count": len(pictures)} | assign
         self._assign(key, IMAGE, payload, {"pictures": place}, fields)
 
+    def call(self, key: str, texts: Sequence[str], name: str = "w", left_s: float = STEP_S, **assign: Any) -> None:
+        """Asks for texts interactively. The number at the end of `key` is the call's. `assign`: fields of Assign."""
+        payload = item_pb2.TextItems(items=[item_pb2.TextItem(key=f"k-{text}", text=text) for text in texts])
+        message = worker_pb2.Assign(
+            workload=name, item_count=len(texts), modality=TEXT, payload=payload.SerializeToString(),
+            payload_encoding=item_pb2.PAYLOAD_ENCODING_IDENTITY,
+        )  # fmt: skip
+        message.MergeFrom(worker_pb2.Assign(**assign))
+        header = {"key": key, "call_id": int(key.rpartition("-")[2]), "left_s": left_s}
+        self.say(wire.Kind.EMBED, header, message.SerializeToString())
+
+    def answer(self, key: str) -> worker_pb2.EmbedAnswer | None:
+        """Waits for the end of a call; None when nothing was said of it."""
+        frame = self.hear(wire.Kind.EMBEDDED, key=key)
+        return worker_pb2.WorkerFrame.FromString(frame.body).embedded if frame.body else None
+
     def result(self, key: str) -> Result:
         """Waits for a batch's result."""
         frame = self.hear(wire.Kind.RESULT, key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -28,6 +29,8 @@ log = logs.get_logger(__name__)
 
 # Some batches of images, as they pass through.
 _KEPT_BYTES = 128 * 1024 * 1024
+# Of the arena, one in so many bytes is for interactive calls alone.
+_URGENT_SHARE = 8
 
 
 def main() -> None:
@@ -49,11 +52,13 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     found = known.devices
     backends = available_backends()
     outbox = SessionOutbox()
-    pictures = arena.Arena(config.arena_bytes)
+    pictures = arena.Arena(config.arena_bytes, urgent_bytes=config.arena_bytes // _URGENT_SHARE)
     limits = decoder_pool.Limits(memory_bytes=config.decoder_memory_bytes)
     decoders = decoder_pool.DecoderPool(config.decoder_count, pictures, limits, time)
-    fetcher = _fetcher(config, time)
-    images = intake.Intake(fetcher, decoders, pictures, max_payload_bytes=config.max_payload_bytes, time=time)
+    fetcher, express = _fetcher(config, config.fetch_limits, time), _fetcher(config, _express(config), time)
+    images = intake.Intake(
+        fetcher, decoders, pictures, max_payload_bytes=config.max_payload_bytes, time=time, express=express
+    )
     worker = Worker(
         outbox,
         metrics.PrometheusObserver(),
@@ -90,6 +95,7 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         for task in background:
             task.cancel()
     await fetcher.close()
+    await express.close()
     pictures.close()
 
 
@@ -115,13 +121,25 @@ def _executors(
         log_format=config.log_format,
         arena_fd=pictures.fd,
         arena_bytes=pictures.size,
+        call_share=config.call_share,
     )
     return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
 
 
-def _fetcher(config: WorkerSettings, time: clock.Clock) -> fetch.Fetcher:
+def _fetcher(config: WorkerSettings, limits: fetch.FetchLimits, time: clock.Clock) -> fetch.Fetcher:
     return fetch.Fetcher(
-        config.fetch_limits, config.fetch_rules, s3_access=config.s3_access, time=time, observe=metrics.image_fetched
+        limits, config.fetch_rules, s3_access=config.s3_access, time=time, observe=metrics.image_fetched
+    )
+
+
+def _express(config: WorkerSettings) -> fetch.FetchLimits:
+    """Interactive calls fetch beside the batches, not behind them."""
+    usual = config.fetch_limits
+    return dataclasses.replace(
+        usual,
+        concurrency=max(1, usual.concurrency // 2),
+        per_host=max(1, usual.per_host // 2),
+        memory_bytes=max(1, usual.memory_bytes // 4),
     )
 
 

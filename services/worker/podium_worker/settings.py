@@ -46,6 +46,8 @@ class WorkerSettings(settings.ServiceSettings):
     """Payloads and unacknowledged results together, in bytes, about."""
     max_payload_bytes: int = pydantic.Field(default=128 * _MIB, ge=1024)
     """Largest payload of one batch once decompressed, in bytes."""
+    call_share: float = pydantic.Field(default=0.5, gt=0, le=1)
+    """Of each device's time, what interactive calls may take from batches that wait."""
     stillness_limit_s: float = pydantic.Field(default=60.0, gt=0)
     """How long an executor with work may finish no micro-batch and no other step before it is killed, in seconds."""
     load_limit_s: float = pydantic.Field(default=600.0, gt=0)

@@ -27,7 +27,7 @@ class FakeIntake:
 
     def begin(
         self, key: str, body: bytes, picture: pictures.Picture, *, max_pixels: int, max_bytes: int,
-        done: Callable[[str, ports.Taken], None], failed: Callable[[str, str, str], None],
+        done: Callable[[str, ports.Taken], None], failed: Callable[[str, str, str], None], urgent: bool = False,
     ) -> None:  # fmt: skip
         assert (picture, max_pixels, max_bytes) == (PICTURE, 2000, 1000)
         self.bodies.append(body)

@@ -42,7 +42,9 @@ class Pool(decoder_pool.DecoderPool):
         self.done: list[bytes] = []
         self.fault: Exception | None = None
 
-    async def decode(self, data: bytes, picture: pictures.Picture, *, max_pixels: int, offset: int) -> float:
+    async def decode(
+        self, data: bytes, picture: pictures.Picture, *, max_pixels: int, offset: int, urgent: bool = False
+    ) -> float:
         self.asked.append(offset)
         self.writing.add(offset)
         cancelled = None

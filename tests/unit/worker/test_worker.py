@@ -34,6 +34,12 @@ class FakeExecutor:
     def cancel(self, key: str) -> None:
         self.said.append(("cancel", key))
 
+    def embed(self, key: str, call: ports.Call, left_s: float, taken: ports.Taken | None = None) -> None:
+        self.said.append(("embed", key))
+
+    def drop_embed(self, key: str) -> None:
+        self.said.append(("drop_embed", key))
+
     def check(self, workload: str) -> None:
         self.said.append(("check", workload))
 
@@ -48,12 +54,20 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.failures: list[tuple[leases.Lease, ports.Failure]] = []
+        self.urged: list[bytes] = []
+        self.call_failures: list[tuple[int, ports.CallFailure]] = []
 
     def frames(self, serialized: Sequence[bytes]) -> None:
         self.sent += serialized
 
     def failed(self, lease: leases.Lease, failure: ports.Failure) -> None:
         self.failures.append((lease, failure))
+
+    def urgent(self, serialized: bytes) -> None:
+        self.urged.append(serialized)
+
+    def embed_failed(self, call_id: int, failure: ports.CallFailure) -> None:
+        self.call_failures.append((call_id, failure))
 
 
 class Deaf:
@@ -62,6 +76,7 @@ class Deaf:
     def batch_done(self, workload: str, items: int, result: ports.Result) -> None: ...
     def batch_acknowledged(self, workload: str, ack_s: float) -> None: ...
     def batch_failed(self, workload: str, failure: ports.Failure) -> None: ...
+    def call_done(self, workload: str, items: int, seconds: float) -> None: ...
     def model_loaded(self, workload: str, seconds: float) -> None: ...
     def model_unavailable(self, workload: str) -> None: ...
     def items_computed(self, workload: str, items: int) -> None: ...

@@ -1,8 +1,10 @@
 """The memory in which pictures go from decoders to executors: a file that all of them map and no folder shows.
 
 Only the front gives regions out and takes them back, on its event loop; children map the whole and are told offsets.
-Waiting is first come, first served: whoever needs much is not overtaken by those who need little. A region that nobody
-has released is never given to another. Its bytes are whatever was there before.
+Waiting is first come, first served: whoever needs much is not overtaken by those who need little. What is urgent waits
+apart from the rest, and has the end of the memory to itself, but for what is larger than all before that end and comes
+when nothing is given out. A region that nobody has released is never given to another. Its bytes are whatever was there
+before.
 
 Regions come from the lowest address that has room, so that a steady load keeps to the same pages. Pages are given back
 to the system once the arena has been empty for a while, not at each release: the kernel would have to fill them with
@@ -55,15 +57,21 @@ def open_arena(fd: int, size: int) -> Memory:
 class Arena(Memory):
     """The arena as the front owns it. Children inherit `fd`."""
 
-    def __init__(self, size: int, linger_s: float = _LINGER_S) -> None:
-        """`size` in bytes, rounded up to whole pages; they cost nothing until they are used. Raises OSError."""
+    def __init__(self, size: int, linger_s: float = _LINGER_S, *, urgent_bytes: int = 0) -> None:
+        """`size` in bytes, rounded up to whole pages; they cost nothing until they are used. Raises OSError.
+
+        `urgent_bytes`: at the end, for what is urgent alone.
+        """
         self._file = os.fdopen(_anonymous_file(), "r+b", buffering=0)
         size = _whole_pages(size)
         os.truncate(self._file.fileno(), size)
         super().__init__(self._file.fileno(), size)
+        self._usual_bytes = self.size - _whole_pages(min(urgent_bytes, self.size))
         self._linger_s = linger_s
         self._regions: dict[int, int] = {}
-        self._waiting: collections.deque[tuple[int, asyncio.Future[int]]] = collections.deque()
+        self._waiting: dict[bool, collections.deque[tuple[int, asyncio.Future[int]]]] = {
+            urgent: collections.deque() for urgent in (True, False)
+        }
         self._trimming: asyncio.TimerHandle | None = None
 
     @property
@@ -75,15 +83,16 @@ class Arena(Memory):
         """What is given out, whole pages each."""
         return sum(self._regions.values())
 
-    async def allocate(self, nbytes: int) -> int:
+    async def allocate(self, nbytes: int, *, urgent: bool = False) -> int:
         """The offset of a region of `nbytes`; waits for its turn and for room. ValueError when it can never fit."""
         nbytes = _whole_pages(max(nbytes, 1))
         if nbytes > self.size:
             raise ValueError(f"{nbytes} bytes are wanted, the arena has {self.size}.")
-        if not self._waiting and (offset := self._take(nbytes)) is not None:
+        waiting = self._waiting[urgent]
+        if not waiting and (offset := self._take(nbytes, urgent=urgent)) is not None:
             return offset
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((nbytes, turn))
+        waiting.append((nbytes, turn))
         try:
             return await turn
         except asyncio.CancelledError:
@@ -103,19 +112,21 @@ class Arena(Memory):
 
     def close(self) -> None:
         """Nobody waits any more, and the memory is free as soon as the children have gone."""
-        for _, turn in self._waiting:
+        for _, turn in (*self._waiting[True], *self._waiting[False]):
             turn.cancel()
         if self._trimming is not None:
             self._trimming.cancel()
         super().close()
         self._file.close()
 
-    def _take(self, nbytes: int) -> int | None:
-        """First fit."""
-        taken = sorted(self._regions.items())
-        ends = [0, *(offset + length for offset, length in taken)]
-        starts = [*(offset for offset, _ in taken), self.size]
-        offset = next((end for end, start in zip(ends, starts, strict=True) if start - end >= nbytes), None)
+    def _take(self, nbytes: int, *, urgent: bool) -> int | None:
+        offset = None
+        if urgent:
+            # Its own end first: what it takes of the rest, the others have to wait for.
+            offset = self._fit(nbytes, self._usual_bytes, self.size)
+        if offset is None:
+            whole = urgent or (nbytes > self._usual_bytes and not self._regions)
+            offset = self._fit(nbytes, 0, self.size if whole else self._usual_bytes)
         if offset is not None:
             self._regions[offset] = nbytes
             if self._trimming is not None:
@@ -123,16 +134,26 @@ class Arena(Memory):
                 self._trimming = None
         return offset
 
+    def _fit(self, nbytes: int, begin: int, end: int) -> int | None:
+        """First fit in [begin, end)."""
+        at = begin
+        for offset, length in sorted(self._regions.items()):
+            if min(offset, end) - at >= nbytes:
+                return at
+            at = max(at, offset + length)
+        return at if end - at >= nbytes else None
+
     def _serve(self) -> None:
-        """Whoever has waited longest, as long as there is room."""
-        while self._waiting:
-            nbytes, turn = self._waiting[0]
-            if not turn.done():
-                offset = self._take(nbytes)
-                if offset is None:
-                    return
-                turn.set_result(offset)
-            self._waiting.popleft()
+        """Whoever has waited longest, as long as there is room; the urgent first."""
+        for urgent, waiting in self._waiting.items():
+            while waiting:
+                nbytes, turn = waiting[0]
+                if not turn.done():
+                    offset = self._take(nbytes, urgent=urgent)
+                    if offset is None:
+                        break
+                    turn.set_result(offset)
+                waiting.popleft()
 
     def _trim(self) -> None:
         """Gives every page back to the system; where that is not possible, they stay."""

@@ -1,11 +1,11 @@
 """The processes that decode images, as the front sees them.
 
 Promises: an image is decoded by one process at a time, and a process decodes one image at a time; each has a few more
-images at hand, so that it does not wait for the front in between. Whoever asks first is served first. When `decode` has
-ended, however it ended, no process writes at its offset any more: a call that is cancelled while a process has its
-image ends only with the answer. A process that dies of an image is replaced and the image gets one more; one that takes
-too long is killed. A process is started when it is first needed and ended when it has had nothing to do for a while, so
-that a worker of texts has none. No decoder outlives the front.
+images at hand, so that it does not wait for the front in between. Whoever asks first is served first, the urgent before
+the others. When `decode` has ended, however it ended, no process writes at its offset any more: a call that is
+cancelled while a process has its image ends only with the answer. A process that dies of an image is replaced and the
+image gets one more; one that takes too long is killed. A process is started when it is first needed and ended when it
+has had nothing to do for a while, so that a worker of texts has none. No decoder outlives the front.
 
 Clock: injected for pauses and idleness; the event loop's for what a process may take. Failure: processes that cannot be
 started, or die before they listen, are no image's fault: Unavailable.
@@ -14,6 +14,7 @@ started, or die before they listen, are no image's fault: Unavailable.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -73,16 +74,20 @@ class DecoderPool:
         finally:
             await self._close()
 
-    async def decode(self, data: bytes, picture: pictures.Picture, *, max_pixels: int, offset: int) -> float:
+    async def decode(
+        self, data: bytes, picture: pictures.Picture, *, max_pixels: int, offset: int, urgent: bool = False
+    ) -> float:
         """Puts the picture of an image file at `offset` of the arena; returns the seconds that it took.
+
+        `urgent`: before all that are not, but for those that a process has at hand.
 
         Raises problems.ItemProblem (UNDECODABLE, TOO_LARGE, POISON), or Unavailable.
         """
         if self._closed:
             raise _ended()
         header = decoder_process.header(picture, max_pixels, offset)
-        request = decoder_process.Request(data, header, asyncio.get_running_loop().create_future())
-        self._waiting.append(request)
+        request = decoder_process.Request(data, header, asyncio.get_running_loop().create_future(), urgent=urgent)
+        self._line_up(request)
         self._hand_out()
         try:
             return await asyncio.shield(request.answer)
@@ -132,6 +137,13 @@ class DecoderPool:
             self._hand_out()
 
     # --- inside
+
+    def _line_up(self, request: decoder_process.Request) -> None:
+        if request.urgent:
+            place = sum(1 for _ in itertools.takewhile(lambda one: one.urgent, self._waiting))
+            self._waiting.insert(place, request)
+        else:
+            self._waiting.append(request)
 
     def _hand_out(self) -> None:
         while self._waiting and self._decoders:

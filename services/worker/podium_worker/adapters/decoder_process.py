@@ -52,6 +52,8 @@ class Request:
     """Processes that died of it."""
     sent: bool = False
     """Whether a process may be at it."""
+    urgent: bool = False
+    """Whether it goes before those that are not."""
 
     def fail(self, error: Exception) -> None:
         """Unless it has ended already."""

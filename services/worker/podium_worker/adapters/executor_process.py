@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,11 +42,23 @@ class Command:
     arena_fd: int = -1
     """Memory with the pictures of image batches, which the process inherits; -1: none."""
     arena_bytes: int = 0
+    call_share: float = 0.5
+    """Of the device's time that interactive calls may take from batches that wait."""
+
+
+class CallListener(Protocol):
+    """Who hears what the executor says of interactive calls."""
+
+    def begun(self, device: int, keys: Sequence[str]) -> None: ...
+    def answered(self, device: int, key: str, workload: str, items: int, seconds: float, frame: bytes) -> None: ...
+    def lost(self, device: int) -> None: ...
 
 
 class Listener(Protocol):
     """Who hears what the executor says. All methods return at once."""
 
+    @property
+    def calls(self) -> CallListener: ...
     def executor_up(self, device: int) -> None: ...
     def executor_ready(self, device: int) -> None: ...
     def executor_lost(self, device: int) -> int: ...
@@ -100,6 +113,15 @@ class ExecutorProcess:
     def cancel(self, key: str) -> None:
         self._send(wire.Kind.CANCEL, {"key": key})
 
+    def embed(self, key: str, call: ports.Call, left_s: float, taken: ports.Taken | None = None) -> None:
+        header: dict[str, object] = {"key": key, "call_id": call.call_id, "left_s": left_s}
+        if taken is not None:
+            header["pictures"] = _pictures(taken)
+        self._send(wire.Kind.EMBED, header, call.body if taken is None else taken.body)
+
+    def drop_embed(self, key: str) -> None:
+        self._send(wire.Kind.DROP_EMBED, {"key": key})
+
     def check(self, workload: str) -> None:
         self._send(wire.Kind.CHECK, {"workload": workload})
 
@@ -143,6 +165,7 @@ class ExecutorProcess:
             writer.close()
             await _end(process)
         log.error("executor_died", device=self._device.index, pid=process.pid, status=process.returncode)
+        self._listener.calls.lost(self._device.index)
         return self._listener.executor_lost(self._device.index)
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
@@ -153,6 +176,7 @@ class ExecutorProcess:
             "--device": self._device.torch_name,
             "--threads": self._command.threads,
             "--max-payload-bytes": self._command.max_payload_bytes,
+            "--call-share": self._command.call_share,
             "--log-level": self._command.log_level,
             "--log-format": self._command.log_format,
         }
@@ -187,6 +211,12 @@ class ExecutorProcess:
     def _hear(self, frame: wire.Frame) -> None:
         index, header, listener = self._device.index, frame.header, self._listener
         match frame.kind:
+            case wire.Kind.EMBEDDED:
+                listener.calls.answered(
+                    index, header["key"], header["workload"], header["items"], header["seconds"], frame.body
+                )
+            case wire.Kind.EMBEDDING:
+                listener.calls.begun(index, header["keys"])
             case wire.Kind.RESULT:
                 listener.finished(index, header["key"], _result(frame))
             case wire.Kind.PREPARING:

@@ -132,9 +132,9 @@ def _hang() -> None:
 
 def _spoiled(frame: bytes, how: str) -> bytes:
     message: Any = worker_pb2.WorkerFrame.FromString(frame)
-    if not message.HasField("chunk"):
+    if not message.HasField("chunk") and not message.HasField("embedded"):
         return frame
-    chunk = message.chunk.chunk
+    chunk = message.chunk.chunk if message.HasField("chunk") else message.embedded.chunk
     if not chunk.count:
         return frame
     if how == "flip":

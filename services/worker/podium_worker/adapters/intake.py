@@ -3,8 +3,8 @@
 Promises: one call of `done` or `failed` for each batch that is not dropped first. An item that cannot be fetched or
 decoded is one failure of the batch, in order; only what concerns the whole batch fails it. Batches that begin earlier
 get memory first, and their items are asked for first. A region is given back when its batch is dropped, and not before
-the last decoder has left it. Nothing here waits for itself: a batch needs no room but its own, which it has before its
-first item, and an item goes on to a decoder while it holds its file.
+the last decoder has left it. What is urgent waits only for what is urgent. Nothing here waits for itself: a batch needs
+no room but its own, which it has before its first item, and an item goes on to a decoder while it holds its file.
 
 Its bounds are those of others: the fetcher's requests and bytes, the pool's processes, the arena, and the credits that
 the worker gives for batches. There is none on items here, or a slow host would keep out the items of the others.
@@ -59,6 +59,8 @@ class _Batch:
     done: Done
     failed: Failed
     started: float
+    urgent: bool
+    """Of an interactive call: it waits for no batch that is none."""
     offset: int | None = None
     """Of its region, once it has one."""
     nbytes: int = 0
@@ -84,15 +86,17 @@ class Intake:
         *,
         max_payload_bytes: int,
         time: clock.Clock,
+        express: Fetcher | None = None,
     ) -> None:
-        """`max_payload_bytes`: of a payload once it is decompressed."""
+        """`max_payload_bytes`: of a payload once it is decompressed. `express`: fetches what is urgent."""
         self._fetcher = fetcher
+        self._express = express or fetcher
         self._pool = pool
         self._arena = memory
         self._max_payload_bytes = max_payload_bytes
         self._clock = time
-        # Held by the batch that is being read and waits for its region.
-        self._turn = asyncio.Lock()
+        # Held by the batch that is being read and waits for its region; those that are urgent have one of their own.
+        self._turns = {urgent: asyncio.Lock() for urgent in (True, False)}
         self._batches: dict[str, tuple[_Batch, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -106,11 +110,12 @@ class Intake:
         max_bytes: int,
         done: Done,
         failed: Failed,
+        urgent: bool = False,
     ) -> None:
         """See ports.Intake. Raises ValueError for a key that is in hand already."""
         if key in self._batches:
             raise ValueError(f"The batch {key} is in hand already.")
-        batch = _Batch(key, body, picture, max_pixels, max_bytes, done, failed, self._clock.monotonic())
+        batch = _Batch(key, body, picture, max_pixels, max_bytes, done, failed, self._clock.monotonic(), urgent)
         self._batches[key] = batch, asyncio.create_task(self._take(batch), name=f"intake {key}")
 
     def drop(self, key: str) -> None:
@@ -152,11 +157,11 @@ class Intake:
 
     async def _filled(self, batch: _Batch) -> bytes:
         """Fills the batch's region; returns what goes on in place of the body."""
-        async with self._turn:
+        async with self._turns[batch.urgent]:
             stripped, sources = await asyncio.to_thread(_read, batch.body, self._max_payload_bytes)
             batch.body = b""
             batch.nbytes = len(sources) * batch.picture.nbytes
-            batch.offset = await self._allocated(batch.nbytes)
+            batch.offset = await self._allocated(batch)
         missing = ""
         try:
             async with asyncio.TaskGroup() as items:
@@ -171,9 +176,9 @@ class Intake:
             raise _Failure(missing)
         return stripped
 
-    async def _allocated(self, nbytes: int) -> int:
+    async def _allocated(self, batch: _Batch) -> int:
         try:
-            return await self._arena.allocate(nbytes)
+            return await self._arena.allocate(batch.nbytes, urgent=batch.urgent)
         except ValueError as error:
             raise _Failure(f"Its pictures have no room in the arena: {error}") from error
 
@@ -193,7 +198,8 @@ class Intake:
 
     async def _fetched(self, batch: _Batch, index: int, url: str) -> None:
         try:
-            async with self._fetcher.body(url, batch.max_bytes) as data:
+            fetcher = self._express if batch.urgent else self._fetcher
+            async with fetcher.body(url, batch.max_bytes) as data:
                 batch.fetched_bytes += len(data)
                 await self._decoded(batch, index, data)
         except (problems.ItemProblem, decoder_pool.Unavailable):
@@ -206,7 +212,7 @@ class Intake:
     async def _decoded(self, batch: _Batch, index: int, data: bytes) -> None:
         try:
             place = self._place(batch, index)
-            await self._pool.decode(data, batch.picture, max_pixels=batch.max_pixels, offset=place)
+            await self._pool.decode(data, batch.picture, max_pixels=batch.max_pixels, offset=place, urgent=batch.urgent)
         except (problems.ItemProblem, decoder_pool.Unavailable):
             raise
         except Exception as error:

@@ -18,6 +18,8 @@ STAGE = Histogram(
     ("workload", "stage"),
     buckets=_STAGES,
 )
+CALLS = Counter("podium_worker_calls", "Interactive calls computed.", ("workload",))
+CALL_ITEMS = Counter("podium_worker_call_items", "Items of interactive calls computed.", ("workload",))
 BUSY = Counter("podium_worker_device_busy_seconds", "Time that devices computed.")
 IDLE = Counter("podium_worker_device_idle_seconds", "Time that devices waited for a prepared batch.")
 MODEL_LOADS = Counter("podium_worker_model_loads", "Model loads by outcome.", ("workload", "outcome"))
@@ -76,6 +78,11 @@ class PrometheusObserver:
 
     def batch_failed(self, workload: str, failure: ports.Failure) -> None:
         BATCHES.labels(workload, "handed_back" if failure.handed_back else failure.reason.lower()).inc()
+
+    def call_done(self, workload: str, items: int, seconds: float) -> None:
+        CALLS.labels(workload).inc()
+        CALL_ITEMS.labels(workload).inc(items)
+        BUSY.inc(seconds)
 
     def model_loaded(self, workload: str, seconds: float) -> None:
         MODEL_LOADS.labels(workload, "loaded").inc()

@@ -159,13 +159,7 @@ def examine(item_count: int, outcome: Outcome, made_by: result_pb2.Provenance) -
 
 def pack(examined: Examined, batch: Batch, max_chunk_bytes: int) -> Packed:
     """Chunks and BatchDone of one batch; `max_chunk_bytes` bounds the encoded vectors of a chunk."""
-    made = rows.make(examined.vectors, batch.encoding, normalized=batch.made_by.normalized)
-    encoded, places, errors = made.encoded, examined.places, dict(examined.errors)
-    if made.lost:
-        kept = np.delete(np.arange(len(places)), list(made.lost))
-        for row, message in made.lost.items():
-            errors[int(places[row])] = _Error(result_pb2.ITEM_ERROR_REASON_NOT_FINITE, message)
-        encoded, places = encoded[kept], places[kept]
+    encoded, places, errors = _encode(examined, batch)
     frames = []
     spans = chunks.cut(batch.assign.item_count, batch.encoding.row_bytes, max_chunk_bytes)
     bounds = np.searchsorted(places, [span.start for span in spans] + [batch.assign.item_count]).tolist()
@@ -177,6 +171,28 @@ def pack(examined: Examined, batch: Batch, max_chunk_bytes: int) -> Packed:
         frames.append(frame.SerializeToString())
     frames.append(worker_pb2.WorkerFrame(done=_done(batch, len(spans))).SerializeToString())
     return Packed(frames, failed_items=len(errors))
+
+
+def pack_call(examined: Examined, batch: Batch) -> result_pb2.ResultChunk:
+    """The one chunk of an interactive call."""
+    encoded, _, errors = _encode(examined, batch)
+    chunk = _chunk(batch, errors, chunks.Span(0, batch.assign.item_count), encoded)
+    chunk.last_in_batch, chunk.attempt = True, 1
+    return chunk
+
+
+def _encode(
+    examined: Examined, batch: Batch
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.intp], Mapping[int, _Error]]:
+    """Rows as the batch wants them, the item of each, and why the others have none."""
+    made = rows.make(examined.vectors, batch.encoding, normalized=batch.made_by.normalized)
+    encoded, places, errors = made.encoded, examined.places, dict(examined.errors)
+    if made.lost:
+        kept = np.delete(np.arange(len(places)), list(made.lost))
+        for row, message in made.lost.items():
+            errors[int(places[row])] = _Error(result_pb2.ITEM_ERROR_REASON_NOT_FINITE, message)
+        encoded, places = encoded[kept], places[kept]
+    return encoded, places, errors
 
 
 def _check_lengths(squares: npt.NDArray[np.float32], places: npt.NDArray[np.intp]) -> None:

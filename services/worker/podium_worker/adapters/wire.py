@@ -36,6 +36,11 @@ class Kind(enum.IntEnum):
     """Down: header workload. Give its memory back; it has no batch in hand."""
     DECODE = 6
     """Down, to a decoder: header offset (in the arena), max_pixels, picture (fields of Picture); body = the file."""
+    EMBED = 7
+    """Down: header key, call_id, left_s (time left for it), pictures as with ASSIGN; body = serialized Assign without a
+    lease: an interactive call."""
+    DROP_EMBED = 8
+    """Down: header key. An interactive call is not wanted any more."""
     READY = 10
     """Up, once: the process listens."""
     LOADING = 11
@@ -67,6 +72,11 @@ class Kind(enum.IntEnum):
     """Up: header workload, budget; the device ran out of memory with more."""
     DECODED = 24
     """Up, from a decoder: header seconds, and reason and message if the image cannot be used."""
+    EMBEDDING = 25
+    """Up: header keys. These interactive calls are on the device now; told again while they are there for long."""
+    EMBEDDED = 26
+    """Up: header key, workload, items, seconds; body = serialized WorkerFrame with its EmbedAnswer, or empty: it was
+    dropped, or its time was over."""
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

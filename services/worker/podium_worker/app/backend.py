@@ -1,8 +1,9 @@
 """What a model backend is: the one protocol between the executor's pipeline and whatever computes.
 
 A backend is made for one workload in one executor. `prepare_texts` and `prepare_pictures` run on the executor's prepare
-thread, `compute` on its compute thread, at the same time for different batches; neither may keep state that the other
-changes. `close` comes when nothing else is under way.
+thread, and for interactive calls on its compute thread; `compute` on its compute thread: at the same time for different
+batches, and none may keep state that the others change. A `progress` may itself prepare and compute an interactive
+call. `close` comes when nothing else is under way.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class Prepared:
     """Tokens the model will read, special ones included, padding not."""
     truncations: Sequence[Truncated] = ()
     """By ascending index."""
+    token_counts: Sequence[int] = ()
+    """What `token_count` is the sum of, one for each item; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

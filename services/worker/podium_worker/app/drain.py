@@ -31,7 +31,7 @@ async def drain(worker: Worker, session: Leaver, reason: str, grace_s: float, hu
     log.info("drain_began", reason=reason, batches=len(worker.in_hand()), grace_s=grace_s)
     goodbye_s = min(_GOODBYE_S, grace_s * _GOODBYE_SHARE)
     worker.begin_drain()
-    waits = {asyncio.create_task(worker.emptied.wait()), asyncio.create_task(hurry.wait())}
+    waits = {asyncio.create_task(_emptied(worker)), asyncio.create_task(hurry.wait())}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s - goodbye_s):
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -42,3 +42,8 @@ async def drain(worker: Worker, session: Leaver, reason: str, grace_s: float, hu
         worker.end_drain()
     await session.leave(reason, goodbye_s)
     log.info("drained")
+
+
+async def _emptied(worker: Worker) -> None:
+    await worker.emptied.wait()
+    await worker.calls.emptied.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,10 @@ class Hand(dict[str, InHand]):
     def awaited_on(self, device: int) -> set[str]:
         """Workloads whose image batches wait for a model on a device."""
         return {entry.workload for entry in self.values() if entry.awaits_model and entry.device == device}
+
+    def load_by_device(self) -> Counter[int]:
+        """How many each device has, or is meant to have, and has not finished."""
+        return Counter(entry.device for entry in self.values() if entry.state is not batches.State.FINISHED)
 
     def leases(self) -> tuple[leases.Lease, ...]:
         """Of all of them."""

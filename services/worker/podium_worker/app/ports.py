@@ -39,6 +39,29 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """An interactive call. `body` is a serialized Assign without a lease, opaque here."""
+
+    call_id: int
+    """Names it within its session."""
+    workload: str
+    item_count: int
+    body: bytes
+    images: bool
+    deadline: float
+    """Monotonic, by this process's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailure:
+    """Why a call is not answered here. `reason` is the name of an EmbedFailureReason without its prefix."""
+
+    reason: str
+    message: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a model once it is loaded."""
 
@@ -106,6 +129,12 @@ class Executor(Protocol):
     def cancel(self, key: str) -> None:
         """Drops a batch wherever it is."""
 
+    def embed(self, key: str, call: Call, left_s: float, taken: Taken | None = None) -> None:
+        """Passes on an interactive call, which has `left_s` seconds; of images, with the pictures taken in."""
+
+    def drop_embed(self, key: str) -> None:
+        """An interactive call is not wanted any more."""
+
     def check(self, workload: str) -> None:
         """Runs the canary of a loaded model, between two batches."""
 
@@ -137,11 +166,12 @@ class Intake(Protocol):
 
     def begin(
         self, key: str, body: bytes, picture: pictures.Picture, *, max_pixels: int, max_bytes: int,
-        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None],
+        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None], urgent: bool = False,
     ) -> None:  # fmt: skip
         """Calls `done(key, pictures)`, or `failed(key, reason, message)` when the batch as such cannot be read.
 
-        `body` is the serialized Assign; `reason` the name of a BatchFailureReason without its prefix.
+        `body` is the serialized Assign; `reason` the name of a BatchFailureReason without its prefix. `urgent`: an
+        interactive call's, which does not wait behind batches.
         """
 
     def drop(self, key: str) -> None:
@@ -153,7 +183,7 @@ class NoImages:
 
     def begin(
         self, key: str, body: bytes, picture: pictures.Picture, *, max_pixels: int, max_bytes: int,
-        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None],
+        done: Callable[[str, Taken], None], failed: Callable[[str, str, str], None], urgent: bool = False,
     ) -> None:  # fmt: skip
         failed(key, "BAD_PAYLOAD", "This worker takes no images.")
 
@@ -169,6 +199,12 @@ class Outbox(Protocol):
     def failed(self, lease: leases.Lease, failure: Failure) -> None:
         """Says that a batch is not done here."""
 
+    def urgent(self, serialized: bytes) -> None:
+        """Sends a frame ahead of all that are not urgent."""
+
+    def embed_failed(self, call_id: int, failure: CallFailure) -> None:
+        """Says, urgently, that an interactive call is not answered here."""
+
 
 class Observer(Protocol):
     """Counts what happens."""
@@ -178,6 +214,9 @@ class Observer(Protocol):
 
     def batch_acknowledged(self, workload: str, ack_s: float) -> None:
         """The scheduler has its result, `ack_s` seconds after it was ready."""
+
+    def call_done(self, workload: str, items: int, seconds: float) -> None:
+        """An interactive call was computed; `seconds` are its share of the device's time."""
 
     def items_computed(self, workload: str, items: int) -> None:
         """Items went through the model, whether or not anybody wanted the batch in the end."""

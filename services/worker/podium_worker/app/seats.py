@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from podium_worker.app import ports
@@ -57,6 +57,9 @@ class Seat:
     refused: set[str] = field(default_factory=set)
     """Workloads whose models could not be loaded here. They outlive the process: the next one is no better."""
     ready: bool = False
+    embedding: set[str] = field(default_factory=set)
+    """Keys of the interactive calls on the device by the executor's word. They stay when the process has gone, until
+    it is told what became of its batches: it was none of them that it died of."""
     computing: str = ""
     """Key of what is on the device by the executor's word, a cancelled batch too; empty for nothing."""
     stillness: progress.Stillness = field(default_factory=progress.Stillness)
@@ -72,6 +75,9 @@ class Seat:
     fault: Fault | None = None
     faults: int = 0
     """Canaries failed since a batch was finished."""
+
+    calls_lost: Callable[[int], None] = lambda device: None
+    """Called with the device's index when its process is ended here: its interactive calls go elsewhere at once."""
 
     @property
     def index(self) -> int:
@@ -115,7 +121,10 @@ class Seat:
             self.stillness = progress.Stillness()
             return None
         work = progress.work_of(
-            booting=not self.ready, computing=bool(self.computing), loading=bool(self.loading), waiting=waiting
+            booting=not self.ready,
+            computing=bool(self.computing or self.embedding),
+            loading=bool(self.loading),
+            waiting=waiting,
         )
         self.stillness = self.stillness.watched(work, seconds)
         limit = self.limits.work_s
@@ -171,26 +180,31 @@ class Seat:
         """What the scheduler should hear at once when it changes."""
         return (tuple(self.resident), self.ready, self.fault and self.fault.reason, self.verdict)
 
+    def kill(self) -> None:
+        """Ends the process; one that a driver holds may be long in dying."""
+        self.executor.kill()
+        self.calls_lost(self.index)
+
     def kill_hung(self) -> None:
         """Ends a process that does not move."""
         self.hung = self.stillness.work
-        self.executor.kill()
+        self.kill()
 
     def restart(self) -> None:
         """Ends a process that does not give memory back; another follows."""
         self.restarting, self.keeps_memory = True, False
-        self.executor.kill()
+        self.kill()
 
     def take_out(self, workload: str, reason: str, now: float) -> None:
         """A canary failed."""
         self.faults += 1
         self.fault = Fault(workload, reason, now + devices.fault_pause_s(self.faults))
-        self.executor.kill()
+        self.kill()
 
     def accused(self, key: str, state: batches.State) -> bool:
         """Whether a batch may be why the process that was killed did not move."""
         if self.hung is progress.Work.COMPUTING:
-            return key == self.computing
+            return key == self.computing and not self.embedding
         return self.hung is progress.Work.WAITING and state is batches.State.PREPARING
 
     def empty(self) -> None:
@@ -203,6 +217,7 @@ class Seat:
         self.yielding.clear()
         self.restarting = self.keeps_memory = False
         self.computing = ""
+        self.embedding.clear()
         self.stillness = progress.Stillness()
         self.hung = None
 

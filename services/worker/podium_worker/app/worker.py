@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from podium_runtime import clock, logs
-from podium_worker.app import checks, hand, offers, ports, residents, seats
+from podium_worker.app import calls, checks, hand, offers, ports, residents, seats
 from podium_worker.domain import batches, credits, devices, health, leases, progress, residency
 
 log = logs.get_logger(__name__)
@@ -41,9 +41,8 @@ class Worker:
         self._hand = hand.Hand()
         self._offers: dict[str, offers.Offer] = {}
         self._intake = intake or ports.NoImages()
-        self._residents = residents.Residents(
-            self._offers, self._seats, lambda seat: self._hand.workloads_on(seat.index), observer, time
-        )
+        self.calls = calls.Calls(self._seats, self._offers, outbox, self._intake, observer, time)
+        self._residents = residents.Residents(self._offers, self._seats, self._busy, observer, time)
         self._checks = checks.Checks()
         self._max_chunk_bytes = 1 << 20
         self._draining = False
@@ -62,8 +61,9 @@ class Worker:
         `capacities`: of each device for weights; without one, there is no bound.
         """
         for executor in executors:
-            capacity = (capacities or {}).get(executor.device.index, residency.Capacity())
-            self._seats[executor.device.index] = seats.Seat(executor, self._stillness, capacity)
+            index = executor.device.index
+            capacity = (capacities or {}).get(index, residency.Capacity())
+            self._seats[index] = seats.Seat(executor, self._stillness, capacity, calls_lost=self.calls.lost)
 
     # --- what the scheduler says
 
@@ -171,7 +171,7 @@ class Worker:
             return
         log.warning("device_health", device=device, health=verdict.health.value, reason=verdict.reason)
         if seat.sick and not was_sick:
-            seat.executor.kill()
+            seat.kill()
             for key in self._hand.on(seat.index):
                 self._apply(key, batches.Event.HANDED_BACK)
         elif was_sick and not seat.sick and seat.executor.up:
@@ -200,7 +200,7 @@ class Worker:
         seat = self._seats[device]
         lost = self._hand.on(seat.index)
         if seat.hung is None and seat.fault is None and not seat.restarting and not seat.sick:
-            suspect = any(state in batches.BEGUN for state in lost.values()) and not seat.loading
+            suspect = bool(seat.embedding) or (any(s in batches.BEGUN for s in lost.values()) and not seat.loading)
             seat.deaths = seat.deaths.another(suspect=suspect)
             seat.died()
         self._observer.executor_lost(device, hung=seat.hung is not None)
@@ -211,7 +211,8 @@ class Worker:
                 # It waited for a model whose load killed the process; no half of it would fare better.
                 self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
             else:
-                self._apply(key, batches.Event.EXECUTOR_LOST)
+                # What died of an interactive call accuses no batch.
+                self._apply(key, batches.Event.HANDED_BACK if seat.embedding else batches.Event.EXECUTOR_LOST)
         for workload in seat.lethal:
             self.unavailable(device, workload, _DIED_LOADING)
         if seat.fault is not None:
@@ -386,7 +387,7 @@ class Worker:
 
     def begin_drain(self) -> None:
         """Takes nothing new from now on."""
-        self._draining = True
+        self._draining = self.calls.draining = True
         self._note()
 
     def end_drain(self) -> None:
@@ -416,7 +417,11 @@ class Worker:
     # --- inside
 
     def _awaited_from(self, seat: seats.Seat) -> bool:
-        return self._hand.executor_has_any(seat.index) or self._checks.awaits(seat.index) or bool(seat.asked)
+        has_any = self._hand.executor_has_any(seat.index) or self.calls.on(seat.index)
+        return has_any or self._checks.awaits(seat.index) or bool(seat.asked)
+
+    def _busy(self, seat: seats.Seat) -> set[str]:
+        return self._hand.workloads_on(seat.index) | self.calls.workloads_on(seat.index)
 
     def _kill_hung(self, seat: seats.Seat, limit_s: float) -> None:
         """Says at once what becomes of its batches: a process that a driver holds may be long in dying."""
@@ -424,7 +429,7 @@ class Worker:
         log.error("executor_hung", device=seat.index, work=seat.hung and seat.hung.value, limit_s=limit_s)
         on_it = self._hand.on(seat.index)
         accused = [key for key, state in on_it.items() if seat.accused(key, state)]
-        seat.deaths = seat.deaths.another(suspect=bool(accused))
+        seat.deaths = seat.deaths.another(suspect=bool(accused or seat.embedding))
         if seat.hung is progress.Work.LOADING:
             self._give_up_loads(seat, limit_s)
         message = f"The executor of device {seat.index} made no progress with this batch for {limit_s:g} s."
@@ -477,7 +482,7 @@ class Worker:
                 entry.device = other.index
 
     def _restart_if_idle(self, seat: seats.Seat) -> None:
-        if seat.keeps_memory and not self._hand.executor_has_any(seat.index):
+        if seat.keeps_memory and not self._hand.executor_has_any(seat.index) and not self.calls.on(seat.index):
             log.info("executor_restarted_for_memory", device=seat.index)
             seat.restart()
 
@@ -490,10 +495,7 @@ class Worker:
 
     def _seat_for(self, offer: offers.Offer) -> seats.Seat | None:
         """The fitting device with the fewest batches in hand; among equals, one that has the model."""
-        load = dict.fromkeys(self._seats, 0)
-        for entry in self._hand.values():
-            if entry.state is not batches.State.FINISHED:
-                load[entry.device] += 1
+        load = self._hand.load_by_device()
         return min(
             self._residents.takers(offer), key=lambda s: (load[s.index], offer.name not in s.resident), default=None
         )

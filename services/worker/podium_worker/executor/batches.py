@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
@@ -80,18 +82,22 @@ class Finished:
 
 
 def received(frame: wire.Frame, at: float) -> Received:
-    """From an ASSIGN."""
+    """From an ASSIGN or an EMBED."""
     header = frame.header
-    place, shelf = header.get("pictures"), None
-    if place is not None:
-        failures = tuple(problems.ItemFailure(index, _FAILED[reason], text) for index, reason, text in place["errors"])
-        shelf = album.Shelf(place["offset"], place["height"], place["width"], place["fetch_s"], failures)
     assign = worker_pb2.Assign.FromString(frame.body)
-    return Received(header["key"], assign, header["max_chunk_bytes"], at, shelf)
+    return Received(header["key"], assign, header.get("max_chunk_bytes", 0), at, _shelf(header.get("pictures")))
+
+
+def _shelf(place: dict[str, Any] | None) -> album.Shelf | None:
+    if place is None:
+        return None
+    failures = tuple(problems.ItemFailure(index, _FAILED[reason], text) for index, reason, text in place["errors"])
+    return album.Shelf(place["offset"], place["height"], place["width"], place["fetch_s"], failures)
 
 
 class Preparer:
-    """Makes what came ready for the device. Used by one thread."""
+    """Makes what came ready for the device. Used by the thread that prepares, and for calls by the one that
+    computes."""
 
     def __init__(self, shared: album.Album | None, max_payload_bytes: int) -> None:
         self._album = shared
@@ -102,15 +108,24 @@ class Preparer:
         started = time.monotonic()
         encoding = payloads.options(batch.assign.options, loaded.workload)
         if batch.assign.modality == workload_pb2.MODALITY_IMAGE:
-            keys, prepared = self._pictures(batch, loaded)
-        elif not loaded.model.takes_texts:
-            raise payloads.BadPayload(f"Workload {loaded.model.workload!r} takes no texts.")
+            keys, rows = self.pictures(batch, loaded)
+            prepared = None if rows is None else loaded.backend.prepare_pictures(rows)
         else:
-            texts = payloads.texts(batch.assign, loaded.workload, self._max_payload_bytes)
+            texts = self.texts(batch, loaded)
             keys, prepared = texts.keys, loaded.backend.prepare_texts(texts.texts)
         return Ready(batch, loaded, keys, encoding, prepared, time.monotonic() - started)
 
-    def _pictures(self, batch: Received, loaded: models.Loaded) -> tuple[Sequence[str], backend.Prepared | None]:
+    def texts(self, batch: Received, loaded: models.Loaded) -> payloads.Texts:
+        """The texts of a batch or call. Raises payloads.BadPayload."""
+        if not loaded.model.takes_texts:
+            raise payloads.BadPayload(f"Workload {loaded.model.workload!r} takes no texts.")
+        return payloads.texts(batch.assign, loaded.workload, self._max_payload_bytes)
+
+    def pictures(self, batch: Received, loaded: models.Loaded) -> tuple[Sequence[str], npt.NDArray[np.uint8] | None]:
+        """Keys of all images of a batch or call, and the pictures of those that have not failed, if there is one.
+
+        Raises payloads.BadPayload, and ValueError for pictures that are not there.
+        """
         shelf, wanted = batch.shelf, loaded.backend.picture
         if wanted is None:
             raise payloads.BadPayload(f"Workload {loaded.model.workload!r} takes no images.")
@@ -122,7 +137,7 @@ class Preparer:
         keys = payloads.keys_of_images(batch.assign, self._max_payload_bytes)
         if len(shelf.failures) == batch.assign.item_count:
             return keys, None
-        return keys, loaded.backend.prepare_pictures(self._album.pictures(shelf, batch.assign.item_count))
+        return keys, self._album.pictures(shelf, batch.assign.item_count)
 
 
 def finished(

@@ -1,5 +1,8 @@
 """The pipeline of one executor: read -> prepare -> compute -> send, one thread each, with bounded queues between.
 
+Interactive calls come in beside it: from the reading thread straight to the one that computes, which serves them
+between two micro-batches (`calls`, `turns`).
+
 Promises: while the device computes a batch the next one is prepared, and the results before it are encoded and travel;
 batches leave in the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled; the
 front hears that a batch is begun before it is begun, so that it knows what to suspect when this process dies; a batch
@@ -25,7 +28,8 @@ from podium.common.v1 import job_pb2, workload_pb2
 from podium_runtime import logs
 from podium_worker.adapters import faults, payloads, results, wire
 from podium_worker.app import backend
-from podium_worker.executor import album, batches, canary, failures, link, models, watch
+from podium_worker.domain import shares
+from podium_worker.executor import album, batches, calls, canary, failures, link, models, turns, watch
 
 log = logs.get_logger(__name__)
 
@@ -61,14 +65,18 @@ class Pipeline:
         max_payload_bytes: int,
         shared: album.Album | None = None,
         injected: faults.Faults = faults.NONE,
+        share: shares.Share | None = None,
     ) -> None:
+        """`share`: of the device's time for interactive calls while batches wait."""
+        share = share or shares.Share()
         self._front = link.Link(connection)
         self._faults = injected
         self._models = models.Models(self._front, loader, injected)
         self._preparer = batches.Preparer(shared, max_payload_bytes)
         self._keys = watch.Keys()
         self._inbox: queue.SimpleQueue[tuple[wire.Frame, float]] = queue.SimpleQueue()
-        self._ready: queue.Queue[batches.Ready | _Check | _Close] = queue.Queue(_PREPARED_AHEAD)
+        self._ready: turns.Turns[batches.Ready | _Check | _Close, calls.Call] = turns.Turns(_PREPARED_AHEAD, share)
+        self._calls = calls.Calls(self._front, self._models, self._preparer, self._keys, self._ready, injected)
         self._outbox: queue.Queue[batches.Finished] = queue.Queue()
         self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
         self._free_since = 0.0
@@ -80,9 +88,7 @@ class Pipeline:
         self._front.tell(wire.Kind.READY)
         self._free_since = time.monotonic()
         while True:
-            # Nothing here may outlive its turn: a batch holds on to its model.
-            self._take(self._ready.get())
-            self._ready.task_done()
+            self._one_turn()
 
     # --- read
 
@@ -91,6 +97,12 @@ class Pipeline:
             frame = self._front.read()
             if frame.kind is wire.Kind.CANCEL:
                 self._keys.cancel(frame.header["key"])
+                continue
+            if frame.kind is wire.Kind.DROP_EMBED:
+                self._keys.cancel(frame.header["key"])
+                continue
+            if frame.kind is wire.Kind.EMBED:
+                self._calls.hear(frame, time.monotonic())
                 continue
             if frame.kind is wire.Kind.ASSIGN:
                 self._keys.take(frame.header["key"])
@@ -181,6 +193,18 @@ class Pipeline:
 
     # --- compute
 
+    def _one_turn(self) -> None:
+        # Nothing here may outlive its turn: a batch holds on to its model.
+        turn = self._ready.take()
+        if isinstance(turn, list):
+            began = time.monotonic()
+            self._calls.serve(turn, ahead=False)
+            # The device has not been idle for so long.
+            self._free_since += time.monotonic() - began
+            return
+        self._take(turn)
+        self._ready.done()
+
     def _take(self, work: batches.Ready | _Check | _Close) -> None:
         match work:
             case _Check():
@@ -196,7 +220,9 @@ class Pipeline:
         received = ready.received
         if self._dropped(received):
             return
-        watching = watch.Watch(self._front, received, self._keys, self._faults)
+        # Nobody keeps a suspect batch company.
+        between = self._calls.between if not received.suspect else _nothing
+        watching = watch.Watch(self._front, received, self._keys, self._faults, between)
         started = time.monotonic()
         # Of a batch that never comes to the device the next one tells how long the device has waited.
         idle_s = started - self._free_since if ready.prepared is not None else 0.0
@@ -236,13 +262,13 @@ class Pipeline:
         if ready.prepared is None:
             return None, 0.0
         self._front.tell(wire.Kind.COMPUTING, {"key": ready.received.key})
-        started = time.monotonic()
+        started, calls_s = time.monotonic(), self._ready.calls_s
         try:
             computed = ready.loaded.backend.compute(ready.prepared, watching.progress)
         finally:
             self._free_since = time.monotonic()
             self._models.tell_budget(ready.loaded)
-        return computed, self._free_since - started
+        return computed, self._free_since - started - (self._ready.calls_s - calls_s)
 
     def _vouch(self, loaded: models.Loaded) -> None:
         """Items without a finite vector are data if the device is sound. Raises canary.Unsound if it is not."""
@@ -315,6 +341,10 @@ class Pipeline:
             return False
         self._keys.drop(received.key)
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _or_die(step: Callable[[], None]) -> None:

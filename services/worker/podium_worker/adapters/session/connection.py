@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from podium.worker.v1 import worker_pb2
-from podium_runtime import auth, channels, clock, logs, settings
+from podium_runtime import auth, channels, clock, logs, settings, two_lanes
 from podium_worker.adapters import metrics
 from podium_worker.adapters.session import messages
 from podium_worker.adapters.session.outbox import SessionOutbox
@@ -122,6 +122,7 @@ class Connection:
                 finally:
                     self._in_session = False
                     self._outbox.close()
+                    self._worker.calls.end_session()
                 if not self._leaving.is_set():
                     await self._pause(failures)
         finally:
@@ -207,7 +208,7 @@ class Connection:
         )
         self.welcomed.set()
 
-    async def _write_all(self, call: Any, queue: asyncio.Queue[bytes | None]) -> None:
+    async def _write_all(self, call: Any, queue: two_lanes.TwoLanes[bytes | None]) -> None:
         while (frame := await queue.get()) is not None:
             await call.write(frame)
         await call.done_writing()
@@ -224,6 +225,10 @@ class Connection:
         match frame.WhichOneof("frame"):
             case "assign":
                 self._worker.assign(messages.assignment_of(frame.assign))
+            case "embed":
+                self._worker.calls.take(messages.call_of(frame.embed, self._clock.monotonic()))
+            case "drop_embed":
+                self._worker.calls.drop(frame.drop_embed.call_id)
             case "ack":
                 self._worker.acknowledge(messages.lease_of(frame.ack.lease))
             case "cancel":

@@ -71,6 +71,33 @@ def assignment_of(message: worker_pb2.Assign) -> ports.Assignment:
     )
 
 
+def call_of(message: worker_pb2.EmbedCall, now: float) -> ports.Call:
+    """`now`: monotonic."""
+    assign = worker_pb2.Assign(
+        workload=message.workload,
+        item_count=message.item_count,
+        payload=message.payload,
+        payload_encoding=message.payload_encoding,
+        modality=message.modality,
+        options=message.options,
+        traceparent=message.traceparent,
+    )
+    return ports.Call(
+        call_id=message.call_id,
+        workload=message.workload,
+        item_count=message.item_count,
+        body=assign.SerializeToString(),
+        images=message.modality == workload_pb2.MODALITY_IMAGE,
+        deadline=now + seconds_of(message.timeout),
+    )
+
+
+def embed_failed_message(call_id: int, failure: ports.CallFailure) -> worker_pb2.WorkerFrame:
+    reason = f"EMBED_FAILURE_REASON_{failure.reason}"
+    told = worker_pb2.EmbedFailure(reason=reason, message=failure.message, retryable=failure.retryable)
+    return worker_pb2.WorkerFrame(embedded=worker_pb2.EmbedAnswer(call_id=call_id, failure=told))
+
+
 def failed_message(lease: leases.Lease, failure: ports.Failure) -> worker_pb2.WorkerFrame:
     return worker_pb2.WorkerFrame(
         failed=worker_pb2.BatchFailed(

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from podium.worker.v1 import worker_pb2
+from podium_runtime import two_lanes
 from podium_worker.adapters.session import messages
 from podium_worker.app import ports
 from podium_worker.domain import leases
 
 
 class SessionOutbox:
-    """ports.Outbox on the current session. Never waits: what can pile up is bounded by the batches in hand."""
+    """ports.Outbox on the current session.
+
+    Never waits: what can pile up is bounded by the batches and the calls in hand.
+    """
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[bytes | None] | None = None
+        self._queue: two_lanes.TwoLanes[bytes | None] | None = None
 
-    def open(self) -> asyncio.Queue[bytes | None]:
+    def open(self) -> two_lanes.TwoLanes[bytes | None]:
         """A fresh queue for a fresh session. None in it means: nothing follows."""
-        self._queue = asyncio.Queue()
+        self._queue = two_lanes.TwoLanes()
         return self._queue
 
     def close(self) -> None:
@@ -43,3 +46,10 @@ class SessionOutbox:
 
     def failed(self, lease: leases.Lease, failure: ports.Failure) -> None:
         self.say(messages.failed_message(lease, failure))
+
+    def urgent(self, serialized: bytes) -> None:
+        if self._queue is not None:
+            self._queue.urge(serialized)
+
+    def embed_failed(self, call_id: int, failure: ports.CallFailure) -> None:
+        self.urgent(messages.embed_failed_message(call_id, failure).SerializeToString())

@@ -53,6 +53,7 @@ class TextTower:
             item_count=len(texts),
             token_count=sum(tokenised.lengths),
             truncations=tokenised.truncations,
+            token_counts=tokenised.lengths,
         )
 
     def compute(self, work: _Work, progress: lane.Progress) -> backend.Computed:

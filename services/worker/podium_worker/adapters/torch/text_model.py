@@ -73,6 +73,7 @@ class TextModel:
             item_count=len(texts),
             token_count=sum(tokenised.lengths),
             truncations=tokenised.truncations,
+            token_counts=tokenised.lengths,
         )
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
