@@ -30,6 +30,7 @@ from podium_scheduler.adapters.sql import (
     consumer_ledger,
     cost_ledger,
     database,
+    demand_ledger,
     holdings_ledger,
     job_ledger,
     leadership,
@@ -45,13 +46,16 @@ from podium_scheduler.adapters.sql import (
 from podium_scheduler.app import (
     admission,
     autoscaler,
+    cold_starts,
     completer,
     consumer_keeper,
     consumption,
     delivery_news,
+    demand,
     desires,
     dispatcher,
     draining,
+    embedding,
     feeder,
     fleet_facts,
     janitor,
@@ -143,6 +147,7 @@ class _Stores:
     costs: cost_ledger.CostLedger
     pods: pod_ledger.PodLedger
     scaling: scaling_ledger.ScalingLedger
+    asked: demand_ledger.DemandLedger
     news: delivery_news.DeliveryNews
 
     def under(self, term: int, refused: Callable[[], None]) -> _Stores:
@@ -187,6 +192,7 @@ def _ledgers(pool: database.Database, settings: SchedulerSettings, news: deliver
         "costs": cost_ledger.CostLedger(pool),
         "pods": pod_ledger.PodLedger(pool, timedelta(seconds=settings.pod_token_ttl_s)),
         "scaling": scaling_ledger.ScalingLedger(pool),
+        "asked": demand_ledger.DemandLedger(pool),
     }
 
 
@@ -231,6 +237,8 @@ class Scheduler:
             self._speeds,
             self._uses,
         )
+        self._demand = demand.Demand(stores.asked, self._wakers, clock.SystemClock())
+        self._starts = cold_starts.ColdStarts(stores.loads, stores.sessions, stores.pods if fleet else None)
         self._desires = desires.Desires(self._registry, stores.wakeups)
         self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
         self._leader = leader.Leader(
@@ -301,7 +309,13 @@ class Scheduler:
         server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
             scheduler_servicer.SchedulerServicer(
-                admit, jobs, consumers, self._gauge, self._workloads, job_costs.JobCosts(stores.costs)
+                admit,
+                jobs,
+                consumers,
+                self._gauge,
+                self._workloads,
+                job_costs.JobCosts(stores.costs),
+                self._embedding(),
             ),
             "podium.scheduler.v1.SchedulerService",
         )
@@ -320,6 +334,11 @@ class Scheduler:
             "podium.operator.v1.OperatorService",
         )
         return server, workers
+
+    def _embedding(self) -> embedding.Embedding:
+        return embedding.Embedding(
+            self._registry, self._workloads, self._demand, self._starts, self._settings.session_calls
+        )
 
     def _pods_of_operators(self) -> pods_of_operators.PodsOfOperators:
         fleet = self._fleet
@@ -418,6 +437,8 @@ class Scheduler:
             self._loads,
             self._speeds,
             self._uses,
+            self._demand,
+            self._starts,
             stores.news,
             self._leader,
         ]
@@ -468,6 +489,7 @@ class Scheduler:
                 self._wakers,
                 self._workloads,
                 clock.SystemClock(),
+                stores.asked,
             ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
             *self._pod_loops(stores),
@@ -480,7 +502,7 @@ class Scheduler:
         plan = fleet.plan
         rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
         facts = fleet_facts.FleetFacts(
-            stores.pods, stores.scaling, stores.sessions, stores.loads, stores.costs, self._workloads
+            stores.pods, stores.scaling, stores.sessions, stores.loads, stores.costs, self._workloads, stores.asked
         )
         on_offer = autoscaler.OfferWatch(fleet.renting, time)
         return [

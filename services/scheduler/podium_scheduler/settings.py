@@ -48,6 +48,8 @@ class SchedulerSettings(RegistrySettings):
     """How long a session and its leases last without a Status, in seconds."""
     resume_grace_s: float = pydantic.Field(default=1.5, ge=0)
     """How long a broken stream may last before its batches go to others, in seconds."""
+    session_calls: int = pydantic.Field(default=128, ge=1, le=512)
+    """Interactive calls of one worker in flight; more are refused."""
     max_attempts: int = pydantic.Field(default=5, ge=1, le=100)
     """Attempts of a batch before it is given up."""
     unservable_patience_s: float = pydantic.Field(default=20.0, ge=0)

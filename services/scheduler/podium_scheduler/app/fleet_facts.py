@@ -19,6 +19,7 @@ from podium_scheduler.domain.autoscaling import observed
 
 _NEWEST = 200
 """Pods of the past that tell how long a pod takes to come, and which offers have no capacity."""
+_CALL_ITEMS = 8
 _BACKOFF_S = 60.0
 _MAX_BACKOFF_S = 1_800.0
 _UNDECIDED = frozenset({pods.State.INTENDED, pods.State.CREATING})
@@ -41,7 +42,10 @@ class FleetFacts:
         loads: ports.LoadLedger,
         uses: ports.CostLedger,
         workloads: Mapping[str, workload_pb2.Workload],
+        asked: ports.DemandLedger | None = None,
     ) -> None:
+        """`asked`: what interactive calls ask for."""
+        self._asked = asked
         self._ledger = ledger
         self._scaling = scaling
         self._sessions = sessions
@@ -65,7 +69,9 @@ class FleetFacts:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         spent = costs.total(costs.bills(await self._ledger.spans(midnight, now), midnight, now).values())
         facts = observed.Observed(
-            demands=self._demands(await self._scaling.demands(), await self._scaling.arrivals()),
+            demands=self._demands(
+                [*await self._scaling.demands(), *await self._calls(workers.values())], await self._scaling.arrivals()
+            ),
             offers=tuple(on_offer),
             pods=tuple(self._pod(pod, workers.get(pod.worker_id), now) for pod in census.pods),
             items_per_s={(t.workload, t.device_name): t.items_per_s for t in await self._scaling.throughputs()},
@@ -78,6 +84,15 @@ class FleetFacts:
             pod.pod_id: self._active_at[pod.pod_id] for pod in census.pods if pod.pod_id in self._active_at
         }
         return facts, now.timestamp()
+
+    async def _calls(self, workers: Iterable[Worker]) -> list[records.DemandRow]:
+        """Interactive calls that find nobody with the model count as a few items, as old as the first of them."""
+        warm = {name for worker in workers for name in worker.resident}
+        return [
+            records.DemandRow(one.workload, _CALL_ITEMS, one.waiting_since, None)
+            for one in (await self._asked.recent() if self._asked is not None else ())
+            if one.waiting_since is not None and one.workload not in warm
+        ]
 
     def _demands(
         self, rows: Iterable[records.DemandRow], lately: Mapping[str, records.Arrivals]

@@ -29,6 +29,8 @@ log = logs.get_logger(__name__)
 _INTERVAL_S = 2.0
 _LINGER_S = 30.0
 """A workload counts as in use for so long after its last work: jobs come one after the other."""
+_CALL_ITEMS = 8
+"""What a workload that interactive calls ask for counts as, in items."""
 _LOADS_EVERY_S = 10.0
 _ASSUMED_LOAD_S = 10.0
 _ASSUMED_ITEMS_PER_S = 100.0
@@ -57,8 +59,11 @@ class Placer(loops.PatientLoop):
         wake: wakers.Wakers,
         workloads: Mapping[str, workload_pb2.Workload],
         time: clock.Clock,
+        asked: ports.DemandLedger | None = None,
     ) -> None:
+        """`asked`: what interactive calls ask for."""
         super().__init__(wake.placer)
+        self._asked = asked
         self._batches = batches
         self._sessions = sessions
         self._load_ledger = loads
@@ -71,7 +76,7 @@ class Placer(loops.PatientLoop):
 
     async def round(self) -> float:
         """Makes a plan and writes what has changed."""
-        work = [w for w in await self._batches.work() if w.workload in self._workloads]
+        work = [w for w in await self._work() if w.workload in self._workloads]
         opened = await self._sessions.placed()
         await self._refresh_loads()
         fits = _Fits(self._workloads)
@@ -85,6 +90,15 @@ class Placer(loops.PatientLoop):
         placed = {name for wanted in plan.values() for name in wanted}
         UNPLACED.set(sum(d.work_s > 0 and d.workload not in placed for d in demands))
         return _INTERVAL_S
+
+    async def _work(self) -> list[records.WorkloadWork]:
+        """Of jobs, and of interactive calls: these are over before anybody counts them, but more will come."""
+        work = {w.workload: w for w in await self._batches.work()}
+        for one in await self._asked.recent() if self._asked is not None else ():
+            of_jobs = work.get(one.workload, records.WorkloadWork(one.workload, 0, 0.0))
+            oldest_s = max(of_jobs.oldest_age_s, one.waiting_s)
+            work[one.workload] = records.WorkloadWork(one.workload, of_jobs.items + _CALL_ITEMS, oldest_s)
+        return list(work.values())
 
     async def _tell(self, plan: Mapping[UUID, Sequence[str]], opened: Sequence[records.PlacedSession]) -> None:
         before = {session.session_id: tuple(session.wanted) for session in opened}

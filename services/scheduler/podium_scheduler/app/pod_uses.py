@@ -26,11 +26,19 @@ class PodUses(loops.PatientLoop):
         self._ledger = ledger
         self._noted: list[records.PodUse] = []
 
-    def note(self, session: worker_sessions.Session, workload: str, seconds: float, job_id: UUID | None = None) -> None:
-        """A batch of a job, or without one a load, took a GPU of the session's pod for so long."""
+    def note(
+        self,
+        session: worker_sessions.Session,
+        workload: str,
+        seconds: float,
+        job_id: UUID | None = None,
+        *,
+        call: bool = False,
+    ) -> None:
+        """A batch of a job, or an interactive call or a load without one, took a GPU of the pod for so long."""
         pod_id = session.pod_id
         if pod_id is not None and 0 < seconds <= _MAX_S and len(self._noted) < _MAX_NOTED:
-            self._noted.append(records.PodUse(pod_id, workload, seconds, job_id))
+            self._noted.append(records.PodUse(pod_id, workload, seconds, job_id, call))
 
     async def round(self) -> float:
         """Writes what was noted."""

@@ -114,6 +114,13 @@ class LoadLedger(Protocol):
     async def loads(self, workload: str = "") -> list[records.MeasuredLoad]: ...
 
 
+class DemandLedger(Protocol):
+    """What interactive calls ask for; see adapters.sql.demand_ledger."""
+
+    async def record(self, asked: Sequence[records.AskedFor]) -> None: ...
+    async def recent(self) -> list[records.InteractiveDemand]: ...
+
+
 class ConsumerLedger(Protocol):
     """Consumer groups; see adapters.sql.consumer_ledger."""
 

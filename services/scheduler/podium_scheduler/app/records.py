@@ -428,6 +428,27 @@ class DemandRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedFor:
+    """Interactive calls of a workload that have come to a replica since it last said so."""
+
+    workload: str
+    calls: int
+    unserved: int
+    """Those of them that found no worker with the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveDemand:
+    """A workload that interactive calls have asked for within the last minute."""
+
+    workload: str
+    waiting_since: datetime | None
+    """When the first of those came that found no worker, none having found one since; None: the last ones did."""
+    waiting_s: float
+    """How long ago that was; 0: they did."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arrivals:
     """What came of a workload lately: items per second, and the shortest completion window, in seconds."""
 
@@ -447,12 +468,14 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class PodUse:
-    """GPU-seconds that a pod computed for a job; of a load, `job_id` is None."""
+    """GPU-seconds that a pod computed for a job; of a load or a call, `job_id` is None."""
 
     pod_id: UUID
     workload: str
     seconds: float
     job_id: UUID | None = None
+    call: bool = False
+    """Whether it was an interactive call, which has no job and is no load either."""
 
 
 @dataclass(frozen=True, slots=True)

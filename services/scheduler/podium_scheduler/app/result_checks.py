@@ -8,6 +8,7 @@ import google_crc32c
 import numpy as np
 
 from podium.common.v1 import item_pb2, result_pb2, workload_pb2
+from podium.worker.v1 import worker_pb2
 
 _BITS = {
     workload_pb2.DTYPE_FLOAT32: 32,
@@ -54,6 +55,16 @@ def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, ask
     if not _each_within(chunk, next_item):
         return "a truncation names an item outside of the chunk, or one twice"
     return _vectors(chunk, asked)
+
+
+def problem_of_call(answer: worker_pb2.EmbedAnswer, item_count: int, asked: Asked) -> str | None:
+    """What is wrong with the answer to an interactive call of `item_count` items; None if nothing."""
+    chunk = answer.chunk
+    if chunk.item_count != item_count:
+        return f"covers {chunk.item_count} items, the call has {item_count}"
+    if answer.token_counts and len(answer.token_counts) != item_count:
+        return f"{len(answer.token_counts)} token counts for {item_count} items"
+    return problem(chunk, next_item=0, end_item=item_count, asked=asked)
 
 
 def _vectors(chunk: result_pb2.ResultChunk, asked: Asked) -> str | None:

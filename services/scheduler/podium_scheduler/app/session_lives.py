@@ -115,6 +115,7 @@ class SessionLives:
     async def close(self, session: worker_sessions.Session) -> None:
         """The stream is over: at once after a Goodbye, else with a grace in which the worker may resume."""
         session.closed.set()
+        session.calls.end()
         if not self._registry.remove(session):
             return
         log.info("session_closed", session_id=str(session.session_id), goodbye=session.said_goodbye)

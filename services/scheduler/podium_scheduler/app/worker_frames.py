@@ -59,6 +59,8 @@ class WorkerFrames:
             self._done(session, frame.done)
         elif kind == "failed":
             self._failed(session, frame.failed)
+        elif kind == "embedded":
+            self._embedded(session, frame.embedded)
         elif kind == "progress":
             session.held(frame.progress.lease, "progress")
 
@@ -99,6 +101,28 @@ class WorkerFrames:
         self._uses.note(session, held.workload, seconds, held.job_id)
         self._completer.complete(session, frame.lease.batch_id, held)
 
+    def _embedded(self, session: worker_sessions.Session, answer: worker_pb2.EmbedAnswer) -> None:
+        """The answer to an interactive call is checked as a batch's result is."""
+        call = session.calls.get(answer.call_id)
+        if call is None or call.answer.done():
+            worker_sessions.STALE.labels("embedded").inc()
+            return
+        if answer.WhichOneof("outcome") is None:
+            answer.failure.SetInParent()
+        if answer.HasField("chunk"):
+            asked = result_checks.asked_by(call.options, self._workloads.get(call.workload))
+            wrong = result_checks.problem_of_call(answer, call.item_count, asked)
+            if wrong is not None:
+                REFUSED.labels(call.workload).inc()
+                log.warning("answer_refused", worker_id=str(session.worker_id), problem=wrong)
+                failure = worker_pb2.EmbedFailure(message=f"its answer was refused: {wrong}", retryable=True)
+                answer = worker_pb2.EmbedAnswer(call_id=answer.call_id, failure=failure)
+                self._misbehaved(session, wrong)
+            else:
+                seconds = answer.compute_duration.ToNanoseconds() / 1e9
+                self._uses.note(session, call.workload, seconds, call=True)
+        call.answer.set_result(answer)
+
     def _failed(self, session: worker_sessions.Session, frame: worker_pb2.BatchFailed) -> None:
         held = session.held(frame.lease, "failed")
         if held is None:
@@ -117,6 +141,10 @@ class WorkerFrames:
         cancel = worker_pb2.Cancel(lease=lease, reason=worker_pb2.CANCEL_REASON_RESULT_REFUSED)
         session.outbox.put_nowait(worker_pb2.SchedulerFrame(cancel=cancel))
         self._end(session, lease, held, batches.FailureReason.BAD_RESULT, wrong, retryable=True, handed_back=False)
+        self._misbehaved(session, wrong)
+
+    def _misbehaved(self, session: worker_sessions.Session, wrong: str) -> None:
+        """One more result of this worker was refused."""
         session.conduct = session.conduct.refused(time.monotonic(), self._conduct)
         if session.quarantine is None and session.conduct.too_much(self._conduct):
             self._quarantine(session, wrong)

@@ -19,8 +19,8 @@ from prometheus_client import Counter as Metric
 
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_runtime import logs
-from podium_scheduler.app import records
+from podium_runtime import logs, two_lanes
+from podium_scheduler.app import calls, records
 from podium_scheduler.domain import dispatch, quarantine
 
 log = logs.get_logger(__name__)
@@ -66,7 +66,9 @@ class Session:
         self.hello = hello or worker_pb2.Hello()
         self.pod_id = _pod_id(self.hello)
         """The pod that the worker says it runs on; None outside a pod."""
-        self.outbox: asyncio.Queue[worker_pb2.SchedulerFrame] = asyncio.Queue()
+        self.outbox: two_lanes.TwoLanes[worker_pb2.SchedulerFrame] = two_lanes.TwoLanes()
+        self.calls = calls.Calls()
+        """Interactive calls that it is to answer."""
         self.in_hand: dict[int, Held] = {}
         self.levels: dict[str, int] = {}
         self.total_level = 0

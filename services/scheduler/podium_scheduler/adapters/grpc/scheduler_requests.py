@@ -12,6 +12,7 @@ from podium.scheduler.v1 import scheduler_pb2
 from podium_runtime import errors
 
 MAX_ITEMS = 50_000
+MAX_CALL_ITEMS = 64
 MAX_WINDOW_S = 3_650 * 86_400
 PRIORITIES = range(1, 6)
 
@@ -49,6 +50,14 @@ def open_consumer(request: scheduler_pb2.OpenConsumerRequest) -> None:
     """Raises errors.InvalidArgument."""
     named = (("app_id", request.app_id), ("group", request.group), ("workload", request.workload))
     _raise([violation for field, value in named for violation in _words(field, value)])
+
+
+def embed(request: scheduler_pb2.EmbedRequest) -> None:
+    """Raises errors.InvalidArgument."""
+    bad = [*_words("app_id", request.app_id), *_words("workload", request.workload)]
+    if not 1 <= request.item_count <= MAX_CALL_ITEMS:
+        bad.append(errors.Violation("item_count", f"must be 1 to {MAX_CALL_ITEMS}"))
+    _raise(bad)
 
 
 def item(app_id: str, field: str, value: int) -> None:

@@ -9,10 +9,9 @@ from google.protobuf import duration_pb2
 
 from podium.common.v1 import workload_pb2
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
-from podium_runtime import errors
 from podium_runtime.grpc_server import Context
 from podium_scheduler.adapters.grpc import convert, scheduler_requests
-from podium_scheduler.app import admission, consumption, job_costs, jobs_of_apps, pressure, records
+from podium_scheduler.app import admission, consumption, embedding, job_costs, jobs_of_apps, pressure, records
 
 _AUTH_TTL = timedelta(seconds=30)
 _MAX_PAGE = 1_000
@@ -30,12 +29,14 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         gauge: pressure.PressureGauge,
         workloads: Mapping[str, workload_pb2.Workload],
         costs: job_costs.JobCosts,
+        embed: embedding.Embedding,
     ) -> None:
         self._admission = admit
         self._jobs = jobs
         self._consumers = consumers
         self._gauge = gauge
         self._costs = costs
+        self._embed = embed
         self._workloads = [workloads[name] for name in sorted(workloads)]
 
     async def AdmitJob(
@@ -143,4 +144,5 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return scheduler_pb2.ListWorkloadsResponse(workloads=self._workloads)
 
     async def Embed(self, request: scheduler_pb2.EmbedRequest, context: Context) -> scheduler_pb2.EmbedResponse:
-        raise errors.Unimplemented("the interactive lane is not built yet", reason="NOT_YET_IMPLEMENTED")
+        scheduler_requests.embed(request)
+        return await self._embed(request, context.time_remaining())

@@ -78,7 +78,10 @@ class CostLedger:
         busy: defaultdict[tuple[UUID, str], float] = defaultdict(float)
         loads: defaultdict[tuple[UUID, str], float] = defaultdict(float)
         for use in uses:
-            if use.job_id is None:
+            if use.call:
+                # No job pays for it: its share of the bill stays unattributed.
+                busy[use.pod_id, use.workload] += use.seconds
+            elif use.job_id is None:
                 loads[use.pod_id, use.workload] += use.seconds
             else:
                 of_jobs[use.pod_id, use.job_id, use.workload] += use.seconds

@@ -358,6 +358,17 @@ model_loads = Table(
     CheckConstraint("memory_bytes >= 0", name="memory_bytes"),
 )
 
+# What interactive calls asked for, and since when they have found no worker with the model; see `demand_ledger.py`.
+interactive_demand = Table(
+    "interactive_demand",
+    metadata,
+    Column("workload", Text, primary_key=True),
+    _time("last_asked", nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    _time("waiting_since"),
+    CheckConstraint("calls > 0", name="calls"),
+)
+
 # One row. The term grows with each new leader, which writes a heartbeat; the epoch names the life of the Redis that the
 # ledger has filled. Since `renewable_since` there was no gap between heartbeats: whoever wanted to renew could.
 cluster = Table(

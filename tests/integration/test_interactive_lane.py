@@ -1,0 +1,207 @@
+"""Interactive calls on the real stack: what they answer, when they are refused, and that they go first."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from podium_client import AsyncClient
+from podium_client.embedding import CallProgress
+from podium_runtime import errors
+from podium_worker.adapters.hash_backend import hash_vectors
+from tests.support import embed_calls, processes, stack
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+STEP_S = 90.0
+DELAY_S = 0.1
+POISON = "kills"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
+    """One worker whose micro-batches of 16 take 100 ms."""
+    settings = {"fault_delay_s": str(DELAY_S), "gateway_embed_calls": "4"}
+    async with stack.running(tmp_path_factory.mktemp("stack"), **settings) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def caller(running: stack.Stack) -> AsyncIterator[embed_calls.Caller]:
+    async with embed_calls.caller(running) as found:
+        await found.warm()
+        yield found
+
+
+async def test_demand_alone_loads_the_model(running: stack.Stack) -> None:
+    async with embed_calls.caller(running) as caller, asyncio.timeout(STEP_S):
+        refusals = await caller.warm("hash-1024")
+        assert refusals, "nobody had loaded it"
+        assert all(0 < error.retry_after_s <= 600 for error in refusals)
+        answer = await caller.embed(["a"], "hash-1024")
+        assert answer.chunk.dimension == 1024
+
+
+async def test_an_answer_equals_what_a_job_would_have_brought(running: stack.Stack, caller: embed_calls.Caller) -> None:
+    texts = ["short", "Ünïcödé 😀", "x" * 500]
+    async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client, asyncio.timeout(STEP_S):
+        bulk = await client.embed_texts(texts, workload="hash-384")
+        answer = await caller.embed(texts)
+    np.testing.assert_array_equal(embed_calls.rows(answer), bulk.vectors)
+    assert list(answer.chunk.keys) == ["k0", "k1", "k2"]
+    assert answer.chunk.provenance.backend == "hash"
+    assert answer.HasField("compute_time")
+
+
+async def test_calls_go_ahead_of_a_saturating_job_which_keeps_its_share(
+    running: stack.Stack, caller: embed_calls.Caller
+) -> None:
+    # 125 micro-batches: 12 s.
+    texts = [f"bulk {n}" for n in range(2_000)]
+    reached = asyncio.Event()
+
+    def progress(call: CallProgress) -> None:
+        if call.items_done:
+            reached.set()
+
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
+    async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client, asyncio.timeout(STEP_S):
+        job = asyncio.create_task(client.embed_texts(texts, workload="hash-384", progress=progress))
+        await reached.wait()
+        for number in range(20):
+            began = loop.time()
+            answer = await caller.embed([f"query {number}"])
+            times.append(loop.time() - began)
+            np.testing.assert_array_equal(embed_calls.rows(answer), hash_vectors([f"query {number}".encode()], 384))
+        assert not job.done(), "the calls were not beside the job"
+        result = await job
+    np.testing.assert_array_equal(result.vectors, hash_vectors([t.encode() for t in texts], 384))
+    # At most the rest of one micro-batch and their own, and much leeway for a busy machine; a job's turn is 12 s.
+    assert sorted(times)[len(times) // 2] < 10 * DELAY_S
+
+
+async def test_an_app_has_so_many_calls_and_no_more(caller: embed_calls.Caller) -> None:
+    calls = [asyncio.create_task(caller.embed([f"q{n}" * 3])) for n in range(12)]
+    async with asyncio.timeout(STEP_S):
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [o for o in outcomes if isinstance(o, errors.ResourceExhausted)]
+    assert refused and len(refused) < len(outcomes)
+    assert {o.reason for o in refused} == {"APP_EMBED_LIMIT"}
+    assert [o for o in outcomes if isinstance(o, BaseException) and o not in refused] == []
+
+
+async def test_a_bad_call_names_its_field(caller: embed_calls.Caller) -> None:
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await caller.embed(["fine", ""])
+    assert [v.field for v in caught.value.violations] == ["texts.items[1].text"]
+
+
+async def test_what_nobody_waits_for_never_comes_to_the_device(
+    running: stack.Stack, caller: embed_calls.Caller
+) -> None:
+    (worker,) = running.workers
+    before = await _calls_computed(worker)
+    async with asyncio.timeout(STEP_S):
+        # Four micro-batches, 400 ms on the device; what comes meanwhile waits, and is gone before it is free.
+        first = asyncio.create_task(caller.embed([f"holds the device {n}" for n in range(64)]))
+        await _in_flight(running, 1)
+        late = asyncio.create_task(caller.embed(["late"], timeout_s=0.05))
+        cancelled = asyncio.ensure_future(caller.begin(["cancelled"]))
+        await _in_flight(running, 3)
+        cancelled.cancel()
+        with pytest.raises(errors.DeadlineExceeded):
+            await late
+        await _in_flight(running, 1, at_most=True)
+        assert not first.done(), "the others were dropped too late to tell anything"
+        await first
+        await caller.embed(["after"])
+    assert await _calls_computed(worker) - before == 2
+
+
+async def test_a_call_that_kills_its_executor_ends_with_its_caller(tmp_path: Path) -> None:
+    async with (
+        stack.running(tmp_path, workers=2, fault_poison=POISON) as running,
+        embed_calls.caller(running) as caller,
+        asyncio.timeout(STEP_S),
+    ):
+        await _everywhere_warm(running)
+        with pytest.raises(errors.Unavailable) as caught:
+            await caller.embed([f"this {POISON}"])
+        assert (caught.value.reason, caught.value.message[:9]) == ("WORKER_LOST", "2 workers")
+        await caller.warm()
+        await caller.embed(["alive"])
+
+
+async def test_a_call_whose_worker_is_killed_is_answered_by_another(tmp_path: Path) -> None:
+    async with (
+        stack.running(tmp_path, workers=2, fault_delay_s="2") as running,
+        embed_calls.caller(running) as caller,
+        asyncio.timeout(STEP_S),
+    ):
+        await _everywhere_warm(running)
+        # One for each worker, and each takes its time.
+        calls = [asyncio.create_task(caller.embed([f"call {n}"], timeout_s=60.0)) for n in range(2)]
+        await _in_flight(running, 2)
+        await running.workers[0].stop(signal.SIGKILL)
+        answers = await asyncio.gather(*calls)
+        for number, answer in enumerate(answers):
+            expected = hash_vectors([f"call {number}".encode()], 384)
+            np.testing.assert_array_equal(embed_calls.rows(answer), expected)
+
+
+async def test_a_worker_whose_answers_are_wrong_is_not_believed(tmp_path: Path) -> None:
+    async with (
+        stack.running(tmp_path, fault_corrupt="flip", quarantine_refusals="2") as running,
+        embed_calls.caller(running) as caller,
+        asyncio.timeout(STEP_S),
+    ):
+        reasons: list[str] = []
+        while len(reasons) < 2 or reasons[-1] == "WORKER_LOST":
+            with pytest.raises(errors.Unavailable) as caught:
+                await caller.embed(["a"])
+            if caught.value.reason == "WORKER_LOST" or "WORKER_LOST" in reasons:
+                reasons.append(caught.value.reason)
+            await asyncio.sleep(0.05)
+        # Two refusals, and it is quarantined: it gets no calls either.
+        assert reasons == ["WORKER_LOST", "WORKER_LOST", "NO_WARM_WORKER"]
+
+
+async def test_a_gateway_finds_the_replica_that_has_the_worker(tmp_path: Path) -> None:
+    async with stack.servers(tmp_path) as running:
+        first, second = await running.start("scheduler"), await running.start("scheduler")
+        await asyncio.gather(
+            running.start("gateway", scheduler_address=f"{first.address},{second.address}"),
+            running.start("worker", scheduler_address=second.address),
+        )
+        async with embed_calls.caller(running) as caller, asyncio.timeout(STEP_S):
+            await caller.warm()
+            for number in range(6):
+                await caller.embed([f"call {number}"])
+
+
+async def _in_flight(running: stack.Stack, count: int, *, at_most: bool = False) -> None:
+    """Until so many calls are at the scheduler, at least or at most."""
+    while True:
+        now = await processes.metric(running.scheduler.metrics, "podium_scheduler_embed_calls")
+        if now <= count if at_most else now >= count:
+            return
+
+
+async def _calls_computed(worker: stack.Service) -> float:
+    return await processes.metric(worker.metrics, "podium_worker_calls_total", workload="hash-384")
+
+
+async def _everywhere_warm(running: stack.Stack) -> None:
+    """Small jobs go to all workers alike, and each loads the model."""
+    async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client:
+        for worker in running.workers:
+            while not await processes.metric(worker.metrics, "podium_worker_model_loads_total", outcome="loaded"):
+                jobs = (client.embed_texts([f"text {n}"], workload="hash-384") for n in range(4))
+                await asyncio.gather(*jobs)
