@@ -79,9 +79,6 @@ class Refusal:
     retry_after_s: float | None = 0.001
 
 
-_NOT_YET = Refusal(grpc.StatusCode.UNIMPLEMENTED, "not served", "NOT_YET_IMPLEMENTED", None)
-
-
 @dataclass
 class Cut:
     """One StreamResults call: `messages` come, each `copies` times, then the refusal; UNAVAILABLE without details
@@ -262,7 +259,12 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
                 self.acknowledged.append(request.ack.delivery_id)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: Context) -> gateway_pb2.EmbedResponse:
-        await refuse(context, _NOT_YET)
+        await self._begin("Embed", context)
+        items, contents = contents_of(request)
+        modality = TEXT if request.HasField("texts") else IMAGE
+        message = job_pb2.Job(options=request.options, modality=modality, workload=request.workload)
+        job = FakeJob(message, b"", [item.key for item in items], contents)
+        return gateway_pb2.EmbedResponse(chunk=self._chunk(job, 0, len(contents)), token_count=7)
 
     async def StreamResults(
         self, request: gateway_pb2.StreamResultsRequest, context: Context
@@ -376,7 +378,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
 
 def contents_of(
-    request: gateway_pb2.SubmitBatchRequest,
+    request: gateway_pb2.SubmitBatchRequest | gateway_pb2.EmbedRequest,
 ) -> tuple[Sequence[item_pb2.TextItem | item_pb2.ImageItem], list[Content]]:
     """The items of a job, and what each holds."""
     if request.HasField("texts"):

@@ -11,7 +11,22 @@ from typing import Annotated, Any
 import typer
 
 import podium_client
-from podium_cli import canary, consume, exits, explain, fleet, jobs, models, operator, pods, serve, simulate, submit, up
+from podium_cli import (
+    canary,
+    consume,
+    embed,
+    exits,
+    explain,
+    fleet,
+    jobs,
+    models,
+    operator,
+    pods,
+    serve,
+    simulate,
+    submit,
+    up,
+)
 from podium_cli.connection import Connection
 
 EPILOG = "Exit codes: 0 done, 1 items failed, 2 bad input, 3 unreachable, 4 not found, 5 no access, 6 wrong state."
@@ -52,6 +67,7 @@ def connect(
 
 app.command("up")(up.up_command)
 app.command("submit")(submit.submit_command)
+app.command("embed")(embed.embed_command)
 app.command("jobs")(jobs.jobs_command)
 app.command("job")(jobs.job_command)
 app.command("watch")(jobs.watch_command)

@@ -1,6 +1,6 @@
 """The gateway's calls: one channel, the token on every call, typed errors, retries of what is safe to repeat.
 
-Every call here is safe to repeat: reads, SubmitBatch by its request id, CancelJob by its meaning.
+Every call here is safe to repeat: reads, Embed, SubmitBatch by its request id, CancelJob by its meaning.
 """
 
 from __future__ import annotations
@@ -158,6 +158,10 @@ class Gateway:
             if not response.next_page_token:
                 return found
             request.page_token = response.next_page_token
+
+    async def embed_once(self, request: gateway_pb2.EmbedRequest, timeout_s: float) -> gateway_pb2.EmbedResponse:
+        """One attempt at Embed; the caller retries (podium_client.queries). Raises grpc.RpcError."""
+        return await self._stub.Embed(request, metadata=self._metadata, timeout=timeout_s)
 
     def open_results(
         self, job_id: str, after: str, resume: str

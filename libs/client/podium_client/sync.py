@@ -23,6 +23,7 @@ from podium_client.encodings import Dtype
 from podium_client.items import ImageLike
 from podium_client.jobs import Job, JobState, Workload
 from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_IMAGE_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
+from podium_client.queries import DEFAULT_TIMEOUT_S
 from podium_client.results import Embeddings, ResultChunk, Summary
 from podium_client.retry import RetryPolicy
 
@@ -292,6 +293,56 @@ class Client:
                 bytes_per_job=bytes_per_job,
                 release=release,
                 progress=progress,
+            )
+        )
+
+    def query_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        workload: str,
+        input_type: InputType | None = None,
+        keys: Iterable[str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Embeddings:
+        """Embed 1 to 64 texts at once, for somebody who waits. See AsyncClient.query_texts."""
+        return self._loop.run(
+            self._client.query_texts(
+                texts,
+                workload=workload,
+                input_type=input_type,
+                keys=keys,
+                dimensions=dimensions,
+                dtype=dtype,
+                on_error=on_error,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def query_images(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        workload: str,
+        keys: Iterable[str] | None = None,
+        dimensions: int | None = None,
+        dtype: Dtype | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Embeddings:
+        """Embed 1 to 64 images at once. See AsyncClient.query_images."""
+        return self._loop.run(
+            self._client.query_images(
+                images,
+                workload=workload,
+                keys=keys,
+                dimensions=dimensions,
+                dtype=dtype,
+                on_error=on_error,
+                timeout_s=timeout_s,
             )
         )
 
