@@ -53,9 +53,9 @@ class Calls:
         """A call that is still awaited."""
         return self._open.get(number)
 
-    def forget(self, number: int) -> bool:
-        """Nobody waits for it any more; whether anybody did."""
-        return self._open.pop(number, None) is not None
+    def forget(self, number: int) -> None:
+        """Nobody waits for it any more."""
+        self._open.pop(number, None)
 
     def end(self) -> None:
         """The session is over: whoever waits is told."""

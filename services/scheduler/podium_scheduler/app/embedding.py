@@ -108,7 +108,8 @@ class Embedding:
         except TimeoutError:
             raise errors.DeadlineExceeded("no worker has answered in time", reason="EMBED_DEADLINE") from None
         finally:
-            if session.calls.forget(number):
+            session.calls.forget(number)
+            if not call.answer.done() or call.answer.cancelled():
                 # Gone, or late: whatever the worker has of it is for nobody.
                 session.outbox.urge(worker_pb2.SchedulerFrame(drop_embed=worker_pb2.EmbedDrop(call_id=number)))
 
