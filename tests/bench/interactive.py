@@ -37,7 +37,7 @@ def main() -> None:
 
 async def _run(folder: Path, workload: str, calls: int, seconds: float) -> dict[str, object]:
     async with stack.running(folder) as running, embed_calls.caller(running) as caller:
-        await caller.warm(workload)
+        await caller.warm(workload, 300.0)
         for n in range(20):
             await caller.embed([QUERY.format(n=n)], workload)
         before = await _device_s(running)

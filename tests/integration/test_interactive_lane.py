@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from podium.common.v1 import item_pb2, result_pb2
 from podium_client import AsyncClient
 from podium_client.embedding import CallProgress
 from podium_runtime import errors
 from podium_worker.adapters.hash_backend import hash_vectors
-from tests.support import embed_calls, processes, stack
+from tests.support import embed_calls, pictures, processes, stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -123,6 +124,26 @@ async def test_what_nobody_waits_for_never_comes_to_the_device(
         await first
         await caller.embed(["after"])
     assert await _calls_computed(worker) - before == 2
+
+
+async def test_images_are_fetched_and_decoded_for_a_call_too(running: stack.Stack) -> None:
+    good = pictures.make("png")
+    items = [
+        item_pb2.ImageItem(data=good),
+        item_pb2.ImageItem(data=good[:60]),
+        item_pb2.ImageItem(url="http://10.0.0.1/"),
+    ]
+    async with (
+        embed_calls.caller(running) as caller,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+        asyncio.timeout(STEP_S),
+    ):
+        # A job loads the model.
+        bulk = await client.embed_images([good], workload="hash-image")
+        answer = await caller.images(items, "hash-image")
+    np.testing.assert_array_equal(embed_calls.rows(answer), bulk.vectors)
+    told = [(e.item_index, result_pb2.ItemErrorReason.Name(e.reason)[18:]) for e in answer.chunk.errors]
+    assert told == [(1, "UNDECODABLE"), (2, "URL_NOT_ALLOWED")]
 
 
 async def test_a_call_that_kills_its_executor_ends_with_its_caller(tmp_path: Path) -> None:

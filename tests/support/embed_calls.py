@@ -45,10 +45,10 @@ class Caller:
         """Raises errors.PodiumError."""
         return await self._answer(self.begin(texts, workload, timeout_s))
 
-    async def warm(self, workload: str = "hash-384") -> list[errors.Unavailable]:
+    async def warm(self, workload: str = "hash-384", patience_s: float = WARM_S) -> list[errors.Unavailable]:
         """Calls until there is an answer; returns what was said before."""
         refusals: list[errors.Unavailable] = []
-        async with asyncio.timeout(WARM_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 try:
                     await self.embed(["warm"], workload)

@@ -153,3 +153,43 @@ async def test_an_arena_in_use_keeps_its_pages() -> None:
     await turns()
     assert (memory.view(first, (PAGE,)) == 2).all()
     memory.close()
+
+
+@pytest_asyncio.fixture
+async def reserved() -> AsyncIterator[arena.Arena]:
+    """Ten pages, the last two for what is urgent."""
+    made = arena.Arena(10 * PAGE, urgent_bytes=2 * PAGE)
+    yield made
+    made.close()
+
+
+async def test_what_is_urgent_has_a_place_that_the_rest_cannot_take(reserved: arena.Arena) -> None:
+    await reserved.allocate(8 * PAGE)
+    behind = asyncio.create_task(reserved.allocate(PAGE))
+    await turns()
+    assert await reserved.allocate(2 * PAGE, urgent=True) == 8 * PAGE
+    assert not behind.done()
+    behind.cancel()
+
+
+async def test_what_is_urgent_may_have_the_rest_too_and_goes_first(reserved: arena.Arena) -> None:
+    first = await reserved.allocate(8 * PAGE)
+    usual = asyncio.create_task(reserved.allocate(6 * PAGE))
+    await turns()
+    urgent = asyncio.create_task(reserved.allocate(4 * PAGE, urgent=True))
+    await turns()
+    assert not urgent.done()
+    reserved.release(first)
+    assert await urgent == 0
+    assert not usual.done()
+    reserved.release(0)
+    assert await usual == 0
+
+
+async def test_what_is_larger_than_the_usual_part_has_the_whole_once_it_is_empty(reserved: arena.Arena) -> None:
+    small = await reserved.allocate(PAGE)
+    large = asyncio.create_task(reserved.allocate(9 * PAGE))
+    await turns()
+    assert not large.done()
+    reserved.release(small)
+    assert await large == 0
