@@ -28,8 +28,8 @@ POISON = "kills"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
     """One worker whose micro-batches of 16 take 100 ms."""
-    settings = {"fault_delay_s": str(DELAY_S), "gateway_embed_calls": "4"}
-    async with stack.running(tmp_path_factory.mktemp("stack"), **settings) as found:
+    folder = tmp_path_factory.mktemp("stack")
+    async with stack.running(folder, fault_delay_s=str(DELAY_S), gateway_embed_calls="4") as found:
         yield found
 
 
@@ -127,7 +127,7 @@ async def test_what_nobody_waits_for_never_comes_to_the_device(
 
 
 async def test_images_are_fetched_and_decoded_for_a_call_too(running: stack.Stack) -> None:
-    good = pictures.make("png")
+    good = pictures.make("jpeg")
     items = [
         item_pb2.ImageItem(data=good),
         item_pb2.ImageItem(data=good[:60]),

@@ -101,6 +101,7 @@ class Rig:
     sessions: dict[uuid.UUID, worker_pb2.Status] = field(default_factory=dict)
     gpus: int = 1
     drained: list[uuid.UUID] = field(default_factory=list)
+    asked: list[records.InteractiveDemand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pods = PodLedgerModel(self.time)
@@ -110,7 +111,7 @@ class Rig:
         loads: Any = Loads()
         known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm")}
         uses: Any = self.uses
-        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known)
+        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine)
         rented: Any = [self.cloud]
         self.offers = autoscaler.OfferWatch(rented, self.time)
         make = ids.SequentialIds()
@@ -129,6 +130,10 @@ class Rig:
             )
             for worker, status in self.sessions.items()
         ]  # fmt: skip
+
+    async def recent(self) -> list[records.InteractiveDemand]:
+        """As of a DemandLedger."""
+        return self.asked
 
     async def drain(self, worker_id: uuid.UUID) -> bool:
         """As of app.draining."""
@@ -166,6 +171,17 @@ class Rig:
     def status(self, pod: pods.Pod) -> worker_pb2.Status:
         assert pod.worker_id is not None
         return self.sessions[pod.worker_id]
+
+
+async def test_calls_that_find_nobody_have_a_pod_intended_and_those_that_are_served_have_not() -> None:
+    rig = Rig()
+    rig.asked = [records.InteractiveDemand("minilm", None, 0.0)]
+    await rig.round()
+    assert not rig.pods.rows
+    rig.asked = [records.InteractiveDemand("minilm", rig.time.now(), 1.0)]
+    await rig.round()
+    (pod,) = (await rig.pods.census()).pods
+    assert (pod.state, pod.workload) == (pods.State.INTENDED, "minilm")
 
 
 async def test_work_has_a_pod_intended_once_and_says_why() -> None:

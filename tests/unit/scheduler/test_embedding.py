@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
@@ -68,18 +68,16 @@ class Uses:
 
 class Rig:
     def __init__(self, most_calls: int = 4) -> None:
-        self.ledger: Any = Ledger()
-        self.wakers: Any = Wakers()
-        self.uses: Any = Uses()
+        self.ledger, self.wakers, self.uses = Ledger(), Wakers(), Uses()
+        ledger, wakers, uses, nobody = cast("tuple[Any, Any, Any, Any]", (self.ledger, self.wakers, self.uses, None))
         self.clock = clock.FakeClock()
         self.registry = worker_sessions.SessionRegistry()
-        self.demand = demand.Demand(self.ledger, self.wakers, self.clock)
-        self.starts = cold_starts.ColdStarts(self.ledger, self.ledger)
+        self.demand = demand.Demand(ledger, wakers, self.clock)
+        self.starts = cold_starts.ColdStarts(ledger, ledger)
         self.embed = embedding.Embedding(self.registry, {"texts": TEXTS}, self.demand, self.starts, most_calls)
-        nobody: Any = None
         self.frames = worker_frames.WorkerFrames(
             {"texts": TEXTS}, nobody, batches.RetryPolicy(), asyncio.Event(), quarantine.Policy(2), nobody, nobody,
-            self.uses,
+            uses,
         )  # fmt: skip
 
     def worker(self, *devices: tuple[worker_pb2.DeviceState, Iterable[str]], **status: Any) -> worker_sessions.Session:

@@ -38,11 +38,15 @@ class World:
         self.written: list[dict[uuid.UUID, list[str]]] = []
         self.told: list[tuple[str, dict[str, object]]] = []
         self.away = False
+        self.asked: list[records.InteractiveDemand] = []
 
     async def work(self) -> list[records.WorkloadWork]:
         if self.away:
             raise errors.Unavailable("away", reason="LEDGER_UNAVAILABLE")
         return self.todo
+
+    async def recent(self) -> list[records.InteractiveDemand]:
+        return self.asked
 
     async def placed(self) -> list[records.PlacedSession]:
         return self.opened
@@ -72,7 +76,7 @@ class Rig:
         self.wakers = wakers.Wakers(world, world)
         self.desires = desires.Desires(self.sessions, world)
         known = {w.name: w for w in workloads}
-        self.placer = placer.Placer(world, world, world, self.desires, self.wakers, known, self.time)
+        self.placer = placer.Placer(world, world, world, self.desires, self.wakers, known, self.time, world)
 
     def open(self, hello: worker_pb2.Hello, status: worker_pb2.Status | None = None, **changes: Any) -> uuid.UUID:
         key = uuid.uuid4()
@@ -122,6 +126,16 @@ async def test_work_without_any_credit_finds_a_worker() -> None:
     rig.work(b=10)
     assert await rig.plan() == {key: ["b"]}
     assert rig.world.told == [("desire", {"wanted": {str(key): ["b"]}})]
+
+
+async def test_calls_alone_have_a_model_loaded_and_kept_for_a_while_after_the_last() -> None:
+    rig = Rig(workload("clip"), workload("other"))
+    worker = rig.open(gpu(0), status({0: ["clip"]}))
+    rig.world.asked = [records.InteractiveDemand("clip", None, 0.0), records.InteractiveDemand("unknown", None, 0.0)]
+    assert await rig.plan() == {worker: ["clip"]}
+    rig.world.asked = []
+    assert await rig.plan(10.0) == {worker: ["clip"]}
+    assert await rig.plan(31.0) == {}
 
 
 async def test_a_worker_here_is_told_at_once_and_only_when_something_has_changed() -> None:

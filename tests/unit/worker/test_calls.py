@@ -113,10 +113,10 @@ def test_a_call_that_stands_still_is_found_out_and_the_batch_is_handed_back() ->
     rig.worker.calls.begun(0, ["call-1"])
     for _ in range(59):
         rig.worker.tick(1.0)
-    assert rig.executors[0].up
+    assert ("kill", "") not in rig.executors[0].said
     rig.worker.tick(1.0)
     rig.worker.tick(1.0)
-    assert not rig.executors[0].up
+    assert ("kill", "") in rig.executors[0].said
     assert _reasons(rig) == [(1, "EXECUTOR_LOST", True)]
     assert [(failure.reason, failure.handed_back) for _, failure in rig.outbox.failures] == [("WORKER_LOST", True)]
 

@@ -34,7 +34,8 @@ def test_calls_go_ahead_of_work_all_together() -> None:
 def test_an_idle_thread_wakes_for_either() -> None:
     waiting = _turns()
     taken: list[object] = []
-    for give in (lambda: waiting.call("a"), lambda: waiting.put("batch")):
+    gives: list[Callable[[], None]] = [lambda: waiting.call("a"), lambda: waiting.put("batch")]
+    for give in gives:
         thread = _elsewhere(lambda: taken.append(waiting.take()))
         give()
         thread.join(DEADLINE_S)
