@@ -27,13 +27,24 @@ def current_principal() -> str:
 
 def bearer_token(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     """The caller's token. Raises errors.Unauthenticated when there is none."""
+    return token_of(_authorization_in(context))
+
+
+def token_of(authorization: str | None) -> str:
+    """The token in the value of an `authorization` header. Raises errors.Unauthenticated when there is none."""
+    if authorization is None:
+        raise errors.Unauthenticated("no token: send 'authorization: Bearer <token>'", reason="MISSING_TOKEN")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    raise errors.Unauthenticated("authorization must read 'Bearer <token>'", reason="MALFORMED_AUTHORIZATION")
+
+
+def _authorization_in(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
-            scheme, _, token = (value if isinstance(value, str) else "").partition(" ")
-            if scheme.lower() == "bearer" and token.strip():
-                return token.strip()
-            raise errors.Unauthenticated("authorization must read 'Bearer <token>'", reason="MALFORMED_AUTHORIZATION")
-    raise errors.Unauthenticated("no token: send metadata 'authorization: Bearer <token>'", reason="MISSING_TOKEN")
+            return value if isinstance(value, str) else ""
+    return None
 
 
 def shared_secret(role: str, secret: str | None) -> Verify:
@@ -58,14 +69,17 @@ class Authenticator:
         """Sets the current principal. Raises errors.Unauthenticated."""
         if method.startswith(OPEN_PREFIXES):
             return
+        _principal.set(await self.identify(method.split("/")[1], _authorization_in(context)))
+
+    async def identify(self, service: str, authorization: str | None) -> str:
+        """The principal that calls a service with such an `authorization` header, over whatever protocol. Raises
+        errors.Unauthenticated."""
         if self._insecure_principal is not None:
-            _principal.set(self._insecure_principal)
-            return
-        service = method.split("/")[1]
+            return self._insecure_principal
         verify = self._verify_by_service.get(service)
         if verify is None:
             raise errors.PermissionDenied(f"nobody may call {service}")
-        _principal.set(await verify(bearer_token(context)))
+        return await verify(token_of(authorization))
 
 
 def authorization(token: str | None) -> tuple[tuple[str, str], ...]:

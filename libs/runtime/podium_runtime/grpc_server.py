@@ -41,11 +41,8 @@ class Server:
         tls: settings.TlsFiles | None = None,
         max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
     ) -> None:
-        if insecure and not settings.is_loopback(listen):
-            raise errors.FailedPrecondition(
-                f"PODIUM_INSECURE serves without tokens and so only on loopback, not on {listen}",
-                reason="INSECURE_NEEDS_LOOPBACK",
-            )
+        if insecure:
+            require_loopback(listen)
         self._listen = listen
         self._tls = tls
         self._health = health.aio.HealthServicer()
@@ -92,6 +89,15 @@ class Server:
         """Refuses new calls at once and gives those in flight `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+
+
+def require_loopback(listen: str) -> None:
+    """Of a server without tokens. Raises errors.FailedPrecondition."""
+    if not settings.is_loopback(listen):
+        raise errors.FailedPrecondition(
+            f"PODIUM_INSECURE serves without tokens and so only on loopback, not on {listen}",
+            reason="INSECURE_NEEDS_LOOPBACK",
+        )
 
 
 def server_options(max_message_bytes: int) -> Sequence[tuple[str, int]]:

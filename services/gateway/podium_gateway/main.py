@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 
 import grpc
 import redis.asyncio
@@ -20,11 +21,15 @@ from podium_gateway.adapters import (
     scheduler_client,
     servicer,
 )
+from podium_gateway.adapters.http import guard
+from podium_gateway.adapters.http import routes as http_routes
+from podium_gateway.adapters.http import server as http_server
 from podium_gateway.app import (
     authentication,
     consume,
     embed,
     embed_routes,
+    embed_texts,
     jobs,
     readiness,
     results,
@@ -120,9 +125,10 @@ async def _serve(
     registry = workloads.Registry(ledger, time)
     store = result_store.RedisResultStore(client, configured.redis_prefix)
     events = job_events.JobEvents(wakeful, configured.redis_prefix)
+    authenticator = _authenticator(configured, ledger, time, meter)
     server = grpc_server.Server(
         configured.gateway_listen,
-        authenticator=_authenticator(configured, ledger, time, meter),
+        authenticator=authenticator,
         insecure=configured.insecure,
         tls=configured.tls,
         max_message_bytes=configured.gateway_max_message_bytes,
@@ -146,16 +152,48 @@ async def _serve(
     service = servicer.GatewayServicer(use_cases)
     server.add(registration.add_to_server, service, registration.SERVICE_NAME)
     ready = readiness.Readiness(registry, store, server.set_serving)
-    bound = await server.start()
+    http = _http(configured, embed_texts.EmbedTexts(use_cases.embed, registry), registry, time, authenticator, ready)
+    bound = {"grpc": await server.start(), **(http.start() if http else {})}
     announcer = asyncio.create_task(_announce(configured, ready, bound))
+    loops: list[supervision.Loop] = [ready, events, *([supervision.Watch([http.task])] if http else [])]
     try:
-        await supervision.Supervisor([ready, events]).run(stop)
+        await supervision.Supervisor(loops).run(stop)
     finally:
         announcer.cancel()
         await asyncio.gather(announcer, return_exceptions=True)
         await server.set_serving(False)
         service.end_streams()
-        await server.stop(configured.shutdown_grace_s)
+        grace_s = configured.shutdown_grace_s
+        await asyncio.gather(server.stop(grace_s), *([http.stop(grace_s)] if http else []))
+
+
+def _http(
+    configured: GatewaySettings,
+    embed_use_case: embed_texts.EmbedTexts,
+    registry: workloads.Registry,
+    time: clock.Clock,
+    authenticator: auth.Authenticator,
+    ready: readiness.Readiness,
+) -> http_server.Server | None:
+    """The OpenAI-compatible edge, when it is wanted."""
+    if configured.gateway_http_listen is None:
+        return None
+    if configured.insecure:
+        grpc_server.require_loopback(configured.gateway_http_listen)
+    guarded = guard.Guard(authenticator, registration.SERVICE_NAME, configured.gateway_http_requests)
+    limits = http_routes.Limits(
+        body_bytes=configured.gateway_http_max_body_bytes,
+        read_s=configured.gateway_http_read_timeout_s,
+        answer_s=configured.gateway_http_timeout_s,
+    )
+    routes = http_routes.Routes(embed_use_case, registry, time, guarded, limits, ready.ready.is_set)
+    return http_server.Server(
+        routes.application(),
+        configured.gateway_http_listen,
+        tls=configured.tls,
+        header_s=configured.gateway_http_read_timeout_s,
+        end_requests=guarded.end,
+    )
 
 
 def _authenticator(
@@ -178,10 +216,10 @@ def _authenticator(
     )
 
 
-async def _announce(configured: GatewaySettings, ready: readiness.Readiness, bound: str) -> None:
+async def _announce(configured: GatewaySettings, ready: readiness.Readiness, bound: Mapping[str, str]) -> None:
     """Tells where everything listens, once the gateway can serve."""
     metrics_bound = metrics.serve(configured.metrics_listen)
     await ready.ready.wait()
-    content = {"service": "gateway", "pid": os.getpid(), "grpc": bound, "metrics": metrics_bound}
+    content = {"service": "gateway", "pid": os.getpid(), **bound, "metrics": metrics_bound}
     lifecycle.write_ready_file(configured.ready_file, content)
     logs.get_logger(__name__).info("ready", **content)

@@ -14,6 +14,16 @@ class GatewaySettings(settings.ServiceSettings):
 
     gateway_listen: str = "127.0.0.1:0"
     """Where clients connect; port 0 takes a free one."""
+    gateway_http_listen: str | None = pydantic.Field(default=None, pattern=r"^.+:\d+$")
+    """`host:port` of the OpenAI-compatible HTTP edge; port 0 takes a free one, unset: there is none."""
+    gateway_http_max_body_bytes: int = pydantic.Field(default=8 << 20, ge=1 << 10, le=16 << 20)
+    """Largest body of an HTTP request. JSON is read on the event loop, 8 MiB in about 50 ms."""
+    gateway_http_read_timeout_s: float = pydantic.Field(default=30.0, gt=0)
+    """How long the header of an HTTP request, and then its body, may take to come, in seconds."""
+    gateway_http_timeout_s: float = pydantic.Field(default=60.0, gt=0)
+    """How long an answer over HTTP may take, in seconds; less when the client says that it waits less."""
+    gateway_http_requests: int = pydantic.Field(default=256, ge=1)
+    """HTTP requests in flight; more are refused."""
     scheduler_address: str
     """`host:port` of a scheduler, or several with commas between them."""
     internal_token: str | None = None

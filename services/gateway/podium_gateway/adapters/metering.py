@@ -32,6 +32,13 @@ _EMBED_CACHE = Counter(
 )
 _STREAMS = Gauge("podium_gateway_open_streams", "Streams to clients now open.", ["method"])
 
+_HTTP_HANDLED = Counter(
+    "podium_gateway_http_handled_total", "HTTP requests answered, by status.", ["route", "method", "status"]
+)
+_HTTP_SECONDS = Histogram("podium_gateway_http_handling_seconds", "From an HTTP request to its answer.", ["route"])
+_HTTP_IN_FLIGHT = Gauge("podium_gateway_http_in_flight", "HTTP requests now being answered.")
+_HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 
 class PrometheusMeter:
     """Counts into the process's registry."""
@@ -68,3 +75,14 @@ class PrometheusMeter:
 def open_streams(method: str) -> Gauge:
     """The gauge of a method's open streams."""
     return _STREAMS.labels(method)
+
+
+def http_handled(route: str, method: str, status: int, seconds: float) -> None:
+    """Counts one answered HTTP request."""
+    _HTTP_HANDLED.labels(route, method if method in _HTTP_METHODS else "other", status).inc()
+    _HTTP_SECONDS.labels(route).observe(seconds)
+
+
+def http_in_flight() -> Gauge:
+    """The gauge of HTTP requests in flight."""
+    return _HTTP_IN_FLIGHT

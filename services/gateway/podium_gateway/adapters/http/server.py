@@ -1,0 +1,145 @@
+"""uvicorn inside our event loop: our socket, our signals, our end.
+
+Promises: it has its address before it serves; it takes no signal handlers; it costs nothing while nobody calls. A
+connection that has not brought a whole request header within `header_s` is closed, be it silent or slow. At the end
+idle connections are closed at once, and requests in flight have the grace to finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from podium_runtime import errors, settings
+
+KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep an idle connection: who closes first cannot lose a request."""
+HEADER_BYTES = 16 << 10
+_BACKLOG = 1024
+_LAST_WORDS_S = 1.0
+"""From the end of the grace to the end of the server: for answers that say so."""
+
+
+class Server:
+    """One HTTP server. `end_requests` is called when the grace is over and some are still in flight."""
+
+    def __init__(
+        self,
+        application: Starlette,
+        listen: str,
+        *,
+        tls: settings.TlsFiles | None,
+        header_s: float,
+        end_requests: Callable[[], None],
+    ) -> None:
+        self._listen = listen
+        self._end_requests = end_requests
+        self._server = _Uvicorn(_configuration(application, tls, header_s))
+        self._secure = tls is not None and tls.cert is not None
+
+    def start(self) -> Mapping[str, str]:
+        """Binds and serves; the bound address as `http`, and as clients take it. Raises errors.Unavailable when the
+        address is taken."""
+        host, _, port = self._listen.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            bound = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise errors.Unavailable(f"cannot listen on {self._listen}", reason="ADDRESS_IN_USE") from error
+        self._task = asyncio.create_task(self._server.serve([bound]), name="http")
+        address = f"{self._listen.rpartition(':')[0]}:{bound.getsockname()[1]}"
+        return {"http": address, "openai_base_url": f"{'https' if self._secure else 'http'}://{address}/v1"}
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """What serves, for whoever supervises it."""
+        return self._task
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new requests at once and gives those in flight `grace_s` seconds."""
+        self._server.finish()
+        _, late = await asyncio.wait({self._task}, timeout=grace_s)
+        if late:
+            self._end_requests()
+            await asyncio.wait(late, timeout=_LAST_WORDS_S)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _configuration(application: Starlette, tls: settings.TlsFiles | None, header_s: float) -> uvicorn.Config:
+    cert, key, ca = (tls.cert, tls.key, tls.ca) if tls is not None and tls.cert is not None else (None, None, None)
+    return uvicorn.Config(
+        application,
+        http=_protocol(header_s),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        # Logs are configured already; that somebody sends what is not HTTP is not worth a line.
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ssl_certfile=cert,
+        ssl_keyfile=key,
+        ssl_ca_certs=str(ca) if ca is not None else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if ca is not None else ssl.CERT_NONE,
+    )
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are the service's; and instead of looking ten times a second, it waits to be told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._finish = asyncio.Event()
+
+    def finish(self) -> None:
+        self.should_exit = True
+        self._finish.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        await self._finish.wait()
+
+
+def _protocol(header_s: float) -> type[H11Protocol]:
+    class Impatient(H11Protocol):
+        """uvicorn waits for a request's header without end."""
+
+        _due: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._due = self.loop.call_later(header_s, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            in_request = self.cycle is not None and not self.cycle.response_complete
+            if in_request and self._due is not None:
+                self._due.cancel()
+                self._due = None
+            elif not in_request and self._due is None:
+                # The beginning of the next header, or what is left of a body that was refused.
+                self._due = self.loop.call_later(header_s, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._due is not None:
+                self._due.cancel()
+            super().connection_lost(exc)
+
+    return Impatient

@@ -1,0 +1,172 @@
+"""The OpenAI-compatible edge in a test's event loop: real HTTP on loopback, before an interactive lane in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from podium.common.v1 import item_pb2, result_pb2, workload_pb2
+from podium.gateway.v1 import gateway_pb2
+from podium_gateway.adapters.http import guard, routes, server
+from podium_gateway.app import callers, embed_texts, ports, workloads
+from podium_runtime import auth, clock, errors
+
+SERVICE = "podium.gateway.v1.GatewayService"
+TOKENS = {"token-of-a": "app-a", "token-of-b": "app-b"}
+DIMENSION = 8
+MAX_TEXT_BYTES = 100_000
+LIMITS = routes.Limits(body_bytes=4 << 20, read_s=10.0, answer_s=10.0)
+HEADER_S = 10.0
+
+WORKLOADS = (
+    workload_pb2.Workload(
+        name="texts",
+        modalities=[workload_pb2.MODALITY_TEXT],
+        dimension=DIMENSION,
+        truncated_dimensions=[2, 4],
+        limits=workload_pb2.WorkloadLimits(max_text_bytes=MAX_TEXT_BYTES),
+        prefixes=workload_pb2.TextPrefixes(query="query: ", passage="passage: "),
+    ),
+    workload_pb2.Workload(name="pictures", modalities=[workload_pb2.MODALITY_IMAGE], dimension=DIMENSION),
+)
+
+
+def vector_of(text: str, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What the lane below makes of a text: shape (dimension,), float32, no element exact in a few digits."""
+    octets = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)
+    return cast("np.ndarray[Any, np.dtype[np.float32]]", (octets[:dimension] / 255.0).astype("<f4"))
+
+
+@dataclass
+class Lane:
+    """Embed, and the registry. `refusals` are raised by the next calls, one each."""
+
+    refusals: deque[Exception] = field(default_factory=deque)
+    gate: asyncio.Event | None = None
+    """When set, calls wait for it."""
+    bad_texts: frozenset[str] = frozenset()
+    """These have no vector."""
+    room: int | None = None
+    """Calls at a time; more are refused."""
+    calls: list[tuple[callers.Caller, gateway_pb2.EmbedRequest]] = field(default_factory=list)
+    remaining_s: list[float | None] = field(default_factory=list)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    at_once: int = 0
+    most_at_once: int = 0
+    listed: tuple[workload_pb2.Workload, ...] = WORKLOADS
+
+    async def list_workloads(self) -> tuple[workload_pb2.Workload, ...]:
+        return self.listed
+
+    async def __call__(self, caller: callers.Caller, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
+        self.calls.append((caller, request))
+        self.remaining_s.append(caller.remaining_s())
+        if self.refusals:
+            raise self.refusals.popleft()
+        if self.room is not None and self.at_once >= self.room:
+            raise errors.ResourceExhausted("no room", reason="APP_EMBED_LIMIT", retry_after_s=0.02)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.entered.set()
+        try:
+            # Others get a turn, as with a real call.
+            await (asyncio.sleep(0) if self.gate is None else self.gate.wait())
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            self.at_once -= 1
+        return self._answer(request)
+
+    def _answer(self, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
+        dimension = request.options.dimensions or DIMENSION
+        texts = [item.text for item in request.texts.items]
+        good = [text for text in texts if text not in self.bad_texts]
+        chunk = result_pb2.ResultChunk(
+            item_count=len(texts),
+            vectors=b"".join(vector_of(text, dimension).tobytes() for text in good),
+            count=len(good),
+            dimension=dimension,
+            dtype=workload_pb2.DTYPE_FLOAT32,
+            errors=[
+                result_pb2.ItemError(
+                    item_index=index,
+                    reason=result_pb2.ITEM_ERROR_REASON_EMPTY_INPUT,
+                    message="the text holds nothing that the model can read",
+                )
+                for index, text in enumerate(texts)
+                if text in self.bad_texts
+            ],
+        )
+        return gateway_pb2.EmbedResponse(chunk=chunk, token_count=sum(len(text.split()) + 2 for text in texts))
+
+
+def texts_of(request: gateway_pb2.EmbedRequest) -> list[str]:
+    """The texts of one call."""
+    return [item.text for item in request.texts.items]
+
+
+def options_of(request: gateway_pb2.EmbedRequest) -> item_pb2.EmbeddingOptions:
+    """Its options."""
+    return request.options
+
+
+async def _verify(token: str) -> str:
+    if token not in TOKENS:
+        raise errors.Unauthenticated("this token is not known, or was revoked", reason="UNKNOWN_TOKEN")
+    return TOKENS[token]
+
+
+@dataclass
+class Edge:
+    """A running edge."""
+
+    lane: Lane
+    server: server.Server
+    guard: guard.Guard
+    address: str
+    base_url: str
+    """What OPENAI_BASE_URL is set to."""
+    ready: asyncio.Event
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """For a bare connection."""
+        host, _, port = self.address.rpartition(":")
+        return host, int(port)
+
+
+@asynccontextmanager
+async def edge(
+    lane: Lane | None = None,
+    *,
+    limits: routes.Limits = LIMITS,
+    header_s: float = HEADER_S,
+    max_requests: int = 100,
+    insecure_app: str | None = None,
+) -> AsyncIterator[Edge]:
+    """Serves on a free port until the end of the block."""
+    lane = lane or Lane()
+    time = clock.SystemClock()
+    registry = workloads.Registry(cast(ports.Ledger, lane), time)
+    guarded = guard.Guard(
+        auth.Authenticator({SERVICE: _verify}, insecure_principal=insecure_app), SERVICE, max_requests
+    )
+    ready = asyncio.Event()
+    serving = routes.Routes(
+        embed_texts.EmbedTexts(lane, registry), registry, time, guarded, limits, ready.is_set
+    ).application()
+    http = server.Server(serving, "127.0.0.1:0", tls=None, header_s=header_s, end_requests=guarded.end)
+    bound: Mapping[str, str] = http.start()
+    try:
+        yield Edge(lane, http, guarded, bound["http"], bound["openai_base_url"], ready)
+    finally:
+        await http.stop(0)
