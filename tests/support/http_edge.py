@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from starlette.applications import Starlette
 
 from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
@@ -130,6 +131,7 @@ class Edge:
     """A running edge."""
 
     lane: Lane
+    application: Starlette
     server: server.Server
     guard: guard.Guard
     address: str
@@ -161,12 +163,12 @@ async def edge(
         auth.Authenticator({SERVICE: _verify}, insecure_principal=insecure_app), SERVICE, max_requests
     )
     ready = asyncio.Event()
-    serving = routes.Routes(
+    application = routes.Routes(
         embed_texts.EmbedTexts(lane, registry), registry, time, guarded, limits, ready.is_set
     ).application()
-    http = server.Server(serving, "127.0.0.1:0", tls=None, header_s=header_s, end_requests=guarded.end)
+    http = server.Server(application, "127.0.0.1:0", tls=None, header_s=header_s, end_requests=guarded.end)
     bound: Mapping[str, str] = http.start()
     try:
-        yield Edge(lane, http, guarded, bound["http"], bound["openai_base_url"], ready)
+        yield Edge(lane, application, http, guarded, bound["http"], bound["openai_base_url"], ready)
     finally:
         await http.stop(0)

@@ -129,12 +129,19 @@ def _protocol(header_s: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            # What is no request yet is the beginning of a header, or what is left of a body that was refused.
+            self._watch(begun=True)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch(begun=bool(self.conn.trailing_data[0]))
+
+        def _watch(self, *, begun: bool) -> None:
             in_request = self.cycle is not None and not self.cycle.response_complete
             if in_request and self._due is not None:
                 self._due.cancel()
                 self._due = None
-            elif not in_request and self._due is None:
-                # The beginning of the next header, or what is left of a body that was refused.
+            elif not in_request and begun and self._due is None:
                 self._due = self.loop.call_later(header_s, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
