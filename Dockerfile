@@ -39,8 +39,8 @@ STOPSIGNAL SIGTERM
 
 FROM run AS gateway
 COPY --from=build-gateway /opt/podium /opt/podium
-ENV PODIUM_GATEWAY_LISTEN=0.0.0.0:50051
-EXPOSE 50051
+ENV PODIUM_GATEWAY_LISTEN=0.0.0.0:50051 PODIUM_GATEWAY_HTTP_LISTEN=0.0.0.0:8080
+EXPOSE 50051 8080
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["python", "-m", "podium_runtime.health_check", "localhost:50051"]
 ENTRYPOINT ["python", "-m", "podium_gateway"]
 

@@ -345,6 +345,8 @@ class Gateway:
     metrics: str
     ready_file: Path
     log: list[dict[str, Any]]
+    http: str | None = None
+    """Address of the OpenAI-compatible edge, when it is on."""
 
 
 async def start(scheduler: str, redis_url: str, folder: Path, **env: str) -> tuple[asyncio.subprocess.Process, Path]:
@@ -376,7 +378,7 @@ async def gateway(scheduler: str, redis_url: str, folder: Path, **env: str) -> A
     try:
         async with asyncio.timeout(START_S):
             told = await ready
-        yield Gateway(process, told["grpc"], told["metrics"], ready_file, log)
+        yield Gateway(process, told["grpc"], told["metrics"], ready_file, log, told.get("http"))
     finally:
         if process.returncode is None:
             process.terminate()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from prometheus_client import REGISTRY
 
 from podium_gateway.adapters.http import server
-from podium_runtime import errors
+from podium_runtime import errors, settings
 from tests.support import http_edge
 from tests.support.http_edge import LIMITS, Edge, Lane, vector_of
 
@@ -261,3 +266,38 @@ async def test_a_taken_address_is_told_plainly() -> None:
         second = server.Server(edge.application, edge.address, tls=None, header_s=1.0, end_requests=edge.guard.end)
         with pytest.raises(errors.Unavailable, match="cannot listen"):
             second.start()
+
+
+def make_certificate(folder: Path) -> settings.TlsFiles:
+    """A self-signed certificate of 127.0.0.1."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return settings.TlsFiles(cert, key)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+async def test_tls_and_client_certificates_as_on_the_grpc_side(tmp_path: Path) -> None:
+    files = await asyncio.to_thread(make_certificate, tmp_path)
+    trusting = ssl.create_default_context(cafile=str(files.cert))
+    showing = ssl.create_default_context(cafile=str(files.cert))
+    assert files.cert is not None
+    showing.load_cert_chain(files.cert, files.key)
+
+    async def embed(edge: Edge, context: ssl.SSLContext) -> list[float]:
+        async with (
+            openai.DefaultAsyncHttpxClient(verify=context) as http,
+            openai.AsyncOpenAI(base_url=edge.base_url, api_key="token-of-a", http_client=http, max_retries=0) as client,
+        ):
+            return (await client.embeddings.create(model="texts", input="one")).data[0].embedding
+
+    async with http_edge.edge(tls=files) as edge:
+        assert edge.base_url.startswith("https://127.0.0.1:")
+        assert await embed(edge, trusting) == [float(x) for x in vector_of("one")]
+    async with http_edge.edge(tls=replace(files, ca=files.cert)) as edge:
+        assert await embed(edge, showing) == [float(x) for x in vector_of("one")]
+        with pytest.raises(openai.APIConnectionError):
+            await embed(edge, trusting)

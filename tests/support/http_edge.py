@@ -17,7 +17,7 @@ from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium_gateway.adapters.http import guard, routes, server
 from podium_gateway.app import callers, embed_texts, ports, workloads
-from podium_runtime import auth, clock, errors
+from podium_runtime import auth, clock, errors, settings
 
 SERVICE = "podium.gateway.v1.GatewayService"
 TOKENS = {"token-of-a": "app-a", "token-of-b": "app-b"}
@@ -154,6 +154,7 @@ async def edge(
     header_s: float = HEADER_S,
     max_requests: int = 100,
     insecure_app: str | None = None,
+    tls: settings.TlsFiles | None = None,
 ) -> AsyncIterator[Edge]:
     """Serves on a free port until the end of the block."""
     lane = lane or Lane()
@@ -166,7 +167,7 @@ async def edge(
     application = routes.Routes(
         embed_texts.EmbedTexts(lane, registry), registry, time, guarded, limits, ready.is_set
     ).application()
-    http = server.Server(application, "127.0.0.1:0", tls=None, header_s=header_s, end_requests=guarded.end)
+    http = server.Server(application, "127.0.0.1:0", tls=tls, header_s=header_s, end_requests=guarded.end)
     bound: Mapping[str, str] = http.start()
     try:
         yield Edge(lane, application, http, guarded, bound["http"], bound["openai_base_url"], ready)

@@ -33,6 +33,12 @@ def up_command(
     gateway_listen: Annotated[
         str, typer.Option(envvar="PODIUM_GATEWAY_LISTEN", help="Where clients connect; port 0: a free one.")
     ] = "127.0.0.1:0",
+    http_listen: Annotated[
+        str,
+        typer.Option(
+            envvar="PODIUM_GATEWAY_HTTP_LISTEN", help="Where OpenAI clients connect (HTTP); port 0: a free one."
+        ),
+    ] = "127.0.0.1:0",
     scheduler_listen: Annotated[
         str, typer.Option(envvar="PODIUM_SCHEDULER_LISTEN", help="Where workers connect; port 0: a free one.")
     ] = "127.0.0.1:0",
@@ -62,6 +68,7 @@ def up_command(
         workers=workers if workers is not None else 0 if pods else 1,
         pods=pods,
         gateway_listen=gateway_listen,
+        http_listen=http_listen,
         scheduler_listen=scheduler_listen,
         metrics_host=metrics,
         registry=registry,

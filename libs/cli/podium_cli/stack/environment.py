@@ -13,9 +13,10 @@ from podium_cli.stack.options import StackOptions
 
 # The stack decides these; one inherited from the caller's shell must not leak into a service.
 OURS = frozenset({
-    "PODIUM_ADDRESS", "PODIUM_BOOTSTRAP_APP_TOKEN", "PODIUM_DATA_DIR", "PODIUM_GATEWAY_LISTEN", "PODIUM_INSECURE",
-    "PODIUM_INTERNAL_TOKEN", "PODIUM_JOIN_TOKEN", "PODIUM_METRICS_LISTEN", "PODIUM_OPERATOR_ADDRESS",
-    "PODIUM_OPERATOR_TOKEN", "PODIUM_POD_ID", "PODIUM_PODS", "PODIUM_POSTGRES_URL", "PODIUM_READY_FILE",
+    "PODIUM_ADDRESS", "PODIUM_BOOTSTRAP_APP_TOKEN", "PODIUM_DATA_DIR", "PODIUM_GATEWAY_HTTP_LISTEN",
+    "PODIUM_GATEWAY_LISTEN", "PODIUM_INSECURE", "PODIUM_INTERNAL_TOKEN", "PODIUM_JOIN_TOKEN",
+    "PODIUM_METRICS_LISTEN", "PODIUM_OPERATOR_ADDRESS", "PODIUM_OPERATOR_TOKEN", "PODIUM_POD_ID",
+    "PODIUM_PODS", "PODIUM_POSTGRES_URL", "PODIUM_READY_FILE",
     "PODIUM_REDIS_URL", "PODIUM_REGISTRY", "PODIUM_SCHEDULER_ADDRESS", "PODIUM_SCHEDULER_LISTEN", "PODIUM_TOKEN",
 })  # fmt: skip
 _IDLE_S = 60
@@ -73,6 +74,7 @@ class Environments:
             **self._common(),
             "PODIUM_REDIS_URL": self.redis_url,
             "PODIUM_GATEWAY_LISTEN": self.options.gateway_listen,
+            "PODIUM_GATEWAY_HTTP_LISTEN": self.options.http_listen,
             "PODIUM_SCHEDULER_ADDRESS": scheduler,
             "PODIUM_INTERNAL_TOKEN": self.credentials.internal,
         }

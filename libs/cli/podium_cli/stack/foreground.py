@@ -82,6 +82,7 @@ def _announce(stack: Stack, json_output: bool) -> None:
     facts = _facts(stack)
     rows = [
         ("gateway", f"{facts['gateway']['grpc']}  metrics http://{facts['gateway']['metrics']}/metrics"),
+        ("openai", f"OPENAI_BASE_URL={facts['openai_base_url']}  OPENAI_API_KEY: the token in {CONNECTION_FILE}"),
         ("scheduler", f"{facts['scheduler']['grpc']}  metrics http://{facts['scheduler']['metrics']}/metrics"),
         *((w["name"], f"pid {w['pid']}  metrics http://{w['metrics']}/metrics") for w in facts["workers"]),
         ("postgres", facts["postgres"]),
@@ -100,6 +101,7 @@ def _facts(stack: Stack) -> dict[str, Any]:
     assert gateway is not None and scheduler is not None
     return {
         "address": gateway.address,
+        "openai_base_url": gateway.ready["openai_base_url"],
         "operator_address": scheduler.address,
         "connection_file": str(stack.options.data_dir / CONNECTION_FILE),
         "data_dir": str(stack.options.data_dir),

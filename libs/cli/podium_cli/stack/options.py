@@ -17,6 +17,8 @@ class StackOptions:
     pods: int = 0
     """Most pods on this machine that the scheduler may start when there is work for them; 0: it starts none."""
     gateway_listen: str = "127.0.0.1:0"
+    http_listen: str = "127.0.0.1:0"
+    """Of the gateway's OpenAI-compatible edge."""
     scheduler_listen: str = "127.0.0.1:0"
     metrics_host: str = "127.0.0.1"
     """Each service's metrics get a free port on this address."""

@@ -35,8 +35,8 @@ class StackError(Exception):
 class Service:
     """`python -m MODULE` with an environment of its own.
 
-    listen_variable: the PODIUM_..._LISTEN of its gRPC server. After the first start it is pinned to the port
-    that was bound, because the others know it by that.
+    listen_variables: for each address in its ready file that others know it by (`grpc`, `http`), the PODIUM_..._LISTEN
+    that decides it. After the first start it is pinned to the port that was bound.
     may_leave: whether its end with exit code 0 is somebody's wish (a drain, or a SIGTERM) that is to be respected.
     """
 
@@ -46,8 +46,8 @@ class Service:
         module: str,
         environment: Mapping[str, str],
         data_dir: Path,
-        listen_variable: str | None = None,
         *,
+        listen_variables: Mapping[str, str] | None = None,
         may_leave: bool = False,
     ) -> None:
         self.name = name
@@ -55,7 +55,7 @@ class Service:
         self.ready: dict[str, str] = {}
         self._module = module
         self._environment = dict(environment)
-        self._listen_variable = listen_variable
+        self._listen_variables = dict(listen_variables or {})
         self._may_leave = may_leave
         self._ready_file = data_dir / "run" / f"{name}.json"
         self._process: asyncio.subprocess.Process | None = None
@@ -86,8 +86,7 @@ class Service:
         finally:
             ended.cancel()
         self.ready = ready
-        if self._listen_variable is not None:
-            self._environment[self._listen_variable] = self.address
+        self._environment.update({variable: ready[name] for name, variable in self._listen_variables.items()})
 
     async def keep(self, report: Report) -> None:
         """Starts it again whenever it ends, until it is stopped, or has left."""

@@ -128,12 +128,20 @@ class Stack:
             rest += f", and at most {self.options.pods} pod{'' if self.options.pods == 1 else 's'} when there is work"
         self._report(f"starting the scheduler, the gateway and {rest}")
         self.scheduler = Service(
-            "scheduler", "podium_scheduler", environments.scheduler(), data, "PODIUM_SCHEDULER_LISTEN"
+            "scheduler",
+            "podium_scheduler",
+            environments.scheduler(),
+            data,
+            listen_variables={"grpc": "PODIUM_SCHEDULER_LISTEN"},
         )
         await self.scheduler.start()
         address = self._scheduler_address
         self.gateway = Service(
-            "gateway", "podium_gateway", environments.gateway(address), data, "PODIUM_GATEWAY_LISTEN"
+            "gateway",
+            "podium_gateway",
+            environments.gateway(address),
+            data,
+            listen_variables={"grpc": "PODIUM_GATEWAY_LISTEN", "http": "PODIUM_GATEWAY_HTTP_LISTEN"},
         )
         self.workers = [
             Service(f"worker-{number}", "podium_worker", environments.worker(address), data, may_leave=True)
