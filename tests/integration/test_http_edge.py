@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -259,6 +260,14 @@ async def test_health_routes_and_methods() -> None:
         wrong = await caller.ask("GET", "/v1/embeddings", TOKEN)
         assert (wrong.status, wrong.error["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "POST")
         assert (await caller.ask("GET", "/v1/models", {})).status == 401
+
+
+def test_answers_are_sent_without_delay() -> None:
+    with server.bind("127.0.0.1:0") as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            # What asyncio looks at before it sets TCP_NODELAY.
+            assert (accepted.type, accepted.proto) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 async def test_a_taken_address_is_told_plainly() -> None:
