@@ -153,7 +153,7 @@ async def test_a_crash_is_an_error_without_its_words() -> None:
     ("refusal", "kind"),
     [
         (errors.ResourceExhausted("full", retry_after_s=0.05, reason="APP_EMBED_LIMIT"), openai.RateLimitError),
-        (errors.Unavailable("cold", retry_after_s=0.05, reason="NO_WARM_WORKER"), openai.InternalServerError),
+        (errors.Unavailable("away", retry_after_s=0.05, reason="SCHEDULER_UNAVAILABLE"), openai.InternalServerError),
     ],
 )
 async def test_a_refusal_is_tried_again_when_it_says(
@@ -181,6 +181,19 @@ async def test_a_refusal_is_tried_again_when_it_says(
     assert refused.value.response.headers["retry-after"] == "1"
     assert refused.value.response.headers["retry-after-ms"] == "50"
     assert refused.value.response.headers["x-podium-reason"] == refusal.reason
+
+
+async def test_a_cold_model_is_waited_for_here_or_by_the_client() -> None:
+    lane = Lane()
+    async with http_edge.edge(lane) as edge, client_of(edge) as client:
+        lane.refusals.append(errors.Unavailable("cold", retry_after_s=1, reason="NO_WARM_WORKER"))
+        answer = await client.embeddings.create(model="texts", input="a")
+        assert len(answer.data) == 1
+        lane.refusals.append(errors.Unavailable("cold", retry_after_s=60, reason="NO_WARM_WORKER"))
+        with pytest.raises(openai.InternalServerError) as refused:
+            await client.embeddings.create(model="texts", input="a")
+    assert body_of(refused.value)["code"] == "no_warm_worker"
+    assert refused.value.response.headers["retry-after"] == "60"
 
 
 async def test_a_request_shrinks_before_it_is_refused() -> None:

@@ -165,7 +165,7 @@ async def edge(
     )
     ready = asyncio.Event()
     application = routes.Routes(
-        embed_texts.EmbedTexts(lane, registry), registry, time, guarded, limits, ready.is_set
+        embed_texts.EmbedTexts(lane, registry, time), registry, time, guarded, limits, ready.is_set
     ).application()
     http = server.Server(application, "127.0.0.1:0", tls=tls, header_s=header_s, end_requests=guarded.end)
     bound: Mapping[str, str] = http.start()

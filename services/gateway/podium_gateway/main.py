@@ -140,19 +140,12 @@ async def _serve(
         watch_job=watch.WatchJob(ledger, events, time),
         stream_results=results.StreamResults(ledger, store, events, time, meter),
         consume_results=consume.ConsumeResults(ledger, registry, store, events, time, meter),
-        embed=embed.Embed(
-            routes,
-            registry,
-            meter,
-            vector_cache.VectorCache(configured.gateway_embed_cache_bytes),
-            calls_per_app=configured.gateway_embed_calls,
-            default_s=configured.gateway_embed_default_s,
-        ),
+        embed=_embed(configured, routes, registry, meter),
     )
     service = servicer.GatewayServicer(use_cases)
     server.add(registration.add_to_server, service, registration.SERVICE_NAME)
     ready = readiness.Readiness(registry, store, server.set_serving)
-    http = _http(configured, embed_texts.EmbedTexts(use_cases.embed, registry), registry, time, authenticator, ready)
+    http = _http(configured, use_cases.embed, registry, time, authenticator, ready)
     bound = {"grpc": await server.start(), **(http.start() if http else {})}
     announcer = asyncio.create_task(_announce(configured, ready, bound))
     loops: list[supervision.Loop] = [ready, events, *([supervision.Watch([http.task])] if http else [])]
@@ -167,9 +160,25 @@ async def _serve(
         await asyncio.gather(server.stop(grace_s), *([http.stop(grace_s)] if http else []))
 
 
+def _embed(
+    configured: GatewaySettings,
+    routes: embed_routes.Routes,
+    registry: workloads.Registry,
+    meter: metering.PrometheusMeter,
+) -> embed.Embed:
+    return embed.Embed(
+        routes,
+        registry,
+        meter,
+        vector_cache.VectorCache(configured.gateway_embed_cache_bytes),
+        calls_per_app=configured.gateway_embed_calls,
+        default_s=configured.gateway_embed_default_s,
+    )
+
+
 def _http(
     configured: GatewaySettings,
-    embed_use_case: embed_texts.EmbedTexts,
+    interactive: embed.Embed,
     registry: workloads.Registry,
     time: clock.Clock,
     authenticator: auth.Authenticator,
@@ -186,7 +195,9 @@ def _http(
         read_s=configured.gateway_http_read_timeout_s,
         answer_s=configured.gateway_http_timeout_s,
     )
-    routes = http_routes.Routes(embed_use_case, registry, time, guarded, limits, ready.ready.is_set)
+    routes = http_routes.Routes(
+        embed_texts.EmbedTexts(interactive, registry, time), registry, time, guarded, limits, ready.ready.is_set
+    )
     return http_server.Server(
         routes.application(),
         configured.gateway_http_listen,

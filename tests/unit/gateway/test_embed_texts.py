@@ -22,8 +22,9 @@ CALLER = callers.Caller("app-a")
 NO_OPTIONS = requests.Options()
 
 
-def use_case(lane: Lane) -> embed_texts.EmbedTexts:
-    return embed_texts.EmbedTexts(lane, workloads.Registry(cast(ports.Ledger, lane), clock.SystemClock()))
+def use_case(lane: Lane, time: clock.Clock | None = None) -> embed_texts.EmbedTexts:
+    time = time or clock.SystemClock()
+    return embed_texts.EmbedTexts(lane, workloads.Registry(cast(ports.Ledger, lane), time), time)
 
 
 def rows(vectors: embed_texts.Vectors) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -134,3 +135,30 @@ async def test_an_answer_to_something_else_is_never_passed_on() -> None:
 
     with pytest.raises(errors.Internal):
         await use_case(Odd())(CALLER, "texts", ["a"], NO_OPTIONS)
+
+
+def cold(retry_after_s: float) -> errors.Unavailable:
+    return errors.Unavailable("no worker has it loaded", reason="NO_WARM_WORKER", retry_after_s=retry_after_s)
+
+
+async def test_a_model_that_will_be_loaded_in_time_is_waited_for() -> None:
+    time, lane = clock.FakeClock(), Lane()
+    lane.refusals.extend([cold(8), cold(8)])
+    asked = asyncio.create_task(use_case(lane, time)(callers.Caller("app-a", lambda: 10.0), "texts", ["a"], NO_OPTIONS))
+    async with asyncio.timeout(5):
+        while not asked.done():
+            time.advance(embed_texts.LOOK_AGAIN_S)
+            await asyncio.sleep(0)
+    assert np.array_equal(rows(asked.result()), [vector_of("a")])
+    assert len(lane.calls) == 3 and time.monotonic() >= 2 * embed_texts.LOOK_AGAIN_S
+
+
+@pytest.mark.parametrize(("remaining_s", "retry_after_s"), [(10.0, 11.0), (0.4, 0.1), (None, 1.0)])
+async def test_a_model_that_will_not_is_told_of_at_once(remaining_s: float | None, retry_after_s: float) -> None:
+    lane = Lane()
+    lane.refusals.append(cold(retry_after_s))
+    caller = callers.Caller("app-a", lambda: remaining_s)
+    with pytest.raises(errors.Unavailable) as refused:
+        await use_case(lane, clock.FakeClock())(caller, "texts", ["a"], NO_OPTIONS)
+    assert refused.value.retry_after_s == retry_after_s
+    assert len(lane.calls) == 1

@@ -2,7 +2,8 @@
 
 Promises: rows in the order of the texts; nothing is asked for while any text or option is bad; the first call that
 fails ends the others. A call that is refused for want of room is tried again when another of the same request has
-ended, so a request shrinks to one call at a time before it is refused itself.
+ended, so a request shrinks to one call at a time before it is refused itself. While a model is being loaded, a caller
+whose deadline is later than the load's expected end is waited for: few who come over HTTP do so themselves.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Protocol
 
 from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
-from podium_gateway.app import callers, refusals, workloads
+from podium_gateway.app import callers, embed_routes, refusals, workloads
 from podium_gateway.domain import cutting, items, requests, violations
 from podium_gateway.domain import workloads as rules_of_workloads
-from podium_runtime import errors
+from podium_runtime import clock, errors
 
 CALL_ITEMS = 64
 """Of one interactive call; see EmbedRequest."""
@@ -27,6 +28,8 @@ CALL_BYTES = 1 << 20
 """Of texts in one call, unless one alone has more: a call waits behind the bytes of the one before it."""
 CALLS_AT_A_TIME = 4
 """Of one request: enough to keep a worker busy while the next call is on its way, and no more than a few callers'."""
+LOOK_AGAIN_S = 0.5
+"""While a model is being loaded, which may take less time than was expected."""
 FLOAT32_BYTES = 4
 
 _ITEM = re.compile(r"texts\.items\[(\d+)\]")
@@ -62,9 +65,10 @@ class _Answers:
 class EmbedTexts:
     """Embeds any number of texts of one workload."""
 
-    def __init__(self, embed: Embed, registry: workloads.Registry) -> None:
+    def __init__(self, embed: Embed, registry: workloads.Registry, time: clock.Clock) -> None:
         self._embed = embed
         self._registry = registry
+        self._clock = time
 
     async def __call__(
         self, caller: callers.Caller, workload: str, texts: Sequence[str], options: requests.Options
@@ -105,7 +109,7 @@ class EmbedTexts:
         while answers.waiting:
             index = answers.waiting.popleft()
             try:
-                answer = await self._embed(caller, calls[index])
+                answer = await self._once_loaded(caller, calls[index])
             except errors.ResourceExhausted:
                 if answers.askers == 1:
                     raise
@@ -117,6 +121,20 @@ class EmbedTexts:
             _check_answer(answer.chunk, len(calls[index].texts.items), starts[index])
             answers.received[index] = answer
         answers.askers -= 1
+
+    async def _once_loaded(
+        self, caller: callers.Caller, request: gateway_pb2.EmbedRequest
+    ) -> gateway_pb2.EmbedResponse:
+        while True:
+            try:
+                return await self._embed(caller, request)
+            except errors.Unavailable as error:
+                remaining_s = caller.remaining_s()
+                if error.reason != embed_routes.NO_WARM_WORKER or remaining_s is None:
+                    raise
+                if remaining_s <= max(error.retry_after_s, LOOK_AGAIN_S):
+                    raise
+            await self._clock.sleep(LOOK_AGAIN_S)
 
 
 def _check(texts: Sequence[str], options: requests.Options, rules: rules_of_workloads.WorkloadRules) -> None:
