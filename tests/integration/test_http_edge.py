@@ -166,11 +166,31 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
 
 @pytest.mark.parametrize("beginning", ["", "POST /v1/emb", "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\nGET /v1"])
 async def test_a_header_that_does_not_come_ends_the_connection(beginning: str) -> None:
-    async with http_edge.edge(header_s=0.1) as edge, connection(edge) as caller:
+    async with http_edge.edge(patience_s=0.1) as edge, connection(edge) as caller:
         await caller.send(beginning)
         if "\r\n\r\n" in beginning:
             assert (await caller.answer()).body == b"not ready\n"
         await caller.closed()
+
+
+async def test_an_answer_that_nobody_reads_is_not_kept() -> None:
+    body = json.dumps({"model": "texts", "input": ["one"] * 2048, "encoding_format": "float"}).encode()
+    async with http_edge.edge(Lane(dimension=1024), patience_s=0.1) as edge:
+        # More than a socket of the kernel's holds.
+        mean = socket.socket()
+        mean.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        mean.connect(edge.host_and_port)
+        _, writer = await asyncio.open_connection(sock=mean, limit=1)
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-length: {len(body)}\r\n"
+        writer.write("".join([head, *(f"{k}: {v}\r\n" for k, v in (JSON | TOKEN).items()), "\r\n"]).encode() + body)
+        async with asyncio.timeout(WAIT_S):
+            with pytest.raises(ConnectionError):
+                # Whole requests, so that no header is waited for; they are taken until there is nobody any more.
+                while True:
+                    writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+        writer.close()
 
 
 async def test_what_is_not_http_is_turned_away() -> None:
@@ -272,7 +292,7 @@ def test_answers_are_sent_without_delay() -> None:
 
 async def test_a_taken_address_is_told_plainly() -> None:
     async with http_edge.edge() as edge:
-        second = server.Server(edge.application, edge.address, tls=None, header_s=1.0, end_requests=edge.guard.end)
+        second = server.Server(edge.application, edge.address, tls=None, patience_s=1.0, end_requests=edge.guard.end)
         with pytest.raises(errors.Unavailable, match="cannot listen"):
             second.start()
 

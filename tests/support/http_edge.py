@@ -24,7 +24,7 @@ TOKENS = {"token-of-a": "app-a", "token-of-b": "app-b"}
 DIMENSION = 8
 MAX_TEXT_BYTES = 100_000
 LIMITS = routes.Limits(body_bytes=4 << 20, read_s=10.0, answer_s=10.0)
-HEADER_S = 10.0
+PATIENCE_S = 10.0
 
 WORKLOADS = (
     workload_pb2.Workload(
@@ -41,8 +41,8 @@ WORKLOADS = (
 
 def vector_of(text: str, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.float32]]:
     """What the lane below makes of a text: shape (dimension,), float32, no element exact in a few digits."""
-    octets = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)
-    return cast("np.ndarray[Any, np.dtype[np.float32]]", (octets[:dimension] / 255.0).astype("<f4"))
+    octets = np.frombuffer(hashlib.shake_128(text.encode()).digest(dimension), dtype=np.uint8)
+    return cast("np.ndarray[Any, np.dtype[np.float32]]", (octets / 255.0).astype("<f4"))
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Lane:
     remaining_s: list[float | None] = field(default_factory=list)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    dimension: int = DIMENSION
     at_once: int = 0
     most_at_once: int = 0
     listed: tuple[workload_pb2.Workload, ...] = WORKLOADS
@@ -88,7 +89,7 @@ class Lane:
         return self._answer(request)
 
     def _answer(self, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
-        dimension = request.options.dimensions or DIMENSION
+        dimension = request.options.dimensions or self.dimension
         texts = [item.text for item in request.texts.items]
         good = [text for text in texts if text not in self.bad_texts]
         chunk = result_pb2.ResultChunk(
@@ -151,7 +152,7 @@ async def edge(
     lane: Lane | None = None,
     *,
     limits: routes.Limits = LIMITS,
-    header_s: float = HEADER_S,
+    patience_s: float = PATIENCE_S,
     max_requests: int = 100,
     insecure_app: str | None = None,
     tls: settings.TlsFiles | None = None,
@@ -167,7 +168,7 @@ async def edge(
     application = routes.Routes(
         embed_texts.EmbedTexts(lane, registry, time), registry, time, guarded, limits, ready.is_set
     ).application()
-    http = server.Server(application, "127.0.0.1:0", tls=tls, header_s=header_s, end_requests=guarded.end)
+    http = server.Server(application, "127.0.0.1:0", tls=tls, patience_s=patience_s, end_requests=guarded.end)
     bound: Mapping[str, str] = http.start()
     try:
         yield Edge(lane, application, http, guarded, bound["http"], bound["openai_base_url"], ready)

@@ -202,7 +202,7 @@ def _http(
         routes.application(),
         configured.gateway_http_listen,
         tls=configured.tls,
-        header_s=configured.gateway_http_read_timeout_s,
+        patience_s=configured.gateway_http_read_timeout_s,
         end_requests=guarded.end,
     )
 

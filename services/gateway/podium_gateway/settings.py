@@ -19,7 +19,8 @@ class GatewaySettings(settings.ServiceSettings):
     gateway_http_max_body_bytes: int = pydantic.Field(default=8 << 20, ge=1 << 10, le=16 << 20)
     """Largest body of an HTTP request. JSON is read on the event loop, 8 MiB in about 50 ms."""
     gateway_http_read_timeout_s: float = pydantic.Field(default=30.0, gt=0)
-    """How long the header of an HTTP request, and then its body, may take to come, in seconds."""
+    """How long the header of an HTTP request, and then its body, may take to come, in seconds; and how long a client
+    may read nothing of its answer."""
     gateway_http_timeout_s: float = pydantic.Field(default=60.0, gt=0)
     """How long an answer over HTTP may take, in seconds; less when the client says that it waits less."""
     gateway_http_requests: int = pydantic.Field(default=256, ge=1)

@@ -1,8 +1,9 @@
 """uvicorn inside our event loop: our socket, our signals, our end.
 
 Promises: it has its address before it serves; it takes no signal handlers; it costs nothing while nobody calls. A
-connection that has not brought a whole request header within `header_s` is closed, be it silent or slow. At the end
-idle connections are closed at once, and requests in flight have the grace to finish.
+connection is closed when it has not brought a whole request header within `patience_s`, be it silent or slow, and when
+it has taken nothing of an answer for so long. At the end idle connections are closed at once, and requests in flight
+have the grace to finish.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class Server:
         listen: str,
         *,
         tls: settings.TlsFiles | None,
-        header_s: float,
+        patience_s: float,
         end_requests: Callable[[], None],
     ) -> None:
         self._listen = listen
         self._end_requests = end_requests
-        self._server = _Uvicorn(_configuration(application, tls, header_s))
+        self._server = _Uvicorn(_configuration(application, tls, patience_s))
         self._secure = tls is not None and tls.cert is not None
 
     def start(self) -> Mapping[str, str]:
@@ -86,11 +87,11 @@ def bind(listen: str) -> socket.socket:
     return bound
 
 
-def _configuration(application: Starlette, tls: settings.TlsFiles | None, header_s: float) -> uvicorn.Config:
+def _configuration(application: Starlette, tls: settings.TlsFiles | None, patience_s: float) -> uvicorn.Config:
     cert, key, ca = (tls.cert, tls.key, tls.ca) if tls is not None and tls.cert is not None else (None, None, None)
     return uvicorn.Config(
         application,
-        http=_protocol(header_s),
+        http=_protocol(patience_s),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -129,15 +130,16 @@ class _Uvicorn(uvicorn.Server):
         await self._finish.wait()
 
 
-def _protocol(header_s: float) -> type[H11Protocol]:
+def _protocol(patience_s: float) -> type[H11Protocol]:
     class Impatient(H11Protocol):
-        """uvicorn waits for a request's header without end."""
+        """uvicorn waits for a request's header without end, and keeps an answer for whoever does not read it."""
 
         _due: asyncio.TimerHandle | None = None
+        _reading_due: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._due = self.loop.call_later(header_s, transport.abort)
+            self._due = self.loop.call_later(patience_s, transport.abort)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -154,11 +156,31 @@ def _protocol(header_s: float) -> type[H11Protocol]:
                 self._due.cancel()
                 self._due = None
             elif not in_request and begun and self._due is None:
-                self._due = self.loop.call_later(header_s, self.transport.abort)
+                self._due = self.loop.call_later(patience_s, self.transport.abort)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._await_reader(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._reading_due is not None:
+                self._reading_due.cancel()
+
+        def _await_reader(self, left: int) -> None:
+            self._reading_due = self.loop.call_later(patience_s, self._look_at_reader, left)
+
+        def _look_at_reader(self, left_before: int) -> None:
+            left = self.transport.get_write_buffer_size()
+            if left < left_before:
+                self._await_reader(left)
+            else:
+                self.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._due is not None:
-                self._due.cancel()
+            for due in (self._due, self._reading_due):
+                if due is not None:
+                    due.cancel()
             super().connection_lost(exc)
 
     return Impatient
