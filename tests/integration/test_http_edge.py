@@ -183,14 +183,16 @@ async def test_an_answer_that_nobody_reads_is_not_kept() -> None:
         _, writer = await asyncio.open_connection(sock=mean, limit=1)
         head = f"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-length: {len(body)}\r\n"
         writer.write("".join([head, *(f"{k}: {v}\r\n" for k, v in (JSON | TOKEN).items()), "\r\n"]).encode() + body)
-        async with asyncio.timeout(WAIT_S):
-            with pytest.raises(ConnectionError):
-                # Whole requests, so that no header is waited for; they are taken until there is nobody any more.
-                while True:
-                    writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
-        writer.close()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                with pytest.raises(ConnectionError):
+                    # Whole requests, so that no header is waited for; they are taken until there is nobody any more.
+                    while True:
+                        writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+        finally:
+            writer.transport.abort()
 
 
 async def test_what_is_not_http_is_turned_away() -> None:
