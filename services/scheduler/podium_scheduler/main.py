@@ -16,12 +16,11 @@ from typing import Any
 from podium.common.v1 import workload_pb2
 from podium.operator.v1 import operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2_grpc
-from podium.worker.v1 import worker_pb2_grpc
 from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import pod_wiring, readiness
 from podium_scheduler.adapters import pods_file, registry_file, registry_listing
-from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer
+from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer, worker_wire
 from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
     archive_ledger,
@@ -319,7 +318,7 @@ class Scheduler:
             ),
             "podium.scheduler.v1.SchedulerService",
         )
-        server.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, workers, "podium.worker.v1.WorkerService")
+        server.add(worker_wire.add_to_server, workers, worker_wire.SERVICE_NAME)
         server.add(
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
             operator_servicer.OperatorServicer(

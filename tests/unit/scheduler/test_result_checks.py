@@ -29,7 +29,8 @@ def chunk(rows: np.ndarray, *, errors: tuple[int, ...] = (), **changes: object) 
 
 
 def problem(made: result_pb2.ResultChunk, asked: result_checks.Asked = FLOAT32) -> str | None:
-    return result_checks.problem(made, next_item=10, end_item=14, asked=asked)
+    vectors = np.frombuffer(made.vectors, np.uint8)
+    return result_checks.problem(made, vectors, next_item=10, end_item=14, asked=asked)
 
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -181,7 +181,7 @@ def _size(outcome: _Outcome) -> int:
     return sum(len(c) for c in outcome.held.chunks)
 
 
-def _result(outcome: _Outcome) -> tuple[UUID, int, int, Sequence[bytes]]:
+def _result(outcome: _Outcome) -> tuple[UUID, int, int, Sequence[memoryview]]:
     held = outcome.held
     return held.job_id, held.first_item, held.item_count, held.chunks
 

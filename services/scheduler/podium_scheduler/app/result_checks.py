@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
@@ -39,10 +40,13 @@ def asked_by(options: item_pb2.EmbeddingOptions, workload: workload_pb2.Workload
     return Asked(dtype, options.dimensions if workload and options.HasField("dimensions") else whole)
 
 
-def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, asked: Asked) -> str | None:
+def problem(
+    chunk: result_pb2.ResultChunk, vectors: npt.NDArray[np.uint8], *, next_item: int, end_item: int, asked: Asked
+) -> str | None:
     """What is wrong with a chunk that should begin at `next_item` of a batch that ends at `end_item`; None if nothing.
 
-    `vectors` must hold `count` rows of the dtype and the dimension that the job asked for; floats must be finite.
+    `vectors`, the chunk's own as bytes, shape (bytes,), must hold `count` rows of the dtype and the dimension that the
+    job asked for; floats must be finite. Those of `chunk` itself are not looked at.
     """
     if chunk.first_item != next_item or chunk.item_count < 1 or next_item + chunk.item_count > end_item:
         return f"covers items {chunk.first_item}+{chunk.item_count}, expected a run from {next_item} to {end_item}"
@@ -54,7 +58,7 @@ def problem(chunk: result_pb2.ResultChunk, *, next_item: int, end_item: int, ask
         return "two errors name the same item"
     if not _each_within(chunk, next_item):
         return "a truncation names an item outside of the chunk, or one twice"
-    return _vectors(chunk, asked)
+    return _vectors(chunk, vectors, asked)
 
 
 def problem_of_call(answer: worker_pb2.EmbedAnswer, item_count: int, asked: Asked) -> str | None:
@@ -64,20 +68,21 @@ def problem_of_call(answer: worker_pb2.EmbedAnswer, item_count: int, asked: Aske
         return f"covers {chunk.item_count} items, the call has {item_count}"
     if answer.token_counts and len(answer.token_counts) != item_count:
         return f"{len(answer.token_counts)} token counts for {item_count} items"
-    return problem(chunk, next_item=0, end_item=item_count, asked=asked)
+    vectors = np.frombuffer(chunk.vectors, np.uint8)
+    return problem(chunk, vectors, next_item=0, end_item=item_count, asked=asked)
 
 
-def _vectors(chunk: result_pb2.ResultChunk, asked: Asked) -> str | None:
+def _vectors(chunk: result_pb2.ResultChunk, vectors: npt.NDArray[np.uint8], asked: Asked) -> str | None:
     if chunk.dimension != asked.dimension:
         return f"dimension {chunk.dimension}, the job's is {asked.dimension}"
     if chunk.dtype != asked.dtype or asked.dtype not in _BITS:
         return f"{_name(chunk.dtype)} was not asked for: the job's vectors are {_name(asked.dtype)}"
-    if len(chunk.vectors) != chunk.count * asked.row_bytes:
-        return f"{len(chunk.vectors)} bytes for {chunk.count} rows of {asked.row_bytes} bytes"
-    if google_crc32c.value(chunk.vectors) != chunk.crc32c:
+    if len(vectors) != chunk.count * asked.row_bytes:
+        return f"{len(vectors)} bytes for {chunk.count} rows of {asked.row_bytes} bytes"
+    if google_crc32c.value(vectors) != chunk.crc32c:
         return "the checksum does not match"
     code = _FLOATS.get(asked.dtype)
-    if code is not None and not np.isfinite(np.frombuffer(chunk.vectors, dtype=code)).all():
+    if code is not None and not np.isfinite(np.frombuffer(vectors, dtype=code)).all():
         return "a vector holds a NaN or an infinity"
     return None
 

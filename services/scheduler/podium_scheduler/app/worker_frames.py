@@ -11,7 +11,15 @@ from prometheus_client import Counter, Histogram
 from podium.common.v1 import job_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
-from podium_scheduler.app import completer, model_loads, pod_uses, result_checks, throughputs, worker_sessions
+from podium_scheduler.app import (
+    completer,
+    model_loads,
+    pod_uses,
+    result_checks,
+    result_frames,
+    throughputs,
+    worker_sessions,
+)
 from podium_scheduler.domain import batches, quarantine
 
 log = logs.get_logger(__name__)
@@ -46,15 +54,16 @@ class WorkerFrames:
         self._speeds = speeds
         self._uses = uses
 
-    def apply(self, session: worker_sessions.Session, frame: worker_pb2.WorkerFrame) -> None:
+    def apply(self, session: worker_sessions.Session, frame: result_frames.Frame) -> None:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
+        if isinstance(frame, result_frames.ResultFrame):
+            self._chunk(session, frame)
+            return
         kind = frame.WhichOneof("frame")
         if kind == "status":
             session.take_status(frame.status, self._workloads.keys())
             self._loads.note(session)
             self._wake.set()
-        elif kind == "chunk":
-            self._chunk(session, frame.chunk)
         elif kind == "done":
             self._done(session, frame.done)
         elif kind == "failed":
@@ -64,13 +73,14 @@ class WorkerFrames:
         elif kind == "progress":
             session.held(frame.progress.lease, "progress")
 
-    def _chunk(self, session: worker_sessions.Session, frame: worker_pb2.BatchChunk) -> None:
+    def _chunk(self, session: worker_sessions.Session, frame: result_frames.ResultFrame) -> None:
         held = session.held(frame.lease, "chunk")
         if held is None:
             return
         chunk = frame.chunk
         wrong = result_checks.problem(
             chunk,
+            frame.vectors,
             next_item=held.next_item,
             end_item=held.first_item + held.item_count,
             asked=result_checks.asked_by(held.options, self._workloads.get(held.workload)),
@@ -80,7 +90,7 @@ class WorkerFrames:
         if wrong is not None:
             self._refuse(session, frame.lease, held, wrong)
             return
-        held.chunks.append(chunk.SerializeToString())
+        held.chunks.append(frame.serialized)
         held.next_item += chunk.item_count
         held.items_failed += len(chunk.errors)
         held.items_truncated += len(chunk.truncations)

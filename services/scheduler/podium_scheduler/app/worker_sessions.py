@@ -43,7 +43,8 @@ class Held:
     item_count: int
     next_item: int
     options: item_pb2.EmbeddingOptions = field(default_factory=item_pb2.EmbeddingOptions)
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[memoryview] = field(default_factory=list)
+    """Serialized ResultChunks."""
     items_failed: int = 0
     items_truncated: int = 0
     settling: bool = False

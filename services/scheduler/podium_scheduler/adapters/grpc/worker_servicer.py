@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
 from podium_runtime import auth, errors, logs
 from podium_runtime.grpc_server import Context
-from podium_scheduler.app import join_tokens, records, session_lives, worker_frames, worker_sessions
+from podium_scheduler.app import join_tokens, records, result_frames, session_lives, worker_frames, worker_sessions
 
 log = logs.get_logger(__name__)
 STREAMS = Gauge("podium_worker_streams", "Worker streams on this replica.")
@@ -57,7 +57,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     # A coroutine that writes by itself: reading and writing go on side by side, which a generator cannot do.
     async def Connect(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[worker_pb2.WorkerFrame], context: Context
+        self, request_iterator: AsyncIterator[result_frames.Frame], context: Context
     ) -> None:
         """Ends when the worker ends it, says Goodbye, falls silent, is fenced, or this replica stops."""
         frames = aiter(request_iterator)
@@ -96,7 +96,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _pump(
         self,
         session: worker_sessions.Session,
-        frames: AsyncIterator[worker_pb2.WorkerFrame],
+        frames: AsyncIterator[result_frames.Frame],
         context: Context,
     ) -> None:
         tasks = {
@@ -114,7 +114,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, session: worker_sessions.Session, frames: AsyncIterator[worker_pb2.WorkerFrame]) -> None:
+    async def _read(self, session: worker_sessions.Session, frames: AsyncIterator[result_frames.Frame]) -> None:
         silence = self._cadence.lease_ttl.total_seconds()
         while True:
             try:
@@ -123,7 +123,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 return
             except TimeoutError:
                 raise errors.DeadlineExceeded(f"no frame for {silence:g} s", reason="WORKER_SILENT") from None
-            if frame.WhichOneof("frame") == "goodbye":
+            if isinstance(frame, worker_pb2.WorkerFrame) and frame.WhichOneof("frame") == "goodbye":
                 session.said_goodbye = True
                 return
             self._frames.apply(session, frame)
@@ -147,12 +147,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         )
 
 
-async def _hello(frames: AsyncIterator[worker_pb2.WorkerFrame]) -> worker_pb2.Hello:
+async def _hello(frames: AsyncIterator[result_frames.Frame]) -> worker_pb2.Hello:
     try:
-        first = await asyncio.wait_for(anext(frames), _HELLO_TIMEOUT_S)
+        first: result_frames.Frame | None = await asyncio.wait_for(anext(frames), _HELLO_TIMEOUT_S)
     except (StopAsyncIteration, TimeoutError):
-        first = worker_pb2.WorkerFrame()
-    if first.WhichOneof("frame") != "hello":
+        first = None
+    if not isinstance(first, worker_pb2.WorkerFrame) or first.WhichOneof("frame") != "hello":
         raise errors.InvalidArgument([errors.Violation("hello", "must be the first frame")])
     return first.hello
 

@@ -215,7 +215,7 @@ class Buffer:
         return [e for workload, reply in zip(workloads, replies, strict=True) for e in _entries(workload, reply or ())]
 
     @buffer_call
-    async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes]]]) -> None:
+    async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes | memoryview]]]) -> None:
         """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once.
 
         In portions: what Redis has received and not yet stored counts as used memory too.
