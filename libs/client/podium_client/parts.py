@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal, TypeVar, cast
 
 from podium.common.v1 import item_pb2
-from podium_client.items import Content, Items, Kind, bad_item
+from podium_client.items import TEXTS, Content, Items, Kind, bad_item
+from podium_client.text_records import text_items
 
 T = TypeVar("T")
 MAX_ITEMS_PER_JOB = 50_000
@@ -80,7 +81,13 @@ def cut(
     if max_bytes < 1:
         raise ValueError(f"bytes per job: at least 1, not {max_bytes:,}")
     ordinal, first, size, batch, batch_keys = 0, 0, 0, kind.empty(), list[str]()
-    for index, (content, key) in enumerate(_read(inputs, keys, kind)):
+    if kind is TEXTS and keys is None and isinstance(inputs, list | tuple):
+        for items in _whole_parts(inputs, max_items, max_bytes):
+            yield Part(ordinal, first, None, items)
+            ordinal, first = ordinal + 1, first + len(items.items)
+    # What is left, and whatever has to be looked at item by item.
+    left = inputs[first:] if first and isinstance(inputs, list | tuple) else inputs
+    for index, (content, key) in enumerate(_read(left, keys, kind, first), first):
         if batch.items and (len(batch.items) >= max_items or size + content.size > max_bytes):
             yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
             ordinal, first, size, batch, batch_keys = ordinal + 1, index, 0, kind.empty(), []
@@ -92,10 +99,21 @@ def cut(
         yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
 
 
-def _read(inputs: Iterable[T], keys: Iterable[str] | None, kind: Kind[T]) -> Iterator[tuple[Content, str]]:
+def _whole_parts(texts: Sequence[Any], max_items: int, max_bytes: int) -> Iterator[item_pb2.TextItems]:
+    """The first parts of a sequence, for as long as each is full, or the last, and within its bytes."""
+    for start in range(0, len(texts), max_items):
+        items = text_items(texts[start : start + max_items], max_bytes)
+        if items is None:
+            return
+        yield items
+
+
+def _read(
+    inputs: Iterable[T], keys: Iterable[str] | None, kind: Kind[T], first: int = 0
+) -> Iterator[tuple[Content, str]]:
     read = kind.read
     if keys is None:
-        for index, value in enumerate(inputs):
+        for index, value in enumerate(inputs, first):
             yield read(index, value), ""
         return
     for index, (value, key) in enumerate(zip_longest(inputs, keys, fillvalue=_MISSING)):
@@ -113,6 +131,10 @@ def add(items: Items, content: Content, key: str) -> None:
 
 def whole(inputs: Iterable[T], keys: Iterable[str] | None, kind: Kind[T]) -> Items:
     """All of the input as the items of one job, however many. Errors as in `cut`."""
+    if kind is TEXTS and keys is None and isinstance(inputs, list | tuple):
+        texts = text_items(inputs)
+        if texts is not None:
+            return texts
     items = kind.empty()
     for content, key in _read(inputs, keys, kind):
         add(items, content, key)

@@ -219,15 +219,16 @@ def _layout(chunk: result_pb2.ResultChunk) -> Layout | None:
 def _matrix(chunk: result_pb2.ResultChunk, layout: Layout | None) -> Matrix:
     if layout is None:
         return np.empty((0, 0), dtype=np.float32)
+    vectors = chunk.vectors  # each look at the field is another copy of it
     expected = chunk.count * layout.row_bytes
-    if len(chunk.vectors) != expected:
+    if len(vectors) != expected:
         raise ProtocolError(
-            f"items from {chunk.first_item}: {len(chunk.vectors):,} bytes of vectors, {chunk.count} rows of "
+            f"items from {chunk.first_item}: {len(vectors):,} bytes of vectors, {chunk.count} rows of "
             f"{layout.dimension} {layout.dtype} are {expected:,}"
         )
-    if google_crc32c.value(chunk.vectors) != chunk.crc32c:
+    if google_crc32c.value(vectors) != chunk.crc32c:
         raise ProtocolError(f"items from {chunk.first_item}: CRC32C of the vectors does not match")
-    rows = np.frombuffer(chunk.vectors, dtype=layout.numpy).reshape(chunk.count, layout.width)
+    rows = np.frombuffer(vectors, dtype=layout.numpy).reshape(chunk.count, layout.width)
     if layout.padding_mask and (rows[:, -1] & layout.padding_mask).any():
         raise ProtocolError(f"items from {chunk.first_item}: bits beyond the {layout.dimension} elements are set")
     return rows

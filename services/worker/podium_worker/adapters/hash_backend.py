@@ -81,9 +81,11 @@ def _fill(
     np.multiply(mixed, _MULTIPLY_2, out=mixed)
     np.right_shift(mixed, 16, out=shifted)
     np.bitwise_xor(mixed, shifted, out=mixed)
-    signed = mixed.view(np.int32)
-    np.right_shift(signed, 8, out=signed)
-    np.multiply(signed, _SCALE, out=out, casting="unsafe")
+    signed = shifted.view(np.int32)
+    np.right_shift(mixed.view(np.int32), 8, out=signed)
+    # Integers of 24 bits are exact in float32; multiplied as they are they would be widened to float64 first.
+    np.copyto(out, signed, casting="unsafe")
+    np.multiply(out, _SCALE, out=out)
 
 
 class HashBackend:
