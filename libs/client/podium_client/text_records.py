@@ -1,7 +1,7 @@
 """Many texts at once into a TextItems, by a few passes in C instead of some steps of Python for each text.
 
-The wire format of a text without a key is two tags, two lengths and its UTF-8; what comes before the UTF-8 depends on its
-length alone. https://protobuf.dev/programming-guides/encoding/
+The wire format of a text without a key is two tags, two lengths and its UTF-8; what comes before the UTF-8 depends on
+its length alone. https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Openings(dict[int, bytes]):
 
 
 def text_items(texts: Sequence[object], max_bytes: int = sys.maxsize) -> item_pb2.TextItems | None:
-    """The texts as items without keys; None when one of them is no text, or they have more than `max_bytes` in UTF-8."""
+    """The texts as items without keys; None when one of them is no text, or they have more than `max_bytes` bytes."""
     if set(map(type, texts)) != {str}:
         return None
     try:

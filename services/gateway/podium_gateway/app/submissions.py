@@ -130,7 +130,8 @@ def _batches(
     records: Records, whole: bytes, rules: workloads.WorkloadRules, compress: ports.Compressor
 ) -> Iterable[scheduler_pb2.NewBatch]:
     """Cuts the serialized items as they are: a batch's payload is a run of records of the whole."""
-    sizes = [size + frames.record_overhead(size) for size in [r.ByteSize() for r in records]]
+    overhead = frames.RecordOverheads()
+    sizes = [size + overhead[size] for size in [r.ByteSize() for r in records]]
     view = memoryview(whole)
     slices = cutting.cut(sizes, rules.max_batch_items, rules.max_batch_bytes)
     if slices[-1].stop != len(whole):

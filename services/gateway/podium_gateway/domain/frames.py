@@ -35,6 +35,14 @@ def record_overhead(size: int) -> int:
     return 1 + max(1, (size.bit_length() + 6) // 7)
 
 
+class RecordOverheads(dict[int, int]):
+    """record_overhead by size, computed once for each size: a job has many items and few sizes."""
+
+    def __missing__(self, size: int) -> int:
+        self[size] = record_overhead(size)
+        return self[size]
+
+
 def chunk_message(chunk: bytes, cursor: bytes) -> bytes:
     """A serialized StreamResultsResponse with this serialized ResultChunk and this cursor."""
     return b"".join((_TAG_CHUNK, varint(len(chunk)), chunk, _TAG_CURSOR, varint(len(cursor)), cursor))

@@ -49,8 +49,13 @@ def hash_vectors(items: Sequence[bytes], dimension: int) -> npt.NDArray[np.float
     """
     if dimension < 1:
         raise ValueError(f"dimension must be at least 1, got {dimension}")
-    count = len(items)
-    out = np.empty((count, dimension), dtype=np.float32)
+    out = np.empty((len(items), dimension), dtype=np.float32)
+    _hash_into(out, items)
+    return out
+
+
+def _hash_into(out: npt.NDArray[np.float32], items: Sequence[bytes]) -> None:
+    count, dimension = out.shape
     blake2b = hashlib.blake2b
     digests = b"".join([blake2b(item, digest_size=8).digest() for item in items])
     seeds = np.frombuffer(digests, dtype="<u4").astype(np.uint32).reshape(count, 2)
@@ -59,7 +64,6 @@ def hash_vectors(items: Sequence[bytes], dimension: int) -> npt.NDArray[np.float
     scratch = np.empty((min(rows, count), dimension), dtype=np.uint32)
     for start in range(0, count, rows):
         _fill(out[start : start + rows], seeds[start : start + rows], counters, scratch)
-    return out
 
 
 def _fill(
@@ -118,7 +122,7 @@ class HashBackend:
         for start in range(0, prepared.item_count, size):
             some = [item if isinstance(item, bytes) else item.tobytes() for item in work[start : start + size]]
             self._faults.strike(some)
-            vectors[start : start + size] = hash_vectors(some, self._dimension)
+            _hash_into(vectors[start : start + size], some)
             if not progress(start + len(some)):
                 raise backend.Abandoned
         if self._normalized:
