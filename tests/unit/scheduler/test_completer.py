@@ -97,9 +97,10 @@ async def test_nothing_is_acknowledged_before_it_is_durable() -> None:
         rig.completer.complete(rig.session, 7, rig.held)
         await asyncio.wait_for(rig.ports.asked.wait(), STEP_S)
         assert rig.session.outbox.empty() and rig.session.in_hand
+        assert rig.ports.steps == ["result", "wake"], "readers do not wait for the commit"
         rig.ports.commit.set()
         assert (await rig.told()).ack.lease.batch_id == 7
-        assert rig.ports.steps[:2] == ["result", "commit"]
+        assert rig.ports.steps[:3] == ["result", "wake", "commit"]
         assert not rig.session.in_hand
 
 

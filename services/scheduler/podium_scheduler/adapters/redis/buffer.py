@@ -7,7 +7,7 @@ is full; the caller waits and tries again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -22,6 +22,7 @@ from podium_scheduler.domain import room
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Result = tuple[UUID, int, int, Sequence[bytes | memoryview]]
 _GROUP = "schedulers"
 _PORTION_BYTES = 1 << 20
 _HERE = Path(__file__).parent
@@ -215,20 +216,24 @@ class Buffer:
         return [e for workload, reply in zip(workloads, replies, strict=True) for e in _entries(workload, reply or ())]
 
     @buffer_call
-    async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes | memoryview]]]) -> None:
+    async def admit_results(self, results: Sequence[Result]) -> None:
         """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once.
 
         In portions: what Redis has received and not yet stored counts as used memory too.
         """
+        for portion in _portions(results):
+            try:
+                await self._admit_portion(portion)
+            except exceptions.NoScriptError:
+                # Looked for only now: a pipeline of redis-py would ask before each time whether Redis still has it.
+                self._admit.sha = await self.client.script_load(self._admit.script)
+                await self._admit_portion(portion)
+
+    async def _admit_portion(self, portion: Sequence[Result]) -> None:
         async with self.client.pipeline(transaction=False) as pipe:
-            waiting = 0
-            for job_id, first_item, item_count, chunks in results:
+            for job_id, first_item, item_count, chunks in portion:
                 keys = self._keys(job_id)
-                await self._admit(keys, [first_item, item_count, self._ttl, *chunks], client=pipe)
-                waiting += sum(map(len, chunks))
-                if waiting >= _PORTION_BYTES:
-                    await pipe.execute()
-                    waiting = 0
+                pipe.evalsha(self._admit.sha, len(keys), *keys, first_item, item_count, self._ttl, *chunks)
             await pipe.execute()
 
     @buffer_call
@@ -269,6 +274,19 @@ class Buffer:
     async def close(self) -> None:
         """Closes all connections."""
         await self.client.aclose()
+
+
+def _portions(results: Sequence[Result]) -> Iterator[list[Result]]:
+    portion: list[Result] = []
+    waiting = 0
+    for result in results:
+        portion.append(result)
+        waiting += sum(map(len, result[3]))
+        if waiting >= _PORTION_BYTES:
+            yield portion
+            portion, waiting = [], 0
+    if portion:
+        yield portion
 
 
 def _stream_messages(reply: Any) -> Sequence[Any]:
