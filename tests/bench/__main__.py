@@ -66,26 +66,28 @@ async def _on_a_stack(sizes: Sizes, parts: list[str]) -> list[report.Line]:
         # What it is compared with computes on the CPU.
         settings = {"devices": "cpu", "fetch_allow": whole_images.ALLOWED_HOST}
         quick = sizes == QUICK
+        clip: seeded_clip.Clip | None = None
         if "images" in parts:
             clip = await seeded_clip.saved(folder / "clip", small=quick)
             served.append(seeded_clip.NAME)
-            settings["registry"] = str(_registry(clip, folder / "registry.yaml"))
+        settings["registry"] = str(_registry(clip, folder / "registry.yaml"))
         async with (
             stack.running(folder, workers=1, workloads=",".join(served), **settings) as running,
             podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
         ):
             if "model" in parts:
                 lines += await whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
-            if "images" in parts:
+            if clip is not None:
                 lines += await whole_images.measure(client, clip, sizes.rounds, images=sizes.images, quick=quick)
             lines += await _without_model(client, sizes, parts)
     return lines
 
 
-def _registry(clip: seeded_clip.Clip, path: Path) -> Path:
-    """Writes the shipped registry with the seeded model in it."""
+def _registry(clip: seeded_clip.Clip | None, path: Path) -> Path:
+    """Writes the shipped registry with the null model's batches, and with the seeded model in it."""
     shipped = Path(str(podium_scheduler.__file__)).with_name("registry.yaml")
-    path.write_text(clip.registry(shipped.read_text(encoding="utf-8")), encoding="utf-8")
+    text = null_model.registry(shipped.read_text(encoding="utf-8"))
+    path.write_text(clip.registry(text) if clip is not None else text, encoding="utf-8")
     return path
 
 
