@@ -14,6 +14,7 @@ from podium.common.v1 import job_pb2, result_pb2, workload_pb2
 from podium_client.encodings import BoolMatrix, Dtype, FloatMatrix, Layout, Matrix, dtype_from_wire, to_float32, unpack
 from podium_client.errors import ProtocolError
 
+_Bytes = bytes | npt.NDArray[np.uint8]
 BoolVector = npt.NDArray[np.bool_]
 
 
@@ -207,19 +208,18 @@ def provenance_from_proto(message: result_pb2.Provenance) -> Provenance:
     )
 
 
-def _layout(chunk: result_pb2.ResultChunk) -> Layout | None:
+def _layout(chunk: result_pb2.ResultChunk, vectors: _Bytes) -> Layout | None:
     dtype = dtype_from_wire(chunk.dtype)
     if dtype is None:
-        if chunk.count == 0 and not chunk.vectors:
+        if chunk.count == 0 and not len(vectors):
             return None
         raise ProtocolError(f"items from {chunk.first_item}: dtype {chunk.dtype} is not known to this SDK")
     return Layout(chunk.dimension, dtype)
 
 
-def _matrix(chunk: result_pb2.ResultChunk, layout: Layout | None) -> Matrix:
+def _matrix(chunk: result_pb2.ResultChunk, layout: Layout | None, vectors: _Bytes) -> Matrix:
     if layout is None:
         return np.empty((0, 0), dtype=np.float32)
-    vectors = chunk.vectors  # each look at the field is another copy of it
     expected = chunk.count * layout.row_bytes
     if len(vectors) != expected:
         raise ProtocolError(
@@ -229,13 +229,20 @@ def _matrix(chunk: result_pb2.ResultChunk, layout: Layout | None) -> Matrix:
     if google_crc32c.value(vectors) != chunk.crc32c:
         raise ProtocolError(f"items from {chunk.first_item}: CRC32C of the vectors does not match")
     rows = np.frombuffer(vectors, dtype=layout.numpy).reshape(chunk.count, layout.width)
+    if not rows.flags.aligned:
+        # Whoever computes with them would pay for it many times over.
+        rows = rows.copy()
+        rows.setflags(write=False)
     if layout.padding_mask and (rows[:, -1] & layout.padding_mask).any():
         raise ProtocolError(f"items from {chunk.first_item}: bits beyond the {layout.dimension} elements are set")
     return rows
 
 
-def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
-    """Decode a chunk without copying its vectors. ProtocolError when it contradicts itself."""
+def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str, vectors: _Bytes | None = None) -> ResultChunk:
+    """Decode a chunk without copying its `vectors` (None: the message's own). ProtocolError when it contradicts
+    itself."""
+    if vectors is None:
+        vectors = chunk.vectors
     end = chunk.first_item + chunk.item_count
     if chunk.item_count == 0 or chunk.count + len(chunk.errors) != chunk.item_count:
         raise ProtocolError(
@@ -247,11 +254,11 @@ def chunk_from_proto(chunk: result_pb2.ResultChunk, cursor: str) -> ResultChunk:
         raise ProtocolError(f"items from {chunk.first_item}: errors outside the chunk or twice for one item")
     if chunk.keys and len(chunk.keys) != chunk.item_count:
         raise ProtocolError(f"items from {chunk.first_item}: {len(chunk.keys)} keys, {chunk.item_count} items")
-    keys, layout = tuple(chunk.keys), _layout(chunk)
+    keys, layout = tuple(chunk.keys), _layout(chunk, vectors)
     return ResultChunk(
         first_item=chunk.first_item,
         item_count=chunk.item_count,
-        vectors=_matrix(chunk, layout),
+        vectors=_matrix(chunk, layout, vectors),
         errors=tuple(
             ItemError(
                 index=e.item_index,

@@ -14,12 +14,14 @@ import grpc
 from google.protobuf.message import Message
 
 from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from podium_client import wire
 from podium_client.config import Endpoint, Tls
 from podium_client.errors import ConfigurationError, PodiumError, Unauthenticated, Unavailable
 from podium_client.jobs import Job, JobState, Workload, job_from_proto, state_to_proto, workload_from_proto
 from podium_client.retry import Patience, RetryPolicy, call
 
 Response = TypeVar("Response")
+_STREAM_RESULTS = "/podium.gateway.v1.GatewayService/StreamResults"
 
 # A dead connection, or a gateway that hangs, is noticed within 15 seconds, also while a stream waits for a GPU to
 # start. Asked soon, since streams are silent often; answered late, since a slow line may be full of what we send.
@@ -87,6 +89,12 @@ class Gateway:
         self.policy = policy
         self._channel = open_channel(endpoint)
         self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+        self._results: grpc.aio.UnaryStreamMultiCallable[gateway_pb2.StreamResultsRequest, wire.Message]
+        self._results = self._channel.unary_stream(
+            _STREAM_RESULTS,
+            request_serializer=gateway_pb2.StreamResultsRequest.SerializeToString,
+            response_deserializer=wire.read,
+        )
         self._metadata: tuple[tuple[str, str], ...] = (
             (("authorization", f"Bearer {endpoint.token}"),) if endpoint.token else ()
         )
@@ -165,10 +173,10 @@ class Gateway:
 
     def open_results(
         self, job_id: str, after: str, resume: str
-    ) -> grpc.aio.UnaryStreamCall[gateway_pb2.StreamResultsRequest, gateway_pb2.StreamResultsResponse]:
+    ) -> grpc.aio.UnaryStreamCall[gateway_pb2.StreamResultsRequest, wire.Message]:
         """One attempt at StreamResults; the caller retries (podium_client.streams)."""
         request = gateway_pb2.StreamResultsRequest(job_id=job_id, after_cursor=after, resume_cursor=resume)
-        return self._stub.StreamResults(request, metadata=self._metadata)
+        return self._results(request, metadata=self._metadata)
 
     def open_consumer(
         self,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from podium.gateway.v1 import gateway_pb2
+from podium_client import wire
 from podium_client.errors import (
     RESULTS_UNACKNOWLEDGED,
     JobNotFound,
@@ -106,8 +106,10 @@ class ResultStream:
         except PodiumError as typed:
             raise with_origin(typed, self._gateway.endpoint) from error
 
-    def _accept(self, response: gateway_pb2.StreamResultsResponse) -> ResultChunk | None:
+    def _accept(self, response: wire.Message) -> ResultChunk | None:
         """The new part of a message; None when there is none."""
+        if isinstance(response, wire.ChunkMessage):
+            return self._in_order(chunk_from_proto(response.chunk, response.cursor, response.vectors))
         kind = response.WhichOneof("result")
         if kind == "end":
             self._finish(job_from_proto(response.end.job), response.cursor)
