@@ -146,6 +146,8 @@ class Collector:
             raise ProtocolError(f"a job of {self.item_count} items ended as {end}")
         layout = await self.model.layout()
         rows = self._allocated(layout)
+        if not ok.all():
+            rows[~ok] = 0  # the sink may give an array that an earlier job of the same part half filled
         made_by = self.model.provenance
         outcome = Outcome(self.first_item, rows, ok, tuple(errors), tuple(truncations), self.keys, made_by, layout)
         return Finished(outcome, end)
@@ -153,7 +155,6 @@ class Collector:
     def _allocated(self, layout: Layout) -> Matrix:
         if self._rows is None:
             self._rows = self.sink.rows(self.first_item, self.item_count, layout)
-            self._rows.fill(0)  # a resubmitted part may get back the array that its first job half filled
         return self._rows
 
     def _place(self, chunk: ResultChunk, ok: BoolVector, layout: Layout | None) -> None:

@@ -294,8 +294,8 @@ def failure_from_proto(failure: result_pb2.BatchFailure, cursor: str) -> ResultC
 
 
 def fill(rows: Matrix, ok: BoolVector, chunk: ResultChunk, offset: int = 0) -> None:
-    """Put a chunk's vectors into `rows` (n, width, of its layout) and its outcomes into `ok` (n,), both zero before;
-    `offset` is the index in the job of row 0."""
+    """Put a chunk's vectors into `rows` (n, width, of its layout) and its outcomes into `ok` (n,), zero before;
+    `offset` is the index in the job of row 0. Rows of failed items are left as they are."""
     start, end = chunk.first_item - offset, chunk.end_item - offset
     if not chunk.errors:
         rows[start:end] = chunk.vectors

@@ -101,8 +101,7 @@ class Completer:
         failed = [o for o in group if o.failure is not None]
         if done:
             await self._patiently(lambda: self._results.admit_results([_result(o) for o in done]))
-            # Their readers need not wait for the commit: what they find in Redis they may have.
-            _, settled = await asyncio.gather(self._tell_readers(done), self._complete(done))
+            settled = await self._complete(done)
             self._report(done, settled)
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
@@ -113,9 +112,6 @@ class Completer:
         changed: dict[UUID, str] = {o.held.job_id: "results" for o in done}
         changed.update({o.held.job_id: "state" for o in failed})
         await self._wakeups.job_changed(list(changed.items()))
-
-    async def _tell_readers(self, done: Sequence[_Outcome]) -> None:
-        await self._wakeups.job_changed([(job_id, "results") for job_id in {o.held.job_id for o in done}])
 
     async def _forget_results(self, failed: Sequence[_Outcome]) -> None:
         """Of batches that are halved or given up: an attempt whose lease was lost may have left its result, and readers
