@@ -102,7 +102,7 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-worker
+.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-worker
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -124,6 +124,9 @@ recovery: setup ## How long Podium takes to go on after a death
 
 bench: setup ## Throughput of the whole system against the bare model
 	@$(PY) -m tests.bench $(ARGS)
+
+bench-idle: setup ## What a Podium costs that has nothing to do: CPU of each process
+	@$(PY) -m tests.bench.idle $(ARGS)
 
 bench-worker: setup ## One worker against the bare model, on any device: throughput, waiting, time by stage
 	@$(PY) -m tests.bench.worker $(ARGS)

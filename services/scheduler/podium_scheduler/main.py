@@ -30,6 +30,7 @@ from podium_scheduler.adapters.sql import (
     cost_ledger,
     database,
     demand_ledger,
+    due_ledger,
     holdings_ledger,
     job_ledger,
     leadership,
@@ -62,6 +63,7 @@ from podium_scheduler.app import (
     jobs_of_apps,
     join_tokens,
     leader,
+    lookout,
     lost_results,
     model_loads,
     placer,
@@ -421,7 +423,7 @@ class Scheduler:
         stores = self._stores
         return [
             self._watch,
-            readiness.Readiness(server, [stores.database, stores.buffer]),
+            readiness.Readiness(server, [self._watch, stores.buffer]),
             self._gauge,
             dispatcher.Dispatcher(
                 self._registry,
@@ -445,7 +447,6 @@ class Scheduler:
     def _leader_loops(self, term: int) -> Sequence[supervision.Loop]:
         """With ledgers of their own: nothing that they write commits under another term."""
         stores = self._stores.under(term, self._leader.wake.set)
-        recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, self._policy)
         lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
         returned = returned_results.ReturnedResults(stores.archive, stores.buffer)
         settings, names = self._settings, sorted(self._workloads)
@@ -459,7 +460,7 @@ class Scheduler:
                 timedelta(seconds=settings.aging_s),
                 self._sizes,
             ),
-            rescuer.Rescuer(stores.sessions, recovery),
+            *self._what_is_due(stores),
             reconciler.Reconciler(stores.batches, stores.cluster, stores.buffer, lost, returned, names, self._ids),
             shedder.Shedder(stores.batches, stores.holdings, stores.buffer, stores.buffer, self._wakers, self._sizes),
             unservable.Unservable(
@@ -468,17 +469,6 @@ class Scheduler:
                 stores.wakeups,
                 clock.SystemClock(),
                 settings.unservable_patience_s,
-            ),
-            janitor.Janitor(
-                stores.jobs,
-                stores.archive,
-                stores.sessions,
-                stores.buffer,
-                self._revocation,
-                janitor.Retention(settings.retention, timedelta(seconds=settings.job_retention_s)),
-            ),
-            consumer_keeper.ConsumerKeeper(
-                stores.consumers, stores.news, timedelta(seconds=settings.consumer_group_retention_s)
             ),
             placer.Placer(
                 stores.batches,
@@ -493,6 +483,28 @@ class Scheduler:
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
             *self._pod_loops(stores),
         ]
+
+    def _what_is_due(self, stores: _Stores) -> list[supervision.Loop]:
+        """The loops that have to do when a time has come, and the lookout that wakes them."""
+        settings = self._settings
+        recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, self._policy)
+        rescue = rescuer.Rescuer(stores.sessions, recovery)
+        clean = janitor.Janitor(
+            stores.jobs,
+            stores.archive,
+            stores.sessions,
+            stores.buffer,
+            self._revocation,
+            janitor.Retention(settings.retention, timedelta(seconds=settings.job_retention_s)),
+        )
+        keep = consumer_keeper.ConsumerKeeper(
+            stores.consumers, stores.news, timedelta(seconds=settings.consumer_group_retention_s)
+        )
+        due = due_ledger.DueLedger(stores.database)
+        watch = lookout.Lookout(
+            due, feeder=self._wakers.feeder, rescuer=rescue.wake, janitor=clean.wake, consumer_keeper=keep.wake
+        )
+        return [rescue, clean, keep, watch]
 
     def _pod_loops(self, stores: _Stores) -> list[supervision.Loop]:
         fleet, time = self._fleet, clock.SystemClock()

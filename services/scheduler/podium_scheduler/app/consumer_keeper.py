@@ -21,9 +21,9 @@ log = logs.get_logger(__name__)
 WAITING = Gauge("podium_deliveries", "Deliveries that consumer groups have yet to acknowledge.")
 CONSUMERS = Gauge("podium_consumers", "Consumers that hold a lease.")
 
-_INTERVAL_S = 1.0
+_INTERVAL_S = 10.0
+"""The lookout wakes it for consumers that have expired and groups to fill; nobody waits for a group to be retired."""
 _PAGE = 500
-_COUNT_EVERY = 10
 _FILLED_AT_ONCE = 16
 
 
@@ -43,7 +43,6 @@ class ConsumerKeeper(loops.PatientLoop):
         self._ledger = ledger
         self._news = news
         self._retention = retention
-        self._rounds = 0
 
     async def round(self) -> float:
         """One bounded step of each kind."""
@@ -55,9 +54,10 @@ class ConsumerKeeper(loops.PatientLoop):
             log.info("consumer_group_retired", group=name)
         removed, released = await self._ledger.remove_retired(_PAGE)
         self._news.note(set(), released)
+        if removed == _PAGE or await self._fill():
+            return 0.0
         await self._count()
-        more = await self._fill()
-        return 0.0 if removed == _PAGE or more else _INTERVAL_S
+        return _INTERVAL_S
 
     async def _fill(self) -> bool:
         """One step of each of some groups; True when there is more to do."""
@@ -67,8 +67,6 @@ class ConsumerKeeper(loops.PatientLoop):
         return bool(groups)
 
     async def _count(self) -> None:
-        if self._rounds % _COUNT_EVERY == 0:
-            waiting, consumers = await self._ledger.counts()
-            WAITING.set(waiting)
-            CONSUMERS.set(consumers)
-        self._rounds += 1
+        waiting, consumers = await self._ledger.counts()
+        WAITING.set(waiting)
+        CONSUMERS.set(consumers)

@@ -18,6 +18,8 @@ from podium_scheduler.domain import dispatch
 log = logs.get_logger(__name__)
 
 _POLL_S = 0.25
+_IDLE_POLL_S = 1.0
+"""While no stream has anything: whoever feeds one says so."""
 _MAX_CLAIM = 64
 _IDLE_MS = 5_000
 _TAKE_OVER_EVERY = 20
@@ -60,7 +62,7 @@ class Dispatcher(loops.PatientLoop):
             self._unclaimed = list({(e.workload, e.entry_id): e for e in (*self._unclaimed, *read)}.values())
         await self._give_back()
         if not self._unclaimed:
-            return _POLL_S
+            return _POLL_S if wanted else _IDLE_POLL_S
         claims = self._doubtful or self._share_out(self._unclaimed)
         if not claims:
             return _POLL_S

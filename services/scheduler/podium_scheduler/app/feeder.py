@@ -19,7 +19,9 @@ from podium_scheduler.domain import fairness, room
 
 log = logs.get_logger(__name__)
 
-_POLL_S = 0.25
+_POLL_S = 1.0
+_IDLE_POLL_S = 5.0
+"""The lookout wakes it a few times a second while anything waits, and whoever makes something wait at once."""
 _MAX_ROUND = 512
 _PER_LEVEL = 4
 
@@ -53,7 +55,7 @@ class Feeder(loops.PatientLoop):
         """Feeds every workload that has a backlog and room."""
         waiting = await self._batches.waiting_workloads()
         if not waiting:
-            return _POLL_S * 4
+            return _IDLE_POLL_S
         # In this order: what completes in between is counted twice rather than not at all.
         in_flight = await self._holdings.in_flight()
         left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))

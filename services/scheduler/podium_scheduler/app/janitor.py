@@ -17,7 +17,8 @@ from podium_scheduler.app import loops, ports, revocation
 
 log = logs.get_logger(__name__)
 
-_INTERVAL_S = 1.0
+_INTERVAL_S = 10.0
+"""The lookout wakes it for deadlines and for what is to be archived; the rest only has to go some day."""
 _BREATH_S = 0.02
 """Between two steps while there is more to do: the ledger has others to serve."""
 _PAGE = 50

@@ -54,6 +54,12 @@ class ArchiveLedger(Protocol):
     async def over_among(self, job_ids: Sequence[UUID]) -> list[UUID]: ...
 
 
+class DueLedger(Protocol):
+    """What is due; see adapters.sql.due_ledger."""
+
+    async def due(self) -> records.Due: ...
+
+
 class BatchLedger(Protocol):
     """Batches; see adapters.sql.batch_ledger."""
 

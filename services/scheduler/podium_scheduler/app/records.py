@@ -495,3 +495,17 @@ class PodShare:
     served_s: float
     gpu_count: int
     work: Sequence[PodWork]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What somebody has to see to now."""
+
+    lost_leases: bool
+    """A session's time is over, or one that has ended still has leases."""
+    over_jobs: bool
+    """A job's deadline has passed, or its batches may be archived."""
+    consumers: bool
+    """A consumer's lease has run out, or a group has to be filled."""
+    waiting: bool
+    """Something waits to be fed."""

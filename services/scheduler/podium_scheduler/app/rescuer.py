@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from podium_scheduler.app import loops, ports, session_lives
 
-# A part of the time from a worker's death to its batches running elsewhere.
-_INTERVAL_S = 0.25
+_INTERVAL_S = 5.0
+"""The lookout wakes it when there is something to do."""
 _PAGE = 100
 
 

@@ -16,6 +16,8 @@ from podium_scheduler.domain import fairness, room
 
 log = logs.get_logger(__name__)
 _INTERVAL_S = 1.0
+_CALM_INTERVAL_S = 3.0
+"""While the buffer is far from full and nobody is stuck."""
 _PATIENCE_ROUNDS = 2
 # Most rounds need one. But what a job's counters say that it holds, its first few batches may, which stay.
 _HOLDERS = 100
@@ -45,6 +47,7 @@ class Shedder(loops.PatientLoop):
         self._wakers = wake
         self._sizes = sizes
         self._stuck_rounds = 0
+        self._calm = False
 
     async def round(self) -> float:
         """Sheds once somebody has been stuck for some rounds."""
@@ -52,12 +55,13 @@ class Shedder(loops.PatientLoop):
         self._stuck_rounds = self._stuck_rounds + 1 if lacking else 0
         if self._stuck_rounds > _PATIENCE_ROUNDS:
             await self._shed(lacking)
-        return _INTERVAL_S
+        return _CALM_INTERVAL_S if self._calm and not lacking else _INTERVAL_S
 
     async def _lacking(self) -> int:
         """Bytes to free so that whoever is stuck gets on; 0 when nobody is."""
         in_flight = await self._holdings.in_flight()
         left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))
+        self._calm = left.memory.share < room.FEED_SHARE / 2
         if left.overflows or left.excess:
             return max(left.lacks(0), left.excess)
         for workload in await self._batches.waiting_workloads():

@@ -14,7 +14,7 @@ from podium_scheduler.app import loops, ports
 
 log = logs.get_logger(__name__)
 
-_INTERVAL_S = 1.0
+_INTERVAL_S = 2.0
 _BREATH_S = 0.02
 """Between two steps while there is more to do: the ledger has others to serve."""
 _MAX_JOBS = 20

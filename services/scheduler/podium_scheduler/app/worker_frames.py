@@ -61,9 +61,9 @@ class WorkerFrames:
             return
         kind = frame.WhichOneof("frame")
         if kind == "status":
-            session.take_status(frame.status, self._workloads.keys())
+            if session.take_status(frame.status, self._workloads.keys()):
+                self._wake.set()
             self._loads.note(session)
-            self._wake.set()
         elif kind == "done":
             self._done(session, frame.done)
         elif kind == "failed":

@@ -87,8 +87,12 @@ class Session:
         self.closed = asyncio.Event()
         self.said_goodbye = False
 
-    def take_status(self, status: worker_pb2.Status, known: Collection[str]) -> None:
-        """Takes the whole current state; credits for workloads that are not known count for nothing."""
+    def take_status(self, status: worker_pb2.Status, known: Collection[str]) -> bool:
+        """Takes the whole current state; credits for workloads that are not known count for nothing.
+
+        Returns whether it offers something else than before: most Status frames only say that it is alive.
+        """
+        before = self.total_level, self.levels
         self.status = status
         self.heard = True
         if self.quarantine is not None and status.checked == self.quarantine.check:
@@ -96,10 +100,11 @@ class Session:
             self.quarantine, self.conduct = None, quarantine.Conduct()
         if self.draining or self.quarantine is not None:
             self.offer_nothing()
-            return
+            return False
         offered = [] if status.draining else [w for w in status.workloads if w.credits and w.workload in known]
         self.total_level = 0 if status.draining else min(status.total_credits, _MAX_CREDITS)
         self.levels = {w.workload: min(w.credits, _MAX_CREDITS) for w in offered}
+        return before != (self.total_level, self.levels)
 
     def offer_nothing(self) -> None:
         """It gets no more batches, whatever its last Status said."""

@@ -113,23 +113,27 @@ class Buffer:
     @buffer_call
     async def ensure_groups(self, workloads: Sequence[str]) -> None:
         """Creates the work streams and their consumer group where they are missing."""
-        for workload in workloads:
-            if await self._has_group(workload):
-                continue
+        for workload in await self._without_group(workloads):
             try:
                 await self.client.xgroup_create(self.work_key(workload), _GROUP, id="0", mkstream=True)
             except exceptions.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    async def _has_group(self, workload: str) -> bool:
+    async def _without_group(self, workloads: Sequence[str]) -> list[str]:
         """Asked first, because a full Redis refuses to create even what is there."""
-        try:
-            return bool(await self.client.xinfo_groups(self.work_key(workload)))
-        except exceptions.ResponseError as error:
-            if "no such key" in str(error):
-                return False
-            raise
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload in workloads:
+                pipe.xinfo_groups(self.work_key(workload))
+            replies = await pipe.execute(raise_on_error=False)
+        missing = []
+        for workload, reply in zip(workloads, replies, strict=True):
+            absent = isinstance(reply, exceptions.ResponseError) and "no such key" in str(reply)
+            if isinstance(reply, Exception) and not absent:
+                raise reply
+            if absent or not reply:
+                missing.append(workload)
+        return missing
 
     @buffer_call
     async def life(self, proposed: str) -> str:

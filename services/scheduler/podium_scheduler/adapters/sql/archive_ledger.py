@@ -131,5 +131,5 @@ class ArchiveLedger:
     @ledger_call
     async def over_among(self, job_ids: Sequence[UUID]) -> list[UUID]:
         """Those of the jobs of which nobody can read results any more: released, archived or unknown."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return list((await connection.scalars(_OVER_AMONG, {"job_ids": list(job_ids)})).all())

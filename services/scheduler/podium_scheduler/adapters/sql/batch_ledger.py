@@ -288,26 +288,26 @@ class BatchLedger:
     @ledger_call
     async def depths(self) -> list[records.WorkloadDepth]:
         """What waits in the ledger, by workload; workloads with nothing waiting are left out."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_DEPTHS)).all()
         return [records.WorkloadDepth(r.workload, r.batches_pending, r.oldest) for r in rows]
 
     @ledger_call
     async def work(self) -> list[records.WorkloadWork]:
         """What has no outcome yet, by workload: waiting, queued or leased."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.WorkloadWork(*row) for row in (await connection.execute(_WORK)).all()]
 
     @ledger_call
     async def waiting_workloads(self) -> list[str]:
         """Workloads of which something waits in the ledger, by name."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return list((await connection.scalars(_WAITING_WORKLOADS)).all())
 
     @ledger_call
     async def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """Active jobs by state, and unfinished batches by state."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             jobs = (await connection.execute(_JOB_COUNTS)).one()
             open_batches = (await connection.execute(_OPEN_BATCH_COUNTS)).all()
         return {"PENDING": jobs.pending, "RUNNING": jobs.running}, {r.state: int(r.n) for r in open_batches}
@@ -327,7 +327,7 @@ class BatchLedger:
             "small": small,
             "small_batches": room.SMALL_BATCHES,
         }
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_CANDIDATES, values)).all()
         found = [
             fairness.Candidate(
@@ -404,7 +404,7 @@ class BatchLedger:
     @ledger_call
     async def with_results(self, batch_ids: Sequence[int]) -> set[int]:
         """Those of the batches whose results are durable, whoever computed them."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return set((await connection.scalars(_WITH_RESULTS, {"batch_ids": list(batch_ids)})).all())
 
     @ledger_call
@@ -465,27 +465,27 @@ class BatchLedger:
     async def leases_of(self, session_ids: Sequence[UUID], limit: int) -> list[records.HeldLease]:
         """Leases that these sessions hold."""
         values = {"session_ids": list(session_ids), "limit": limit}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.HeldLease(*row) for row in (await connection.execute(_LEASES_OF, values)).all()]
 
     @ledger_call
     async def still_leased(self, leases: Sequence[records.LeaseKey]) -> set[int]:
         """Ids of those batches whose lease is still the given one."""
         values = {"batch_ids": [k.batch_id for k in leases], "tokens": [k.lease_token for k in leases]}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return set((await connection.scalars(_STILL_LEASED, values)).all())
 
     @ledger_call
     async def queued_since(self, age: timedelta, limit: int) -> dict[int, str]:
         """Batches that have been QUEUED for longer than `age`, with their workloads."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_QUEUED_SINCE, {"age": age, "limit": limit})).all()
         return {row.batch_id: row.workload for row in rows}
 
     @ledger_call
     async def not_queued(self, batch_ids: Sequence[int]) -> set[int]:
         """Those of the batches that are not QUEUED."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return set((await connection.scalars(_NOT_QUEUED, {"batch_ids": list(batch_ids)})).all())
 
     @ledger_call
@@ -505,13 +505,13 @@ class BatchLedger:
     @ledger_call
     async def jobs_with_results(self, after: UUID, limit: int) -> list[UUID]:
         """Jobs, by id, some of whose results wait in Redis."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return list((await connection.scalars(_JOBS_WITH_RESULTS, {"after": after, "limit": limit})).all())
 
     @ledger_call
     async def completed_of(self, job_id: UUID) -> dict[int, int]:
         """Batches of a job that are COMPLETED: first_item to batch id."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_COMPLETED_OF, {"job_id": job_id})).all()
         return {row.first_item: row.batch_id for row in rows}
 

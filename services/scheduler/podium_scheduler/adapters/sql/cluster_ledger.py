@@ -17,7 +17,7 @@ class ClusterLedger:
     @ledger_call
     async def redis_epoch(self) -> str:
         """Name of the Redis life that the ledger has filled; '' before the first."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return str(await connection.scalar(select(schema.cluster.c.redis_epoch)) or "")
 
     @ledger_call

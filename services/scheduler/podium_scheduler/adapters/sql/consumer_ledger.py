@@ -251,7 +251,7 @@ class ConsumerLedger:
     @ledger_call
     async def unfilled(self, limit: int) -> list[int]:
         """Groups that have not been filled yet, whether anybody fills them or not."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return list((await connection.scalars(_ALL_UNFILLED, {"limit": limit})).all())
 
     @ledger_call
@@ -297,7 +297,7 @@ class ConsumerLedger:
     @ledger_call
     async def counts(self) -> tuple[int, int]:
         """Deliveries that no group has acknowledged yet, about how many when they are many, and consumers."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             row = (await connection.execute(_COUNTS, {"counted": _COUNTED})).one()
         return row.waiting, row.consumers
 

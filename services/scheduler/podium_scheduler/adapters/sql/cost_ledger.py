@@ -108,14 +108,14 @@ class CostLedger:
     @ledger_call
     async def between(self, start: datetime, end: datetime) -> tuple[list[records.PodShare], list[costs.Span]]:
         """What the pods that were billed between two times did in all their lives, and what they cost."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             pods = list((await connection.scalars(_BILLED, {"start": start, "end": end})).all())
             return await _shares(connection, pods)
 
     @ledger_call
     async def last_uses(self) -> dict[UUID, datetime]:
         """When each pod whose life is not over last did something."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return {row.pod_id: row.last_time for row in (await connection.execute(_LAST)).all()}
 
 

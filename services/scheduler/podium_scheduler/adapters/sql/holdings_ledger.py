@@ -46,19 +46,19 @@ class HoldingsLedger:
     @ledger_call
     async def in_flight(self) -> dict[str, int]:
         """Items of the batches that are QUEUED or LEASED, by workload."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return {r.workload: r.items for r in (await connection.execute(_IN_FLIGHT)).all()}
 
     @ledger_call
     async def largest(self, item_bytes: Mapping[str, int], limit: int) -> list[records.Holder]:
         """The jobs with the most bytes of unacknowledged results that could be computed again."""
         values = {"workloads": list(item_bytes), "sizes": list(item_bytes.values()), "limit": limit}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.Holder(*row) for row in (await connection.execute(_LARGEST, values)).all()]
 
     @ledger_call
     async def latest_results(self, job_id: UUID, spared: int, limit: int) -> list[records.StoredResult]:
         """A job's COMPLETED batches, the last first, without its first `spared`."""
         values = {"job_id": job_id, "spared": spared, "limit": limit}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.StoredResult(*row) for row in (await connection.execute(_LATEST_RESULTS, values)).all()]

@@ -13,7 +13,7 @@ import asyncpg
 from prometheus_client import Gauge
 
 from podium_runtime import logs
-from podium_scheduler.adapters.sql.database import GONE, Database
+from podium_scheduler.adapters.sql.database import GONE, Database, unavailable
 
 log = logs.get_logger(__name__)
 ANSWERS = Gauge("podium_ledger_up", "1 while Postgres answers this replica.")
@@ -48,6 +48,11 @@ class LedgerWatch:
         self._answers = answers
         ANSWERS.set(int(answers))
         return _INTERVAL_S
+
+    async def ping(self) -> None:
+        """Raises errors.Unavailable when the last answer did not come."""
+        if not self._answers:
+            raise unavailable()
 
     async def close(self) -> None:
         """Ends its connection."""

@@ -59,5 +59,5 @@ class LoadLedger:
         statement = select(*_COLUMNS).order_by(_LOADS.c.workload, _LOADS.c.device_name)
         if workload:
             statement = statement.where(_LOADS.c.workload == workload)
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.MeasuredLoad(*row) for row in (await connection.execute(statement)).all()]

@@ -170,7 +170,7 @@ class PodLedger:
     @ledger_call
     async def census(self, provider: str = "") -> pods.Census:
         """All pods whose life is not over, the oldest first; of every provider when none is named."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             now: datetime = await connection.scalar(text("SELECT now()"))
             statement, values = (_CENSUS_OF, {"provider": provider}) if provider else (_CENSUS, {})
             return pods.Census(now, tuple(await _pods(connection, statement, values)))
@@ -178,7 +178,7 @@ class PodLedger:
     @ledger_call
     async def pods_named(self, names: Sequence[str]) -> dict[str, pods.Pod]:
         """Those that there ever were, by name."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return {pod.name: pod for pod in await _pods(connection, _NAMED, {"names": list(names)})}
 
     @ledger_call
@@ -200,7 +200,7 @@ class PodLedger:
         values: dict[str, object] = {"limit": limit}
         if before:
             values |= {"create_time": before[0], "pod_id": before[1]}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return await _pods(connection, _OLDER if before else _NEWEST, values)
 
     @ledger_call
@@ -276,7 +276,7 @@ class PodLedger:
     @ledger_call
     async def spans(self, start: datetime, end: datetime) -> list[costs.Span]:
         """Everything that is billed between two times; the spans are whole, not cut at them."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_SPANS, {"start": start, "end": end})).all()
         return [costs.Span(*row) for row in rows]
 

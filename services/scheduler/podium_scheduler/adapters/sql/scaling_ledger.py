@@ -55,7 +55,7 @@ class ScalingLedger:
     @ledger_call
     async def limits(self) -> records.ScalingLimits | None:
         """What an operator has set; None: nothing yet."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             row = (await connection.execute(select(*_LIMITS))).first()
         return None if row is None else records.ScalingLimits(*row)
 
@@ -94,14 +94,14 @@ class ScalingLedger:
     @ledger_call
     async def demands(self) -> list[records.DemandRow]:
         """Items without an outcome, summed up by workload and by when they are due; cost follows the active jobs."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_DEMANDS)).all()
         return [records.DemandRow(*row) for row in rows]
 
     @ledger_call
     async def arrivals(self) -> dict[str, records.Arrivals]:
         """What came lately, by workload."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_ARRIVALS, {"lately": _LATELY})).all()
         return {
             row.workload: records.Arrivals(
@@ -141,5 +141,5 @@ class ScalingLedger:
         """What is known, by workload, then by device name."""
         columns = (_THROUGHPUTS.c.workload, _THROUGHPUTS.c.device_name, _THROUGHPUTS.c.items_per_s)
         statement = select(*columns, _THROUGHPUTS.c.batch_count).order_by(*columns[:2])
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.Throughput(*row) for row in (await connection.execute(statement)).all()]

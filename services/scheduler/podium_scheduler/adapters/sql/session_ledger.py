@@ -195,7 +195,7 @@ class SessionLedger:
     @ledger_call
     async def open_among(self, session_ids: Iterable[UUID]) -> set[UUID]:
         """Those of the sessions that are open."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return set((await connection.scalars(_OPEN_AMONG, {"session_ids": list(session_ids)})).all())
 
     @ledger_call
@@ -213,7 +213,7 @@ class SessionLedger:
     @ledger_call
     async def placed(self) -> list[records.PlacedSession]:
         """The sessions that are not over, with what their workers are and have loaded, and what is wanted of them."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [records.PlacedSession(*row) for row in (await connection.execute(_PLACED)).all()]
 
     @ledger_call
@@ -229,7 +229,7 @@ class SessionLedger:
     @ledger_call
     async def credits(self) -> dict[str, int]:
         """Sum of the credits of all open sessions, by workload."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return {row.workload: row.credits for row in (await connection.execute(_CREDITS)).all()}
 
     @ledger_call
