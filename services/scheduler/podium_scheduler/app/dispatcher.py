@@ -123,7 +123,7 @@ class Dispatcher(loops.PatientLoop):
             by_workload.setdefault(entry.workload, []).append(entry.batch_id)
         for workload, batch_ids in by_workload.items():
             unique = list(dict.fromkeys(batch_ids))
-            offers = self._registry.offers(workload, claims.values())
+            offers = self._registry.offers(workload, claims.values(), len(unique))
             for batch_id, session_id in zip(unique, dispatch.spread(offers, len(unique)), strict=False):
                 claims[batch_id] = records.Claim(batch_id, self._ids.token(), UUID(session_id))
         return claims

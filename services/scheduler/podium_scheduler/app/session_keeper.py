@@ -19,6 +19,7 @@ log = logs.get_logger(__name__)
 # So long the leader is heard of in vain until this replica holds itself for cut off: after an outage of the ledger, not
 # everybody finds it again at the same moment.
 _CUT_OFF_AFTER_S = 2.0
+_AUDITED_AT_ONCE = 2_000
 # The leader says so every second.
 _LEADER_IS_NEWS_S = 2.5
 
@@ -101,17 +102,20 @@ class SessionKeeper(loops.PatientLoop):
             return
         log.warning("cut_off_from_the_ledger", sessions=len(sessions))
         for session in sessions:
-            session.closed.set()
+            session.close()
 
     async def _audit(self) -> None:
         """Takes back what was cancelled while the wake-up about it got lost."""
-        for session in self._registry.all():
-            held = {b: h for b, h in session.in_hand.items() if not h.settling}
-            if not held:
-                continue
-            keys = [records.LeaseKey(batch_id, h.lease_token) for batch_id, h in held.items()]
-            valid = await self._batches.still_leased(keys)
-            for batch_id, one in held.items():
+        held = [
+            (session, batch_id, one)
+            for session in self._registry.all()
+            for batch_id, one in session.in_hand.items()
+            if not one.settling
+        ]
+        for start in range(0, len(held), _AUDITED_AT_ONCE):
+            page = held[start : start + _AUDITED_AT_ONCE]
+            valid = await self._batches.still_leased([records.LeaseKey(b, one.lease_token) for _, b, one in page])
+            for session, batch_id, one in page:
                 if batch_id not in valid and session.in_hand.get(batch_id) is one and not one.settling:
                     session.revoke(batch_id, worker_pb2.CANCEL_REASON_LEASE_LOST)
 

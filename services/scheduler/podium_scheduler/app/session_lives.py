@@ -114,7 +114,7 @@ class SessionLives:
 
     async def close(self, session: worker_sessions.Session) -> None:
         """The stream is over: at once after a Goodbye, else with a grace in which the worker may resume."""
-        session.closed.set()
+        session.close()
         session.calls.end()
         if not self._registry.remove(session):
             return

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs, two_lanes
 from podium_scheduler.app import calls, records
-from podium_scheduler.domain import dispatch, quarantine
+from podium_scheduler.domain import dispatch, openings, quarantine
 
 log = logs.get_logger(__name__)
 
@@ -86,6 +86,8 @@ class Session:
         self._checks = itertools.count(1 + (session_id.int & 0x7FFF_FFFF))
         self.closed = asyncio.Event()
         self.said_goodbye = False
+        self.changed: Callable[[UUID], object] = lambda _: None
+        """Called whenever what it can take may have changed."""
 
     def take_status(self, status: worker_pb2.Status, known: Collection[str]) -> bool:
         """Takes the whole current state; credits for workloads that are not known count for nothing.
@@ -104,11 +106,25 @@ class Session:
         offered = [] if status.draining else [w for w in status.workloads if w.credits and w.workload in known]
         self.total_level = 0 if status.draining else min(status.total_credits, _MAX_CREDITS)
         self.levels = {w.workload: min(w.credits, _MAX_CREDITS) for w in offered}
+        self.changed(self.session_id)
         return before != (self.total_level, self.levels)
 
     def offer_nothing(self) -> None:
         """It gets no more batches, whatever its last Status said."""
         self.total_level, self.levels = 0, {}
+        self.changed(self.session_id)
+
+    def close(self) -> None:
+        """Its stream is to end, and it gets nothing more."""
+        self.closed.set()
+        self.changed(self.session_id)
+
+    def opening(self) -> openings.Opening:
+        """What it can still take."""
+        if self.closed.is_set():
+            return openings.Opening({}, 0, len(self.in_hand))
+        free = {workload: self.free(workload, {}) for workload in self.levels}
+        return openings.Opening(free, max(0, self.total_level - len(self.in_hand)), len(self.in_hand))
 
     def free(self, workload: str, planned: Mapping[str, int]) -> int:
         """Batches of a workload it can still take, beyond what is planned for it (by workload) already."""
@@ -130,6 +146,7 @@ class Session:
             lease.lease_token, lease.attempt, lease.job_id, lease.workload, lease.first_item, lease.item_count,
             next_item=lease.first_item, options=item_pb2.EmbeddingOptions.FromString(lease.options),
         )  # fmt: skip
+        self.changed(self.session_id)
 
     def desire(self) -> None:
         """Says what is desired, also when nothing changed: a worker that hears nothing for the lease's TTL lets go."""
@@ -163,11 +180,13 @@ class Session:
             batch.lease_token, batch.attempt, batch.job_id, batch.workload, batch.first_item, batch.item_count,
             next_item=batch.first_item, options=options,
         )  # fmt: skip
+        self.changed(self.session_id)
         self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=_assignment(batch, options)))
 
     def forget(self, batch_id: int) -> None:
         """Its outcome is durable."""
         held = self.in_hand.pop(batch_id, None)
+        self.changed(self.session_id)
         if held is not None:
             lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
             self.outbox.put_nowait(worker_pb2.SchedulerFrame(ack=worker_pb2.Ack(lease=lease)))
@@ -175,6 +194,7 @@ class Session:
     def revoke(self, batch_id: int, reason: worker_pb2.CancelReason) -> bool:
         """Takes a batch out of its hands; False when it is not there."""
         held = self.in_hand.pop(batch_id, None)
+        self.changed(self.session_id)
         if held is None:
             return False
         lease = worker_pb2.Lease(batch_id=batch_id, lease_token=held.lease_token, attempt=held.attempt)
@@ -188,22 +208,31 @@ def may_serve(hello: worker_pb2.Hello, workload: workload_pb2.Workload) -> bool:
 
 
 class SessionRegistry:
-    """The sessions of this replica."""
+    """The sessions of this replica. What it says of their credit costs as much as has changed since, not as many."""
 
     def __init__(self) -> None:
         self._sessions: dict[UUID, Session] = {}
+        self._of_worker: dict[UUID, UUID] = {}
+        self._openings = openings.Openings()
+        self._changed: set[UUID] = set()
 
     def add(self, session: Session) -> None:
         """A stream was accepted; an earlier one of the same worker is over."""
-        for other in list(self._sessions.values()):
-            if other.worker_id == session.worker_id:
-                other.closed.set()
-                del self._sessions[other.session_id]
+        earlier = self._sessions.pop(self._of_worker.get(session.worker_id, session.session_id), None)
+        if earlier is not None:
+            earlier.close()
         self._sessions[session.session_id] = session
+        self._of_worker[session.worker_id] = session.session_id
+        session.changed = self._changed.add
+        self._changed.add(session.session_id)
 
     def remove(self, session: Session) -> bool:
         """A stream ended; False when a newer one had fenced it."""
-        return self._sessions.pop(session.session_id, None) is not None
+        if self._sessions.pop(session.session_id, None) is None:
+            return False
+        del self._of_worker[session.worker_id]
+        self._changed.add(session.session_id)
+        return True
 
     def get(self, session_id: UUID) -> Session | None:
         """A session by id."""
@@ -214,7 +243,7 @@ class SessionRegistry:
         session = self._sessions.get(session_id)
         if session is not None and not session.closed.is_set():
             log.warning("session_fenced", session_id=str(session_id))
-            session.closed.set()
+            session.close()
 
     def all(self) -> list[Session]:
         """All sessions."""
@@ -222,26 +251,25 @@ class SessionRegistry:
 
     def free_by_workload(self) -> dict[str, int]:
         """Batches of each workload that the sessions together can still take."""
-        free: Counter[str] = Counter()
-        for session in self._open():
-            for workload in session.levels:
-                free[workload] += session.free(workload, {})
-        return dict(free)
+        return self._counted().by_workload()
 
     def free_total(self) -> int:
         """Batches of any workload that the sessions together can still take."""
-        return sum(max(0, s.total_level - len(s.in_hand)) for s in self._open())
+        return self._counted().room
 
-    def offers(self, workload: str, planned: Iterable[records.Claim]) -> list[dispatch.Offer]:
-        """What each session can take of a workload, beyond the claims planned already."""
+    def offers(self, workload: str, planned: Iterable[records.Claim], batches: int) -> list[dispatch.Offer]:
+        """What sessions can take of a workload, beyond the claims planned already: those that are to be given some of
+        so many batches, and perhaps a few others."""
         taken = Counter(claim.session_id for claim in planned)
+        # Whoever has something planned may come later than the load says.
+        chosen = self._counted().least_loaded(workload, batches + len(taken))
         return [
             dispatch.Offer(
                 str(s.session_id),
                 s.free(workload, {"": taken[s.session_id]}),
                 len(s.in_hand) + taken[s.session_id],
             )
-            for s in self._open()
+            for s in (self._sessions[session_id] for session_id in chosen)
         ]
 
     def assign(self, batch: records.Leased) -> bool:
@@ -252,8 +280,15 @@ class SessionRegistry:
         session.assign(batch)
         return True
 
-    def _open(self) -> list[Session]:
-        return [s for s in self._sessions.values() if not s.closed.is_set()]
+    def _counted(self) -> openings.Openings:
+        for session_id in self._changed:
+            session = self._sessions.get(session_id)
+            if session is None:
+                self._openings.drop(session_id)
+            else:
+                self._openings.put(session_id, session.opening())
+        self._changed.clear()
+        return self._openings
 
 
 def _assignment(batch: records.Leased, options: item_pb2.EmbeddingOptions) -> worker_pb2.Assign:

@@ -6,6 +6,7 @@ minus what it has in hand, so nothing drifts when frames cross on the wire.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,13 +42,13 @@ def divide(room: int, available: Mapping[str, int]) -> dict[str, int]:
 def spread(offers: Sequence[Offer], batches: int) -> list[str]:
     """The session for each of up to `batches` batches: always to the one with the least in hand."""
     free = {o.session_id: o.free for o in offers if o.free > 0}
-    load = {o.session_id: o.in_hand for o in offers}
+    queue = [(o.in_hand, o.session_id) for o in offers if o.free > 0]
+    heapq.heapify(queue)
     chosen: list[str] = []
-    while free and len(chosen) < batches:
-        session_id = min(free, key=lambda s: (load[s], s))
+    while queue and len(chosen) < batches:
+        in_hand, session_id = heapq.heappop(queue)
         chosen.append(session_id)
-        load[session_id] += 1
         free[session_id] -= 1
-        if free[session_id] == 0:
-            del free[session_id]
+        if free[session_id]:
+            heapq.heappush(queue, (in_hand + 1, session_id))
     return chosen

@@ -7,6 +7,7 @@ save up turns nor starve anybody. Within an app, jobs go by effective priority, 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -78,8 +79,10 @@ def _share_level(
     waiting = {app: list(jobs) for app, jobs in by_app.items()}
     place = {app: shares.start(app) for app in waiting}
     order: list[str] = []
-    while waiting and len(order) < room:
-        app = min(waiting, key=lambda a: (place[a], a))
+    behind = [(start, app) for app, start in place.items()]
+    heapq.heapify(behind)
+    while behind and len(order) < room:
+        _, app = heapq.heappop(behind)
         job = waiting[app][0]
         order.append(job.job_id)
         shares.present = max(shares.present, place[app])
@@ -88,8 +91,8 @@ def _share_level(
         left[job.job_id] -= 1
         if left[job.job_id] == 0:
             waiting[app].pop(0)
-            if not waiting[app]:
-                del waiting[app]
+        if waiting[app]:
+            heapq.heappush(behind, (place[app], app))
     return order
 
 

@@ -325,5 +325,6 @@ def fits(device: Device, models: Mapping[str, int]) -> bool:
 
 
 def _listed(made: _Plan, number: int, order: Sequence[str]) -> Iterator[str]:
-    wanted = {w for slot, held in made.placed.items() if slot[0] == number for w in held}
+    slots = [(number, place) for place in range(len(made.workers[number].devices))]
+    wanted = {w for slot in slots for w in made.placed[slot]}
     return (workload for workload in order if workload in wanted)

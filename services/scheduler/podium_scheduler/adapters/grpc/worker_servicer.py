@@ -118,7 +118,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         silence = self._cadence.lease_ttl.total_seconds()
         while True:
             try:
-                frame = await asyncio.wait_for(anext(frames), silence)
+                async with asyncio.timeout(silence):
+                    frame = await anext(frames)
             except StopAsyncIteration:
                 return
             except TimeoutError:
