@@ -102,7 +102,7 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-worker
+.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-scale bench-worker
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -127,6 +127,9 @@ bench: setup ## Throughput of the whole system against the bare model
 
 bench-idle: setup ## What a Podium costs that has nothing to do: CPU of each process
 	@$(PY) -m tests.bench.idle $(ARGS)
+
+bench-scale: setup ## The control plane with 1,000 workers, 1,000,000 batches and 100 apps: CPU of a batch, waiting
+	@$(PY) -m tests.bench.scale $(ARGS)
 
 bench-worker: setup ## One worker against the bare model, on any device: throughput, waiting, time by stage
 	@$(PY) -m tests.bench.worker $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +80,11 @@ def test_a_plan_fills_the_room_and_never_exceeds_a_backlog(jobs: list[Candidate]
 def test_target_depth_follows_the_credits_above_a_floor() -> None:
     assert fairness.target_depth(0) == 8
     assert fairness.target_depth(100) == 200
+
+
+@pytest.mark.parametrize(
+    ("credits", "depth", "fed"),
+    [(0, 0, 8), (0, 6, 2), (0, 7, 0), (0, 8, 0), (1_000, 1_501, 0), (1_000, 1_500, 500), (1_000, 0, 2_000), (4, 20, 0)],
+)
+def test_a_stream_is_refilled_when_a_quarter_has_gone(credits: int, depth: int, fed: int) -> None:
+    assert fairness.refill(credits, depth) == fed

@@ -56,16 +56,18 @@ class Feeder(loops.PatientLoop):
         waiting = await self._batches.waiting_workloads()
         if not waiting:
             return _IDLE_POLL_S
+        depths = await self._buffer.depths(waiting)
+        credits = await self._sessions.credits()
+        wanted = {w: fairness.refill(credits.get(w, 0), depths[w]) for w in waiting}
+        if not any(wanted.values()):
+            return _POLL_S
         # In this order: what completes in between is counted twice rather than not at all.
         in_flight = await self._holdings.in_flight()
         left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))
-        depths = await self._buffer.depths(waiting)
-        credits = await self._sessions.credits()
         fed = 0
-        for workload in waiting:
-            wanted = fairness.target_depth(credits.get(workload, 0)) - depths[workload]
-            if wanted > 0:
-                fed += await self._feed_within(left, workload, min(wanted, _MAX_ROUND))
+        for workload, count in wanted.items():
+            if count:
+                fed += await self._feed_within(left, workload, min(count, _MAX_ROUND))
         if fed:
             await self._wakers.work()
         return _POLL_S

@@ -99,3 +99,14 @@ def _share_level(
 def target_depth(credits: int, floor: int = 8, multiple: int = 2) -> int:
     """References to keep in a work stream for workers that can hold `credits` batches."""
     return max(floor, credits * multiple)
+
+
+def refill(credits: int, depth: int) -> int:
+    """References to add to a work stream of this depth: up to the target, but none while three quarters are there.
+
+    To choose whose turn it is costs the same for one batch as for many. Nobody gets in later for it: what comes next
+    goes behind what is there in any case, and that is more than the workers can hold.
+    """
+    target = target_depth(credits)
+    missing = target - depth
+    return missing if missing * 4 >= target else 0
