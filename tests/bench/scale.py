@@ -84,6 +84,8 @@ class Found:
     resident_mb: float
     unfairness: float
     """See `unfairness`."""
+    streams_ended: int
+    """Streams that were broken meanwhile, as by a machine too busy to answer; such a run says little."""
 
 
 class Bench:
@@ -123,20 +125,23 @@ class Bench:
             since = await self._ledger.fetchval("SELECT now()")
             first = await self._meter.read()
             await asyncio.sleep(seconds)
-            span, (batches, turns) = spent.Span(first, await self._meter.read()), await _tally(processes)
+            span, (batches, turns, ended) = spent.Span(first, await self._meter.read()), await _tally(processes)
             memory = self.resident_mb
         served = await self._ledger.fetch(_SERVED, since, timeout=600)
-        per_batch = {name: span.cpu_s(name) * 1e3 / max(batches, 1) for name in ("scheduler", "postgres", "redis")}
+        cpu_ms = {name: span.cpu_s(name) * 1e3 / max(batches, 1) for name in ("scheduler", "postgres", "redis")}
         return Found(
-            case.workers,
-            backlog,
-            batches / span.seconds,
-            *per_batch.values(),
-            span.core_shares()["scheduler"],
-            rounds.percentile(turns, 0.5) * 1e3 if turns else 0.0,
-            rounds.percentile(turns, 0.99) * 1e3 if turns else 0.0,
-            memory,
-            unfairness({row["app_id"]: (row["weight"], row["batches"]) for row in served}),
+            workers=case.workers,
+            backlog=backlog,
+            batches_per_s=batches / span.seconds,
+            scheduler_ms=cpu_ms["scheduler"],
+            postgres_ms=cpu_ms["postgres"],
+            redis_ms=cpu_ms["redis"],
+            scheduler_core=span.core_shares()["scheduler"],
+            turn_ms_p50=rounds.percentile(turns, 0.5) * 1e3 if turns else 0.0,
+            turn_ms_p99=rounds.percentile(turns, 0.99) * 1e3 if turns else 0.0,
+            resident_mb=memory,
+            unfairness=unfairness({row["app_id"]: (row["weight"], row["batches"]) for row in served}),
+            streams_ended=ended,
         )
 
     @contextlib.asynccontextmanager
@@ -160,9 +165,10 @@ class Bench:
                 await asyncio.sleep(0.2)
 
 
-async def _tally(processes: list[children.Child]) -> tuple[int, list[float]]:
+async def _tally(processes: list[children.Child]) -> tuple[int, list[float], int]:
     found = [await process.ask() for process in processes]
-    return sum(one["batches"] for one in found), [turn for one in found for turn in one["turns_s"]]
+    turns = [turn for one in found for turn in one["turns_s"]]
+    return sum(one["batches"] for one in found), turns, sum(one["streams_ended"] for one in found)
 
 
 def unfairness(served: dict[str, tuple[int, int]]) -> float:

@@ -77,5 +77,5 @@ class Openings:
 
     def least_loaded(self, workload: str, limit: int) -> Iterator[UUID]:
         """Up to `limit` sessions that can take a batch of a workload, the least loaded first."""
-        ranks = self._ranks.get(workload, {})
+        ranks: Mapping[int, Mapping[UUID, None]] = self._ranks.get(workload, {})
         return islice(chain.from_iterable(ranks[load] for load in sorted(ranks)), limit)
