@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import tempfile
 import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from rich.console import Console
 
 import podium_client
 import podium_scheduler
-from tests.bench import bare_hop, children, history, null_model, report, seeded_clip, whole_images, whole_model
+from tests.bench import backlog, bare_hop, children, history, null_model, report, seeded_clip, whole_images, whole_model
 from tests.support import stack
 
-PARTS = ("model", "images", "null", "latency", "admission", "history")
+PARTS = ("model", "images", "null", "latency", "admission", "history", "backlog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Sizes:
     admission_jobs: int = 8
     finished_jobs: int = 100_000
     claims: int = 400
+    waiting_jobs: int = 5_000
+    backlog_claims: int = 200
 
 
 QUICK = Sizes(
@@ -44,66 +47,78 @@ QUICK = Sizes(
     admission_jobs=1,
     finished_jobs=20,
     claims=8,
+    waiting_jobs=20,
+    backlog_claims=8,
 )
 
 
-async def run(sizes: Sizes, parts: list[str]) -> list[report.Line]:
-    """Everything that is asked for."""
-    lines: list[report.Line] = []
-    if set(parts) - {"history"}:
-        lines += await _on_a_stack(sizes, parts)
-    if "history" in parts:
-        lines += await history.measure(sizes.rounds, jobs=sizes.finished_jobs, batches=10, cycles=sizes.claims)
-    return lines
+class Run:
+    """What is asked for, what was found, and how long each part took."""
 
+    def __init__(self, sizes: Sizes, parts: Sequence[str]) -> None:
+        self.sizes = sizes
+        self.parts = parts
+        self.lines: list[report.Line] = []
+        self.seconds: dict[str, float] = {}
 
-async def _on_a_stack(sizes: Sizes, parts: list[str]) -> list[report.Line]:
-    """What needs one, on one stack of real processes."""
-    lines: list[report.Line] = []
-    with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
-        folder = Path(name)
-        served = ["minilm", "hash-384", "hash-1024"]
-        # What it is compared with computes on the CPU.
-        settings = {"devices": "cpu", "fetch_allow": whole_images.ALLOWED_HOST}
-        quick = sizes == QUICK
-        clip: seeded_clip.Clip | None = None
-        if "images" in parts:
-            clip = await seeded_clip.saved(folder / "clip", small=quick)
-            served.append(seeded_clip.NAME)
-        settings["registry"] = str(_registry(clip, folder / "registry.yaml"))
-        async with (
-            stack.running(folder, workers=1, workloads=",".join(served), **settings) as running,
-            podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
-        ):
-            if "model" in parts:
-                lines += await whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
-            if clip is not None:
-                lines += await whole_images.measure(client, clip, sizes.rounds, images=sizes.images, quick=quick)
-            lines += await _without_model(client, sizes, parts)
-    return lines
+    async def all(self) -> None:
+        """Everything that is asked for."""
+        rounds, sizes = self.sizes.rounds, self.sizes
+        if set(self.parts) - {"history", "backlog"}:
+            await self._on_a_stack()
+        if "history" in self.parts:
+            await self._take(
+                "history", history.measure(rounds, jobs=sizes.finished_jobs, batches=10, cycles=sizes.claims)
+            )
+        if "backlog" in self.parts:
+            await self._take("backlog", backlog.measure(rounds, jobs=sizes.waiting_jobs, cycles=sizes.backlog_claims))
 
+    async def _on_a_stack(self) -> None:
+        """What needs one, on one stack of real processes."""
+        sizes, quick = self.sizes, self.sizes == QUICK
+        with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
+            folder = Path(name)
+            shipped = Path(str(podium_scheduler.__file__)).with_name("registry.yaml").read_text(encoding="utf-8")
+            registry = null_model.registry(whole_model.registry(shipped))
+            served = ["minilm", whole_model.BFLOAT16, "hash-384", "hash-1024"]
+            if "images" in self.parts:
+                clip = await seeded_clip.saved(folder / "clip", small=quick)
+                registry = clip.registry(registry)
+                served.append(seeded_clip.NAME)
+            (folder / "registry.yaml").write_text(registry, encoding="utf-8")
+            # What it is compared with computes on the CPU.
+            settings = {"devices": "cpu", "fetch_allow": whole_images.ALLOWED_HOST}
+            settings |= {"registry": str(folder / "registry.yaml"), "workloads": ",".join(served)}
+            async with (
+                stack.running(folder, workers=1, **settings) as running,
+                podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
+            ):
+                # Before the models, which leave their memory behind.
+                await self._without_model(client, running)
+                if "model" in self.parts:
+                    model = whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
+                    await self._take("model", model)
+                if "images" in self.parts:
+                    images = whole_images.measure(client, clip, sizes.rounds, images=sizes.images, quick=quick)
+                    await self._take("images", images)
 
-def _registry(clip: seeded_clip.Clip | None, path: Path) -> Path:
-    """Writes the shipped registry with the null model's batches, and with the seeded model in it."""
-    shipped = Path(str(podium_scheduler.__file__)).with_name("registry.yaml")
-    text = null_model.registry(shipped.read_text(encoding="utf-8"))
-    path.write_text(clip.registry(text) if clip is not None else text, encoding="utf-8")
-    return path
+    async def _without_model(self, client: podium_client.AsyncClient, running: stack.Stack) -> None:
+        sizes = self.sizes
+        async with children.started("tests.bench.bare_hop") as process:
+            hop = bare_hop.Hop((await process.answer())["address"])
+            if "null" in self.parts:
+                await self._take("null", null_model.measure(client, running, hop, sizes.rounds, sizes.embeddings))
+            if "latency" in self.parts:
+                await self._take("latency", null_model.latency(client, hop, sizes.rounds, jobs=sizes.latency_jobs))
+            if "admission" in self.parts:
+                jobs = sizes.admission_jobs
+                await self._take("admission", null_model.admission(client, hop, sizes.rounds, jobs=jobs))
+            await hop.close()
 
-
-async def _without_model(client: podium_client.AsyncClient, sizes: Sizes, parts: list[str]) -> list[report.Line]:
-    lines = []
-    async with children.started("tests.bench.bare_hop") as process:
-        hop = bare_hop.Hop((await process.answer())["address"])
-        if "null" in parts:
-            for dimension, items in ((384, sizes.embeddings), (1024, sizes.embeddings // 2)):
-                lines.append(await null_model.throughput(client, hop, sizes.rounds, dimension=dimension, items=items))
-        if "latency" in parts:
-            lines.append(await null_model.latency(client, hop, sizes.rounds, jobs=sizes.latency_jobs))
-        if "admission" in parts:
-            lines.append(await null_model.admission(client, hop, sizes.rounds, jobs=sizes.admission_jobs))
-        await hop.close()
-    return lines
+    async def _take(self, part: str, measuring: Awaitable[list[report.Line]]) -> None:
+        started = time.perf_counter()
+        self.lines += await measuring
+        self.seconds[part] = round(time.perf_counter() - started, 1)
 
 
 def main() -> None:
@@ -116,10 +131,12 @@ def main() -> None:
     asked = parser.parse_args()
     sizes = QUICK if asked.quick else Sizes(rounds=asked.rounds)
     started = time.perf_counter()
-    lines = asyncio.run(run(sizes, asked.only or list(PARTS)))
-    path = report.write(asked.out, lines, time.perf_counter() - started, quick=asked.quick)
-    report.show(lines, Console(width=max(110, Console().width)))
-    print(f"written to {path}")
+    run = Run(sizes, asked.only or PARTS)
+    asyncio.run(run.all())
+    seconds = time.perf_counter() - started
+    path = report.write(asked.out, run.lines, seconds, quick=asked.quick, seconds_by_part=run.seconds)
+    report.show(run.lines, Console(width=max(120, Console().width)))
+    print(f"written to {path} after {seconds:.0f} s: {', '.join(f'{p} {s:.0f} s' for p, s in run.seconds.items())}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""(b) to (e): everything but the model, on the `hash` backend, against one bare gRPC hop."""
+"""(b), (c), (e): everything but the model, on the `hash` backend, against one bare gRPC hop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import yaml
 
 import podium_client
 from podium.gateway.v1 import gateway_pb2
-from tests.bench import bare_hop, report, rounds
+from tests.bench import bare_hop, footprint, report, rounds
+from tests.support import stack
 
 BATCH_ITEMS = 1_024
 """Of the workloads here. The shipped 256 suit the tests; a model of a millisecond a batch wants larger ones."""
@@ -31,6 +32,19 @@ def registry(shipped: str) -> str:
 
 def _texts(count: int) -> list[str]:
     return [f"short text number {number} about nothing in particular" for number in range(count)]
+
+
+async def measure(
+    client: podium_client.AsyncClient, running: stack.Stack, hop: bare_hop.Hop, count: int, items: int
+) -> list[report.Line]:
+    """(b) The lines of throughput, with `items` embeddings of the smaller model, and the line of memory."""
+    # First, while every process is as it was started.
+    held = await memory(client, running, count, items=items // 2)
+    lines = [
+        await throughput(client, hop, count, dimension=dimension, items=some)
+        for dimension, some in ((384, items), (1024, items // 2))
+    ]
+    return [*lines, held]
 
 
 async def throughput(
@@ -63,11 +77,49 @@ async def throughput(
         unit="MB/s",
         precision=_PRECISION,
         counts=f"{items:,} embeddings, {BATCH_ITEMS:,} a batch, {rows} a chunk",
+        goals=(report.at_least(0.25),),
         extra={"embeddings/s": rates.median},
     )
 
 
-async def latency(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int) -> report.Line:
+async def memory(client: podium_client.AsyncClient, running: stack.Stack, count: int, *, items: int) -> report.Line:
+    """(b) What the processes hold at most while embeddings go through them, and that more of them need no more."""
+    once: list[dict[str, list[int]]] = []
+
+    async def peak(texts: list[str]) -> dict[str, list[int]]:
+        footprint.forget_peaks(running)
+        assert len(await client.embed_texts(texts, workload="hash-1024", run=str(uuid.uuid4()))) == len(texts)
+        return footprint.peaks(running)
+
+    await peak(_texts(_CHUNK_ROWS))
+    rest = footprint.resident(running)
+    for _ in range(count):
+        once.append(await peak(_texts(items)))
+    twice = _total(await peak(_texts(2 * items)))
+    totals = [_total(found) for found in once]
+    each: dict[str, float] = {}
+    for kind in sorted(once[-1]):
+        most = max(max(found[kind]) for found in once if kind in found) / 1e6
+        each[f"{kind} ({len(once[-1][kind])}) MB"] = most
+    return report.line(
+        "memory",
+        totals,
+        [_total(rest)] * count,
+        what="peak resident memory of all processes, null model, 1,024 elements, durable path; by kind the largest",
+        against="what they held before, idle, the model loaded",
+        unit="MB",
+        precision=_PRECISION,
+        counts=f"{items:,} embeddings a round; shared pages count in each process",
+        goals=(report.at_most(1.15, "twice as many, share"),),
+        extra={"twice as many, share": twice / rounds.spread(totals).median, **each},
+    )
+
+
+def _total(found: dict[str, list[int]]) -> float:
+    return sum(sum(processes) for processes in found.values()) / 1e6
+
+
+async def latency(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int) -> list[report.Line]:
     """(c) From submit to the first result on a warm worker, against one bare unary call of the same request."""
     texts = _texts(_SMALL_JOB)
     every: list[float] = []
@@ -85,7 +137,7 @@ async def latency(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: i
 
     figures = await rounds.alternate({"podium": podium, "bare": bare}, count)
     warm = every[jobs:]
-    return report.line(
+    found = report.line(
         "first_result",
         figures["podium"],
         figures["bare"],
@@ -94,8 +146,10 @@ async def latency(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: i
         unit="ms",
         precision=_PRECISION,
         counts=f"{jobs} jobs of {_SMALL_JOB} texts a round",
+        goals=(report.at_most(15, "p50 ms"), report.at_most(50, "p99 ms")),
         extra={"p50 ms": rounds.percentile(warm, 0.5) * 1e3, "p99 ms": rounds.percentile(warm, 0.99) * 1e3},
     )
+    return [found]
 
 
 async def _to_first_result(client: podium_client.AsyncClient, texts: list[str]) -> float:
@@ -110,7 +164,9 @@ async def _to_first_result(client: podium_client.AsyncClient, texts: list[str]) 
     return seconds
 
 
-async def admission(client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int) -> report.Line:
+async def admission(
+    client: podium_client.AsyncClient, hop: bare_hop.Hop, count: int, *, jobs: int
+) -> list[report.Line]:
     """(e) Items admitted in large jobs, of a workload that no worker here serves."""
     texts = _texts(_JOB_ITEMS)
     items = jobs * _JOB_ITEMS
@@ -134,7 +190,7 @@ async def admission(client: podium_client.AsyncClient, hop: bare_hop.Hop, count:
         return items / await hop.send(requests, _AT_ONCE)
 
     figures = await rounds.alternate({"podium": podium, "bare": bare}, count)
-    return report.line(
+    found = report.line(
         "admission",
         figures["podium"],
         figures["bare"],
@@ -143,7 +199,9 @@ async def admission(client: podium_client.AsyncClient, hop: bare_hop.Hop, count:
         unit="items/s",
         precision="no computation",
         counts=f"{jobs} jobs of {_JOB_ITEMS:,} texts, {_AT_ONCE} at once",
+        goals=(report.at_least(100_000, report.PODIUM),),
     )
+    return [found]
 
 
 def _request(texts: list[str], workload: str) -> gateway_pb2.SubmitBatchRequest:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,35 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import rounds
+
+SHARE = "share"
+PODIUM = "podium"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a line should reach. `of`: `share` or `podium`, whose medians count, or the name of an extra figure."""
+
+    bound: float
+    of: str = SHARE
+    at_most: bool = False
+
+    def met_by(self, value: float) -> bool:
+        """Whether this is good enough; never what is not a number."""
+        return value <= self.bound if self.at_most else value >= self.bound
+
+    def __str__(self) -> str:
+        return f"{'' if self.of == SHARE else self.of + ' '}{'<=' if self.at_most else '>='} {self.bound:,g}"
+
+
+def at_least(bound: float, of: str = SHARE) -> Goal:
+    """The more, the better."""
+    return Goal(bound, of)
+
+
+def at_most(bound: float, of: str = SHARE) -> Goal:
+    """The less, the better."""
+    return Goal(bound, of, at_most=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +59,27 @@ class Line:
     share: rounds.Spread
     precision: str
     counts: str
-    target: float | None = None
+    goals: tuple[Goal, ...] = ()
     extra: dict[str, float] = field(default_factory=dict)
     waited: float | None = None
     """Share of the time, 0 to 1, in which the device had nothing to compute."""
     stages: dict[str, float] = field(default_factory=dict)
     """Mean seconds of a batch in each stage of the worker."""
+
+    @property
+    def target(self) -> str | None:
+        """All goals in words; None without any."""
+        return "; ".join(map(str, self.goals)) or None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether all goals are; None without any."""
+        return all(goal.met_by(self.figure(goal.of)) for goal in self.goals) if self.goals else None
+
+    def figure(self, name: str) -> float:
+        """What a goal is about. KeyError when there is no such figure."""
+        medians = {SHARE: self.share.median, PODIUM: self.podium.median}
+        return medians[name] if name in medians else self.extra[name]
 
 
 def line(name: str, ours: list[float], theirs: list[float], **rest: object) -> Line:
@@ -70,22 +115,23 @@ def write(
         **rest,
         "quick": quick,
         "seconds": round(seconds, 1),
-        "lines": [dataclasses.asdict(line) for line in lines],
+        "lines": [dataclasses.asdict(line) | {"target": line.target, "met": line.met} for line in lines],
     }
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return path
 
 
 def show(lines: list[Line], console: Console) -> None:
-    """Prints the table."""
+    """Prints the table, what each line is, and which goals were missed."""
     table = Table(title=f"Podium on {cores()} cores: medians of {len(lines[0].share.rounds)} alternating rounds")
-    for heading in ("line", "Podium", "other", "unit", "share", "low to high", "target"):
-        table.add_column(heading, justify="left" if heading in ("line", "unit") else "right", no_wrap=True)
+    for heading in ("line", "Podium", "other", "unit", "share", "low to high", "target", "met"):
+        table.add_column(heading, justify="left" if heading in ("line", "unit", "met") else "right", no_wrap=True)
     for number, line in enumerate(lines, 1):
         share = f"{line.share.median:.3g}", f"{line.share.low:.3g} to {line.share.high:.3g}"
-        target = "" if line.target is None else f"{line.target:g}"
         figures = f"{line.podium.median:,.4g}", f"{line.other.median:,.4g}"
-        table.add_row(f"{number} {line.name}", *figures, line.unit, *share, target)
+        # One goal a row, so that the table stays narrow.
+        wanted = "\n".join(map(str, line.goals)), "\n".join(_verdict(line, goal) for goal in line.goals)
+        table.add_row(f"{number} {line.name}", *figures, line.unit, *share, *wanted)
     console.print(table)
     if any(line.stages for line in lines):
         console.print(_stages(lines))
@@ -93,6 +139,20 @@ def show(lines: list[Line], console: Console) -> None:
         extra = "".join(f"; {name} {value:,.6g}" for name, value in line.extra.items())
         what = f"{number} {line.name}: {line.what}\n  against {line.against}\n  {line.precision}; {line.counts}{extra}"
         console.print(what, soft_wrap=True, highlight=False)
+    console.print(summary(lines), soft_wrap=True, highlight=False)
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """How many goals were met, and which were not."""
+    goals = [(line, goal) for line in lines for goal in line.goals]
+    missed = [(line, goal) for line, goal in goals if not goal.met_by(line.figure(goal.of))]
+    rows = [f"{len(goals) - len(missed)} of {len(goals)} targets met{':' if missed else ''}"]
+    rows += [f"  missed: {line.name} {goal}: {line.figure(goal.of):,.4g}" for line, goal in missed]
+    return "\n".join(rows)
+
+
+def _verdict(line: Line, goal: Goal) -> str:
+    return "yes" if goal.met_by(line.figure(goal.of)) else f"NO ({line.figure(goal.of):,.4g})"
 
 
 def _stages(lines: list[Line]) -> Table:

@@ -206,7 +206,7 @@ async def _clip(bench: _Bench, clip: seeded_clip.Clip) -> list[report.Line]:
                 unit="images/s",
                 precision=f"{precision} on both sides",
                 counts=f"{images:,} JPEG files of {sum(map(len, files)) / images / 1e3:.0f} KB",
-                target=whole_images.TARGET,
+                goals=(whole_images.GOAL,),
                 **side.found(out),
             )
             for way, words, side in (
