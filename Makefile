@@ -102,7 +102,7 @@ imports: venv ## import-linter: who may import whom
 
 # --- tests ------------------------------------------------------------------------------------------------
 
-.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-scale bench-worker
+.PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-scale bench-worker bench-peers
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -122,7 +122,7 @@ planted: setup ## Plant known bugs in a copy of the tree and check that the test
 recovery: setup ## How long Podium takes to go on after a death
 	@$(PY) -m tests.bench.recovery $(ARGS)
 
-bench: setup ## Throughput of the whole system against the bare model
+bench: setup ## What Podium costs, each figure against a bare thing in the same run; a report with targets
 	@$(PY) -m tests.bench $(ARGS)
 
 bench-idle: setup ## What a Podium costs that has nothing to do: CPU of each process
@@ -133,6 +133,9 @@ bench-scale: setup ## The control plane with 1,000 workers, 1,000,000 batches an
 
 bench-worker: setup ## One worker against the bare model, on any device: throughput, waiting, time by stage
 	@$(PY) -m tests.bench.worker $(ARGS)
+
+bench-peers: setup ## Podium beside Infinity, Ray and Celery, each installed into .bench-peers/
+	@$(PY) -m tests.bench.peers --torch "$(TORCH)" $(ARGS)
 
 # --- running ----------------------------------------------------------------------------------------------
 
@@ -154,4 +157,4 @@ ci: ## What .ci/run does
 	@.ci/run
 
 clean: ## Remove what make made (not the data of `podium up`)
-	@rm -rf $(VENV) node_modules demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) node_modules demo-out bench-out .bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

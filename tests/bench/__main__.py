@@ -135,7 +135,7 @@ def main() -> None:
     asyncio.run(run.all())
     seconds = time.perf_counter() - started
     path = report.write(asked.out, run.lines, seconds, quick=asked.quick, seconds_by_part=run.seconds)
-    report.show(run.lines, Console(width=max(120, Console().width)))
+    report.show(run.lines, Console(width=max(report.WIDTH, Console().width)))
     print(f"written to {path} after {seconds:.0f} s: {', '.join(f'{p} {s:.0f} s' for p, s in run.seconds.items())}")
 
 

@@ -7,12 +7,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 _LINE_BYTES = 1 << 16
 _ANSWER_S = 300.0
 _STOP_S = 10.0
+
+
+class Ended(RuntimeError):
+    """Such a process has ended by itself."""
 
 
 class Child:
@@ -22,35 +26,45 @@ class Child:
         self._process = process
 
     async def answer(self) -> dict[str, Any]:
-        """The next line it says."""
+        """The next line it says. Raises Ended, or TimeoutError."""
         assert self._process.stdout is not None
         async with asyncio.timeout(_ANSWER_S):
             line = await self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a process of the benchmark ended with status {await self._process.wait()}")
+            raise Ended(f"a process of the benchmark ended with status {await self._process.wait()}")
         found: dict[str, Any] = json.loads(line)
         return found
 
     async def ask(self, **question: object) -> dict[str, Any]:
         """Sends a line and waits for its answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        await self._process.stdin.drain()
+        with contextlib.suppress(ConnectionError):  # It has ended: the answer says so.
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            await self._process.stdin.drain()
         return await self.answer()
 
 
 @contextlib.asynccontextmanager
 async def started(module: str, *arguments: str, **environment: str) -> AsyncIterator[Child]:
     """Runs `python -m module`, with more in its environment; it ends when its standard input does."""
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, "-m", module, *arguments]
+    async with running(command, {**os.environ, **offline, **environment}) as child:
+        yield child
+
+
+@contextlib.asynccontextmanager
+async def running(
+    command: Sequence[str], environment: Mapping[str, str], errors: BinaryIO | None = None
+) -> AsyncIterator[Child]:
+    """Runs any program that answers so, in exactly this environment; `errors`: its standard error, or ours."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
+        *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=errors,
         limit=_LINE_BYTES,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", **environment},
+        env=environment,
     )
     try:
         yield Child(process)

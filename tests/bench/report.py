@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from tests.bench import rounds
 
+WIDTH = 132
+"""Columns that the table needs."""
 SHARE = "share"
 PODIUM = "podium"
 
@@ -124,22 +126,23 @@ def write(
 def show(lines: list[Line], console: Console) -> None:
     """Prints the table, what each line is, and which goals were missed."""
     table = Table(title=f"Podium on {cores()} cores: medians of {len(lines[0].share.rounds)} alternating rounds")
-    for heading in ("line", "Podium", "other", "unit", "share", "low to high", "target", "met"):
-        table.add_column(heading, justify="left" if heading in ("line", "unit", "met") else "right", no_wrap=True)
+    for heading in ("line", "Podium", "other", "unit", "share (low to high)", "target", "met"):
+        justify: JustifyMethod = "left" if heading in ("line", "unit", "met") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for number, line in enumerate(lines, 1):
-        share = f"{line.share.median:.3g}", f"{line.share.low:.3g} to {line.share.high:.3g}"
-        figures = f"{line.podium.median:,.4g}", f"{line.other.median:,.4g}"
+        share = f"{line.share.median:.3g} ({line.share.low:.3g} to {line.share.high:.3g})"
         # One goal a row, so that the table stays narrow.
         wanted = "\n".join(map(str, line.goals)), "\n".join(_verdict(line, goal) for goal in line.goals)
-        table.add_row(f"{number} {line.name}", *figures, line.unit, *share, *wanted)
+        figures = _figure(line.podium.median), _figure(line.other.median)
+        table.add_row(f"{number} {line.name}", *figures, line.unit, share, *wanted)
     console.print(table)
     if any(line.stages for line in lines):
         console.print(_stages(lines))
     for number, line in enumerate(lines, 1):
         extra = "".join(f"; {name} {value:,.6g}" for name, value in line.extra.items())
         what = f"{number} {line.name}: {line.what}\n  against {line.against}\n  {line.precision}; {line.counts}{extra}"
-        console.print(what, soft_wrap=True, highlight=False)
-    console.print(summary(lines), soft_wrap=True, highlight=False)
+        console.print(what, soft_wrap=True, highlight=False, markup=False)
+    console.print(summary(lines), soft_wrap=True, highlight=False, markup=False)
 
 
 def summary(lines: Sequence[Line]) -> str:
@@ -147,12 +150,16 @@ def summary(lines: Sequence[Line]) -> str:
     goals = [(line, goal) for line in lines for goal in line.goals]
     missed = [(line, goal) for line, goal in goals if not goal.met_by(line.figure(goal.of))]
     rows = [f"{len(goals) - len(missed)} of {len(goals)} targets met{':' if missed else ''}"]
-    rows += [f"  missed: {line.name} {goal}: {line.figure(goal.of):,.4g}" for line, goal in missed]
+    rows += [f"  missed: {line.name} {goal}: {_figure(line.figure(goal.of))}" for line, goal in missed]
     return "\n".join(rows)
 
 
 def _verdict(line: Line, goal: Goal) -> str:
-    return "yes" if goal.met_by(line.figure(goal.of)) else f"NO ({line.figure(goal.of):,.4g})"
+    return ("yes" if goal.met_by(line.figure(goal.of)) else "NO") + f" ({_figure(line.figure(goal.of))})"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _stages(lines: list[Line]) -> Table:

@@ -238,7 +238,7 @@ def main() -> None:
     device, lines = asyncio.run(measure(options))
     seconds = time.perf_counter() - started
     path = report.write(asked.out, lines, seconds, quick=asked.quick, name="worker.json", device=device)
-    report.show(lines, Console(width=max(110, Console().width)))
+    report.show(lines, Console(width=max(report.WIDTH, Console().width)))
     print(f"device: {device}; written to {path}")
 
 
