@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Sequence
@@ -14,10 +15,21 @@ from rich.console import Console
 
 import podium_client
 import podium_scheduler
-from tests.bench import backlog, bare_hop, children, history, null_model, report, seeded_clip, whole_images, whole_model
+from tests.bench import (
+    backlog,
+    bare_hop,
+    children,
+    history,
+    interactive,
+    null_model,
+    report,
+    seeded_clip,
+    whole_images,
+    whole_model,
+)
 from tests.support import stack
 
-PARTS = ("model", "images", "null", "latency", "admission", "history", "backlog")
+PARTS = ("model", "embed", "images", "null", "latency", "admission", "history", "backlog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,8 @@ class Sizes:
     rounds: int = 5
     short: int = 3_072
     mixed: int = 768
+    embed_calls: int = 60
+    embed_pile: int = 2_048
     images: int = 1_024
     embeddings: int = 40_000
     latency_jobs: int = 40
@@ -41,6 +55,8 @@ QUICK = Sizes(
     rounds=1,
     short=64,
     mixed=32,
+    embed_calls=3,
+    embed_pile=64,
     images=8,
     embeddings=2_000,
     latency_jobs=3,
@@ -60,6 +76,8 @@ class Run:
         self.parts = parts
         self.lines: list[report.Line] = []
         self.seconds: dict[str, float] = {}
+        self.missing: dict[str, str] = {}
+        """Parts that this Podium does not have, and why."""
 
     async def all(self) -> None:
         """Everything that is asked for."""
@@ -98,9 +116,19 @@ class Run:
                 if "model" in self.parts:
                     model = whole_model.measure(client, sizes.rounds, short=sizes.short, mixed=sizes.mixed)
                     await self._take("model", model)
+                if "embed" in self.parts:
+                    await self._embed(client, running)
                 if "images" in self.parts:
                     images = whole_images.measure(client, clip, sizes.rounds, images=sizes.images, quick=quick)
                     await self._take("images", images)
+
+    async def _embed(self, client: podium_client.AsyncClient, running: stack.Stack) -> None:
+        sizes = self.sizes
+        measuring = interactive.measure(client, running, sizes.rounds, calls=sizes.embed_calls, texts=sizes.embed_pile)
+        try:
+            await self._take("embed", measuring)
+        except interactive.NotServed as reason:
+            self.missing["embed"] = str(reason)
 
     async def _without_model(self, client: podium_client.AsyncClient, running: stack.Stack) -> None:
         sizes = self.sizes
@@ -134,9 +162,15 @@ def main() -> None:
     run = Run(sizes, asked.only or PARTS)
     asyncio.run(run.all())
     seconds = time.perf_counter() - started
-    path = report.write(asked.out, run.lines, seconds, quick=asked.quick, seconds_by_part=run.seconds)
-    report.show(run.lines, Console(width=max(report.WIDTH, Console().width)))
+    path = report.write(
+        asked.out, run.lines, seconds, quick=asked.quick, seconds_by_part=run.seconds, missing=run.missing
+    )
+    if run.lines:
+        report.show(run.lines, Console(width=max(report.WIDTH, Console().width)))
+    for part, reason in run.missing.items():
+        print(f"{part} was not measured: {reason}")
     print(f"written to {path} after {seconds:.0f} s: {', '.join(f'{p} {s:.0f} s' for p, s in run.seconds.items())}")
+    sys.exit(1 if run.missing else 0)
 
 
 if __name__ == "__main__":

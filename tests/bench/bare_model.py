@@ -2,7 +2,8 @@
 
 Reads one JSON line for each run: {"corpus": path of a JSON list, "mode": ..., "out": path for the vectors or ""}.
 Modes: `encode`, one call over all texts, which the library sorts by length; `input_order`, one call for each 32 texts
-as they come, which is what a consumer of a stream would do. On CUDA the library's batch is the fastest of some sizes.
+as they come, which is what a consumer of a stream would do; `one_by_one`, one call for each text, and the answer says
+what `each` took. On CUDA the library's batch is the fastest of some sizes.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         texts = json.loads(Path(asked["corpus"]).read_text(encoding="utf-8"))
-        size = len(texts) if asked["mode"] == "encode" else _BATCH
+        size = {"encode": len(texts), "input_order": _BATCH, "one_by_one": 1}[asked["mode"]]
+        parts, each = [], []
         started = time.perf_counter()
-        parts = [
-            model.encode(texts[at : at + size], batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
-            for at in range(0, len(texts), size)
-        ]
+        for at in range(0, len(texts), size):
+            begun = time.perf_counter()
+            cut = texts[at : at + size]
+            parts.append(model.encode(cut, batch_size=batch, normalize_embeddings=True, show_progress_bar=False))
+            each.append(time.perf_counter() - begun)
         vectors = np.concatenate(parts)
         seconds = time.perf_counter() - started
         if asked["out"]:
             np.save(asked["out"], vectors)
-        children.say(seconds=seconds)
+        children.say(seconds=seconds, each=each)
 
 
 def _rate(model: Any, batch: int) -> float:

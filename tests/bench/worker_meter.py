@@ -21,6 +21,8 @@ class Reading:
 
     busy_s: float = 0.0
     idle_s: float = 0.0
+    tokens: float = 0.0
+    """Read, padding not included."""
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
 
@@ -79,6 +81,7 @@ def _read(url: str) -> Reading:
     return Reading(
         busy_s=found["device_busy_seconds_total"][""],
         idle_s=found["device_idle_seconds_total"][""],
+        tokens=found["tokens_total"][""],
         sums=dict(found["stage_seconds_sum"]),
         counts=dict(found["stage_seconds_count"]),
     )
