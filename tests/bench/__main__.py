@@ -74,10 +74,15 @@ class Run:
     def __init__(self, sizes: Sizes, parts: Sequence[str]) -> None:
         self.sizes = sizes
         self.parts = parts
-        self.lines: list[report.Line] = []
+        self.found: dict[str, list[report.Line]] = {}
         self.seconds: dict[str, float] = {}
         self.missing: dict[str, str] = {}
         """Parts that this Podium does not have, and why."""
+
+    @property
+    def lines(self) -> list[report.Line]:
+        """Part by part in the order of PARTS, whatever came first."""
+        return [line for part in PARTS for line in self.found.get(part, [])]
 
     async def all(self) -> None:
         """Everything that is asked for."""
@@ -145,7 +150,7 @@ class Run:
 
     async def _take(self, part: str, measuring: Awaitable[list[report.Line]]) -> None:
         started = time.perf_counter()
-        self.lines += await measuring
+        self.found[part] = await measuring
         self.seconds[part] = round(time.perf_counter() - started, 1)
 
 

@@ -38,7 +38,9 @@ def check(lines: list[dict[str, Any]], names: list[str], output: str) -> None:
             assert set(line[side]) == SPREAD
             assert len(line[side]["rounds"]) == 1
             assert math.isfinite(line[side]["median"]) and line[side]["low"] > 0
+        assert all(math.isfinite(value) for value in line["extra"].values())
         assert line["name"] in output
+        assert (line["target"] is None) == (line["met"] is None)
         for name, value in line["extra"].items():
             assert not name.startswith("least cosine") or value > 0.9999, f"{line['name']}: {name} {value}"
 
