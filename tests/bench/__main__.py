@@ -40,7 +40,7 @@ class Sizes:
     short: int = 3_072
     mixed: int = 768
     embed_calls: int = 60
-    embed_pile: int = 2_048
+    embed_pile: int = 6_144
     images: int = 1_024
     embeddings: int = 40_000
     latency_jobs: int = 40

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 _LINE_BYTES = 1 << 16
 _ANSWER_S = 300.0
-_STOP_S = 10.0
+_STOP_S = 30.0
 
 
 class Ended(RuntimeError):
@@ -65,6 +66,8 @@ async def running(
         stderr=errors,
         limit=_LINE_BYTES,
         env=environment,
+        # A group of its own, so that what it has started can be killed with it.
+        start_new_session=True,
     )
     try:
         yield Child(process)
@@ -75,7 +78,7 @@ async def running(
             async with asyncio.timeout(_STOP_S):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 

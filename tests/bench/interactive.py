@@ -155,6 +155,8 @@ _WARM_S = 120.0
 _LOOK_S = 0.2
 # Some percent of the device: what a search box would ask of a worker that embeds a pile.
 _EVERY_S = 0.1
+# A pile should take the bare loop about this long: a percentile wants some calls.
+_PILE_S = 6.0
 # As the worker's adapters.torch.probing has it for a CPU: to import that would import torch.
 _BUDGET_TOKENS = 2_048
 _ALLOWED_MS = 15.0
@@ -264,7 +266,7 @@ async def _rig(
         grpc.aio.insecure_channel(running.gateway.address) as channel,
     ):
         await bare.answer()
-        sides = await whole_model.Rig(client, bare, folder, 1).sides("short", texts)
+        sides = await whole_model.Rig(client, bare, folder, 1).sides("short", texts, _PILE_S)
         stub: gateway_pb2_grpc.GatewayServiceAsyncStub = gateway_pb2_grpc.GatewayServiceStub(channel)
         yield _Rig(client, stub, bare, running.workers[0].metrics, folder / "calls.json", asked, sides.texts)
 

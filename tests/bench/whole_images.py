@@ -20,7 +20,7 @@ from tests.support import image_server
 ALLOWED_HOST = "127.0.0.1"
 """Workers must be told that they may fetch from there (PODIUM_FETCH_ALLOW)."""
 # One run of the bare loop should take about this long: what a run costs at its begin and its end should not count much.
-_RUN_S = 15.0
+_RUN_S = 10.0
 _LEAST_BATCHES = 4
 GOAL = report.at_least(0.9)
 

@@ -100,12 +100,12 @@ class Rig:
     folder: Path
     rounds: int
 
-    async def sides(self, kind: str, most: int) -> Sides:
-        """Both sides of as many texts as make a run of about _RUN_S: whole batches, at most `most` texts."""
+    async def sides(self, kind: str, most: int, run_s: float = _RUN_S) -> Sides:
+        """Both sides of as many texts as make a run of about `run_s`: whole batches, at most `most` texts."""
         words, make = corpus.vocabulary(), {"short": corpus.short, "mixed": corpus.mixed}[kind]
         sample = Sides(self.client, self.bare, self.folder, make(words, min(most, _BATCH)))
         await sample.encode()
-        texts = min(most, max(2, round(await sample.encode() * _RUN_S / _BATCH)) * _BATCH)
+        texts = min(most, max(2, round(await sample.encode() * run_s / _BATCH)) * _BATCH)
         return Sides(self.client, self.bare, self.folder, make(words, texts))
 
     async def fastest(self) -> tuple[str, dict[str, float]]:

@@ -25,5 +25,5 @@ async def test_what_an_installation_says_last_is_the_reason(tmp_path: Path) -> N
 async def test_what_a_peer_says_last_is_the_reason(tmp_path: Path) -> None:
     environment = environments.Environment(peer(runner="no_such_file.py"), Path(sys.executable))
     with pytest.raises(environments.Unavailable, match=r"did not run: .*no_such_file\.py"):
-        async with bench_peers._started(environment, tmp_path):
+        async with bench_peers.started(environment, tmp_path):
             pytest.fail("it cannot have started")

@@ -13,9 +13,10 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -54,8 +55,8 @@ async def measure(options: Options) -> tuple[list[report.Line], dict[str, dict[s
         for environment in ready:
             name = environment.peer.name
             try:
-                async with _started(environment, options.folder) as (child, versions[name]):
-                    lines += await _against(rig, options, environment.peer, child)
+                async with started(environment, options.folder) as (running, versions[name]):
+                    lines += await _against(rig, options, running)
             except environments.Unavailable as reason:
                 missing[name] = str(reason)
     return lines, versions, missing
@@ -74,33 +75,53 @@ async def _rig(options: Options) -> AsyncIterator[whole_model.Rig]:
             yield whole_model.Rig(client, bare, Path(name), options.rounds)
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A peer's process, and where it says what is wrong with it."""
+
+    peer: environments.Peer
+    child: children.Child
+    log: Path
+
+    async def answer(self) -> dict[str, Any]:
+        """What it is, first of all. Raises Unavailable."""
+        return await self._told(self.child.answer())
+
+    async def embed(self, corpus: Path, out: Path) -> float:
+        """Seconds. Raises Unavailable."""
+        return float((await self._told(self.child.ask(corpus=str(corpus), out=str(out))))["seconds"])
+
+    async def _told(self, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return await answer
+        except (children.Ended, TimeoutError) as error:
+            words = f"{error!r}: {environments.last_words(self.log)}"
+            raise environments.Unavailable(f"did not run: {words}") from error
+
+
 @contextlib.asynccontextmanager
-async def _started(
+async def started(
     environment: environments.Environment, folder: Path
-) -> AsyncIterator[tuple[children.Child, dict[str, str]]]:
-    """The peer, warm, and the versions of what it is made of. Raises Unavailable, later too, when it ends or hangs."""
+) -> AsyncIterator[tuple[_Running, dict[str, str]]]:
+    """The peer, warm, and the versions of what it is made of. Raises Unavailable."""
     log = folder / f"{environment.peer.name}.run.log"
     settings = {**environments.plain_environment(), "BENCH_THREADS": str(report.cores())}
     with log.open("wb") as errors:
-        try:
-            async with children.running(environment.command, settings, errors) as child:
-                yield child, (await child.answer())["versions"]
-        except (children.Ended, TimeoutError) as error:
-            raise environments.Unavailable(f"did not run: {error}: {environments.last_words(log)}") from error
+        async with children.running(environment.command, settings, errors) as child:
+            running = _Running(environment.peer, child, log)
+            yield running, (await running.answer())["versions"]
 
 
-async def _against(
-    rig: whole_model.Rig, options: Options, peer: environments.Peer, child: children.Child
-) -> list[report.Line]:
+async def _against(rig: whole_model.Rig, options: Options, running: _Running) -> list[report.Line]:
     """Short and mixed texts, three sides in turn."""
+    peer = running.peer
     lines = []
     for kind, most in (("short", _SHORT), ("mixed", _MIXED)):
         sides = await rig.sides(kind, _QUICK_TEXTS if options.quick else most)
         out = rig.folder / f"{peer.name}.npy"
 
         async def theirs(sides: whole_model.Sides = sides, out: Path = out) -> float:
-            said = await child.ask(corpus=str(sides.corpus), out=str(out))
-            return len(sides.texts) / float(said["seconds"])
+            return len(sides.texts) / await running.embed(sides.corpus, out)
 
         figures = await rounds.alternate({"podium": sides.podium, peer.name: theirs, "bare": sides.encode}, rig.rounds)
         lines.append(
