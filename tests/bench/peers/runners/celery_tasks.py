@@ -25,13 +25,15 @@ app.conf.update(task_serializer="json", result_serializer="json", accept_content
 _models: list[Any] = []
 
 
-@app.task(name="embed")
-def embed(texts: list[str]) -> list[list[float]]:
+def _embed(texts: list[str]) -> list[list[float]]:
     """Vectors as JSON can carry them."""
     if not _models:
         _models.append(answering.load())
     found: list[list[float]] = answering.encode(_models[0], texts).tolist()
     return found
+
+
+embed = app.task(_embed, name="embed")
 
 
 def main() -> None:
