@@ -19,7 +19,7 @@ from podium_scheduler.adapters.sql import database, migrate, pod_ledger
 from podium_scheduler.app import ports, records
 from podium_scheduler.domain import join_tokens, pods
 from podium_scheduler.domain.pods import Move, Reason, Sighting, State
-from tests.support.pod_ledger_model import PodLedgerModel
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

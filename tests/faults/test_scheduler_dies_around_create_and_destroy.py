@@ -27,10 +27,10 @@ from podium_runtime import clock, ids
 from podium_scheduler.app import pod_keeper, providers, records
 from podium_scheduler.domain import pod_watch, pods
 from podium_scheduler.domain.pods import Move, Reason, State
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support import dying, provider_rigs
 from tests.support.clouds.imaginary import Create, Destroy, Imaginary
 from tests.support.clouds.stand_in import WELL, Misbehaviour, Operation
-from tests.support.pod_ledger_model import PodLedgerModel
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

@@ -17,8 +17,8 @@ from podium_scheduler.domain import pods
 from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.domain.offers import Cloud, Offer, Stock
 from podium_scheduler.domain.pods import Move, Reason, State
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support.clouds.imaginary import Imaginary
-from tests.support.pod_ledger_model import PodLedgerModel
 
 SERVICE = "podium.operator.v1.OperatorService"
 TOKEN = "operator-secret"

@@ -22,7 +22,7 @@ from podium_scheduler.app import (
 )
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import policy
-from tests.support.pod_ledger_model import PodLedgerModel
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
 RULES = policy.Policy(
     limits=policy.Limits(max_pods=5), wishes=policy.Wishes(age_gate_s=0, depth_gate=1, target_s=60), idle_s=30

@@ -19,9 +19,9 @@ from podium_scheduler.app import join_tokens, pod_keeper, providers, records
 from podium_scheduler.domain import costs, pod_watch, pods
 from podium_scheduler.domain.join_tokens import Refusal
 from podium_scheduler.domain.pods import Move, Reason, State
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support import dying
 from tests.support.clouds.imaginary import Create, Destroy, Imaginary
-from tests.support.pod_ledger_model import PodLedgerModel
 
 P = ParamSpec("P")
 ROUND_S = 5.0

@@ -16,8 +16,8 @@ from podium_scheduler.app.pods_of_operators import Wanted, choose, told
 from podium_scheduler.domain import pods
 from podium_scheduler.domain.offers import Offer, Stock
 from podium_scheduler.domain.pods import Move, Reason, State
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support.operator_pods_rig import L4, OFFERS, Rig
-from tests.support.pod_ledger_model import PodLedgerModel
 
 REQUEST = uuid.UUID(int=77)
 ENDED = {State.DESTROYING, State.DESTROYED, State.LOST, State.FAILED}

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 from uuid import UUID
 
 from prometheus_client import Counter
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import draining, fleet_facts, intents, loops, ports, providers, records
+from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records
 from podium_scheduler.domain import offers, pods
-from podium_scheduler.domain.autoscaling import actions, autoscaler, policy
+from podium_scheduler.domain.autoscaling import actions, autoscaler, observed, policy
 
 log = logs.get_logger(__name__)
+Decide = Callable[[observed.Observed, policy.Policy, float], list[actions.Action]]
+"""What is to be done: of what is observed, under a policy, now."""
 
 _INTERVAL_S = 2.0
 _OFFERS_EVERY_S = 60.0
@@ -31,6 +34,12 @@ _SAID_EVERY_S = 60.0
 """What is only said and not done is written so often at most: its figures change all the time."""
 FAILED = Counter("podium_autoscaler_failures_total", "Decisions that could not be made: a bug; the log has it.")
 DECISIONS = Counter("podium_autoscaler_actions_total", "What the autoscaler had done.", ["kind"])
+
+
+class Drains(Protocol):
+    """Tells workers to finish and leave; see app.draining."""
+
+    async def drain(self, worker_id: UUID) -> bool: ...
 
 
 class Autoscaler(loops.PatientLoop):
@@ -44,14 +53,17 @@ class Autoscaler(loops.PatientLoop):
         scaling: ports.ScalingLedger,
         facts: fleet_facts.FleetFacts,
         on_offer: OfferWatch,
-        drains: draining.Draining,
+        drains: Drains,
         rules: policy.Policy,
         prefix: str,
         make: ids.Ids,
         time: clock.Clock,
+        decide: Decide = autoscaler.decide,
     ) -> None:
+        """`decide`: another rule than ours, in the simulator."""
         super().__init__()
         self._clock = time
+        self._decide = decide
         self._ledger = ledger
         self._scaling = scaling
         self._facts = facts
@@ -67,7 +79,7 @@ class Autoscaler(loops.PatientLoop):
         rules = await self.rules()
         facts, now = await self._facts.gather(self._offers.known)
         try:
-            decided = autoscaler.decide(facts, rules, now)
+            decided = self._decide(facts, rules, now)
         except Exception:
             # Whatever is wrong with it, the queues go on with the pods that there are.
             log.exception("decision_failed")

@@ -38,9 +38,9 @@ class FleetFacts:
         self,
         ledger: ports.PodLedger,
         scaling: ports.ScalingLedger,
-        sessions: ports.SessionLedger,
-        loads: ports.LoadLedger,
-        uses: ports.CostLedger,
+        sessions: ports.PlacedSessions,
+        loads: ports.MeasuredLoads,
+        uses: ports.LastUses,
         workloads: Mapping[str, workload_pb2.Workload],
         asked: ports.DemandLedger | None = None,
     ) -> None:
@@ -157,7 +157,7 @@ class Worker:
         self.gpus = sum(device.uuid != "cpu" for device in hello.devices)
 
 
-async def workers_of(sessions: ports.SessionLedger) -> dict[UUID | None, Worker]:
+async def workers_of(sessions: ports.PlacedSessions) -> dict[UUID | None, Worker]:
     """All that have a session, by their ids."""
     return {worker.worker_id: worker for worker in map(Worker, await sessions.placed())}
 

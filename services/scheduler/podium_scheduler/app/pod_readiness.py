@@ -20,7 +20,7 @@ class PodReadiness(loops.PatientLoop):
 
     name = "pod_readiness"
 
-    def __init__(self, ledger: ports.PodLedger, sessions: ports.SessionLedger) -> None:
+    def __init__(self, ledger: ports.PodLedger, sessions: ports.PlacedSessions) -> None:
         super().__init__()
         self._ledger = ledger
         self._sessions = sessions

@@ -113,6 +113,12 @@ class SessionLedger(Protocol):
     async def delete_ended(self, age: timedelta, limit: int) -> None: ...
 
 
+class PlacedSessions(Protocol):
+    """The part of a SessionLedger that tells what workers say of themselves."""
+
+    async def placed(self) -> list[records.PlacedSession]: ...
+
+
 class LoadLedger(Protocol):
     """How long models take to load; see adapters.sql.load_ledger."""
 
@@ -125,6 +131,12 @@ class DemandLedger(Protocol):
 
     async def record(self, asked: Sequence[records.AskedFor]) -> None: ...
     async def recent(self) -> list[records.InteractiveDemand]: ...
+
+
+class MeasuredLoads(Protocol):
+    """The part of a LoadLedger that is read."""
+
+    async def loads(self, workload: str = "") -> list[records.MeasuredLoad]: ...
 
 
 class ConsumerLedger(Protocol):
@@ -239,4 +251,10 @@ class CostLedger(Protocol):
     async def record(self, uses: Sequence[records.PodUse]) -> None: ...
     async def of_job(self, job_id: UUID) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]: ...
     async def between(self, start: datetime, end: datetime) -> tuple[list[records.PodShare], list[costs.Span]]: ...
+    async def last_uses(self) -> dict[UUID, datetime]: ...
+
+
+class LastUses(Protocol):
+    """The part of a CostLedger that tells when pods last did something."""
+
     async def last_uses(self) -> dict[UUID, datetime]: ...

@@ -1,7 +1,8 @@
-"""The ledger of pods in memory: the same protocol and the same rules, on a fake clock instead of the database's.
+"""The ledger of pods in memory: the same protocol and the same rules, on a given clock instead of the database's.
 
-`tests/contract/test_pod_ledgers.py` holds it against Postgres. It forgets nothing and shares nothing: a second one over
-the same `rows` is what a restarted scheduler finds.
+The simulator runs on it, and the tests of what has to do with pods. `tests/contract/test_pod_ledgers.py` holds it
+against Postgres. It forgets nothing and shares nothing: a second one over the same `rows` is what a restarted scheduler
+finds.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class PodLedgerModel:
 
     def _with_worker(self, pod: pods.Pod) -> pods.Pod:
         gone = self.workers_gone.get(pod.worker_id) if pod.worker_id and pod.end_time is None else None
-        return replace(pod, worker_gone_time=gone)
+        return pod if gone is pod.worker_gone_time else replace(pod, worker_gone_time=gone)
 
     def _bill(self, move: pods.Move, now: datetime) -> None:
         spans = self.prices.get(move.pod_id, [])
