@@ -235,7 +235,29 @@ def test_a_model_is_loaded_once() -> None:
     parts = tuple(work(260, window_s=HOUR_S + n) for n in range(10))
     here = pod(batches_in_hand=1, offer=SAFE)
     asked = replace(POLICY, spare_share=0.25, wishes=Wishes(depth_gate=1), assumed_load_s=60.0)
-    assert spawned(decide(Demand("bge", parts), fleet=[here], policy=asked)) == []
+    assert spawned(decide(Demand("bge", parts), fleet=[here], on_offer=(SAFE, BIG), policy=asked)) == []
+
+
+def test_what_was_rented_dear_is_replaced_when_that_saves_twice_what_it_costs() -> None:
+    dear = pod(offer=SAFE, batches_in_hand=1)
+    # Coming and going costs 210 s of the cheap one, and each second of work saves as much after the first 120.
+    assert spawned(decide(clip(work(120 + 2 * 210 + 10)), fleet=[dear])) == [CHEAP]
+    assert spawned(decide(clip(work(120 + 2 * 210 - 10)), fleet=[dear])) == []
+    (spawn,) = [a for a in decide(clip(work(HOUR_S)), fleet=[dear]) if isinstance(a, Spawn)]
+    assert "has capacity again" in spawn.reason and "58 min of work" in spawn.reason
+    coming = pod(2, pods.State.STARTING, born=NOW - 5)
+    assert spawned(decide(clip(work(HOUR_S)), fleet=[dear, coming])) == [], "another is on its way"
+    assert spawned(decide(clip(work(HOUR_S)), fleet=[dear], backoff={CHEAP.key: NOW + 60})) == [], "none to be had"
+    few = replace(POLICY, limits=Limits(max_pods=1))
+    assert spawned(decide(clip(work(HOUR_S)), fleet=[dear], policy=few)) == []
+    wanted = replace(POLICY, wishes=Wishes(gpu_types=("H100", "RTX 4090")))
+    assert spawned(decide(clip(work(HOUR_S)), fleet=[pod(offer=BIG, batches_in_hand=1)], policy=wanted)) == []
+
+
+def test_the_dear_pod_goes_when_the_cheap_one_is_there() -> None:
+    fleet = [pod(1, offer=SAFE, batches_in_hand=1), pod(2, batches_in_hand=1, ready=NOW - 60)]
+    drain = only(decide(clip(work(HOUR_S)), fleet=fleet), Drain)
+    assert (drain.pod_id, drain.cause) == (UUID(int=1), pods.Reason.CHEAPER_ELSEWHERE)
 
 
 def test_a_pod_that_drains_is_taken_back_where_it_can_be() -> None:

@@ -6,9 +6,11 @@ them a little longer and ends none too early.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from podium.common.v1 import workload_pb2
@@ -22,6 +24,8 @@ _NEWEST = 200
 _CALL_ITEMS = 8
 _BACKOFF_S = 60.0
 _MAX_BACKOFF_S = 1_800.0
+_NO_CAPACITY_S = 300.0
+"""The longest interval where there was no capacity: it comes back without notice, and a try is one call."""
 _UNDECIDED = frozenset({pods.State.INTENDED, pods.State.CREATING})
 _WITHDRAWN = frozenset(
     {pods.Reason.NOT_WANTED, pods.Reason.OPERATOR, pods.Reason.OVER_BUDGET, pods.Reason.OVER_LIMIT, pods.Reason.ORPHAN}
@@ -164,16 +168,42 @@ async def workers_of(sessions: ports.PlacedSessions) -> dict[UUID | None, Worker
 
 def offer_of(pod: pods.Pod) -> offers.Offer:
     """What a pod was rented as, at its price."""
+    return _offer(
+        pod.provider,
+        pod.gpu_type,
+        pod.gpu_count,
+        pod.price_usd_per_hour,
+        pod.vram_bytes,
+        pod.compute_capability,
+        pod.device_name,
+        pod.cloud,
+        pod.region,
+    )
+
+
+@functools.lru_cache(maxsize=4_096)
+def _offer(
+    provider: str,
+    gpu_type: str,
+    gpu_count: int,
+    price: Decimal,
+    vram_bytes: int,
+    compute_capability: str,
+    device_name: str,
+    cloud: str,
+    region: str,
+) -> offers.Offer:
+    """One object for all pods of an offer at a price: a fleet has a few, and each round asks for each pod."""
     return offers.Offer(
-        provider=pod.provider,
-        gpu_type=pod.gpu_type,
-        gpu_count=pod.gpu_count,
-        price_usd_per_hour=float(pod.price_usd_per_hour),
-        vram_bytes=pod.vram_bytes,
-        compute_capability=pod.compute_capability,
-        device_name=pod.device_name,
-        cloud=offers.Cloud(pod.cloud),
-        region=pod.region,
+        provider,
+        gpu_type,
+        gpu_count,
+        float(price),
+        vram_bytes,
+        compute_capability,
+        device_name,
+        offers.Cloud(cloud),
+        region,
     )
 
 
@@ -219,4 +249,6 @@ def _next_try(failed: Sequence[pods.Pod]) -> float:
     wait_s: float = _BACKOFF_S * 2 ** min(tries - 1, 8)
     if newest.reason in _TO_ACT_ON:
         wait_s = _MAX_BACKOFF_S
+    elif newest.reason is pods.Reason.NO_CAPACITY:
+        wait_s = min(wait_s, _NO_CAPACITY_S)
     return (newest.end_time or newest.destroy_time or newest.create_time).timestamp() + min(wait_s, _MAX_BACKOFF_S)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from podium_runtime import logs
 from podium_scheduler.domain.autoscaling.policy import Limits, Policy
 from podium_scheduler.simulation import study, traces
 
@@ -67,4 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # The loops of the scheduler tell what they do; here that is what `--explain` is for.
+    logs.configure("ERROR", "console", "simulation")
     sys.exit(main(sys.argv[1:]))

@@ -25,11 +25,13 @@ class Stall:
     outages: tuple[tuple[float, float], ...] = ()
     """From when until when it has no capacity."""
     cold_start_s: float = 90.0
-    """The least time from the create call to READY."""
+    """The least time from the create call until its worker registers."""
     cold_start_more_s: float = 30.0
     """And the mean of what comes on top."""
     boot_failures: float = 0.0
     """The share of pods that never come up."""
+    unclear_answers: float = 0.0
+    """The share of create calls whose answer does not tell; every other one of them has made a pod."""
     mean_life_s: float | None = None
     """Pods die suddenly after this long on average; None: never."""
 
@@ -52,11 +54,6 @@ class Stall:
         """The time that one pod takes."""
         return self.cold_start_s + min(dice.expovariate(1 / self.cold_start_more_s), 4 * self.cold_start_more_s)
 
-    @property
-    def mean_cold_start_s(self) -> float:
-        """What the measurements would say."""
-        return self.cold_start_s + self.cold_start_more_s
-
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -70,10 +67,11 @@ class Market:
     """From a destroy call until the list no longer shows the pod."""
     slowdown: float = 0.06
     boot_patience_s: float = 360.0
-    """After this a pod that has not come is given up."""
-    backoff_s: float = 60.0
-    """After no capacity; twice as long each time, up to `longest_backoff_s`."""
-    longest_backoff_s: float = 600.0
+    """After this a pod whose worker has not registered is given up."""
+    list_lag_s: float = 4.0
+    """How long the list may not show what was made, and show what is gone."""
+    session_grace_s: float = 11.5
+    """From the death of a worker until its session has ended: its lease, and the grace for coming back."""
     by_key: Mapping[str, Stall] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +91,7 @@ def built_in(dice: random.Random, days: int = 3, workloads: tuple[str, ...] = (W
     big = offers.Offer("cloud", "H100", 1, 2.99, 80 * gb, "9.0", cloud=offers.Cloud.SECURE)
     return Market(
         stalls=(
-            Stall(shared, 0.36, outages, boot_failures=0.03, mean_life_s=60 * 3600.0),
+            Stall(shared, 0.36, outages, boot_failures=0.03, unclear_answers=0.02, mean_life_s=60 * 3600.0),
             Stall(safe, cold_start_s=60.0, cold_start_more_s=15.0),
             Stall(big, cold_start_s=60.0, cold_start_more_s=15.0),
         ),

@@ -1,75 +1,46 @@
 """The event-driven run: jobs come, pods come, work, fail and go, and a rule decides in every round.
 
-Time is a number that jumps from event to event; nothing sleeps, and the same seed gives the same run. Pods go through
-the states of domain.pods and nothing else; a pod costs from its create call until it is gone. Batches are fed in the
-order in which the feeder takes them within one app and priority, the oldest job's first, and a batch whose pod dies is
-computed again from its begin.
+What the scheduler's leader runs is run here, unchanged: the autoscaler's loop with its facts, the pod keeper, the watch
+over readiness and offers; on the ledger of pods in memory, against a simulated cloud, on a virtual clock. Only the rule
+in the middle may be another, and the same seed gives the same run.
+
+Rounds that could change nothing are left out: the keeper's while every pod is READY and listed (but for
+`last_seen_time`, which is for people), and the autoscaler's while there is neither work nor a pod.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import asyncio
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from uuid import UUID
+from datetime import timedelta
 
-from podium_scheduler.domain import offers, pods
-from podium_scheduler.domain.autoscaling.actions import Action, Alert, Destroy, Drain, Spawn, Undrain, Wait
-from podium_scheduler.domain.autoscaling.observed import Demand, Due, Observed, Pod
-from podium_scheduler.simulation.market import Market, Stall
-from podium_scheduler.simulation.traces import Arrival, Trace
+from podium.common.v1 import workload_pb2
+from podium_runtime import ids
+from podium_scheduler.app import autoscaler, fleet_facts, pod_keeper, pod_readiness, providers
+from podium_scheduler.domain import costs, pod_watch, pods
+from podium_scheduler.domain.autoscaling.actions import Action, Alert, Wait
+from podium_scheduler.domain.autoscaling.observed import Observed
+from podium_scheduler.domain.autoscaling.policy import Policy
+from podium_scheduler.simulation.agenda import EPOCH, Agenda
+from podium_scheduler.simulation.books import Books
+from podium_scheduler.simulation.cloud import Cloud, Machine
+from podium_scheduler.simulation.floor import Floor
+from podium_scheduler.simulation.ledgers import Loads, Scaling
+from podium_scheduler.simulation.market import Market
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
+from podium_scheduler.simulation.traces import Trace
 
 Rule = Callable[[Observed, float], list[Action]]
 """What decides: of what is observed, and now."""
 
-_DAY_S = 86_400.0
-_RATE_SPAN_S = 1800.0
-"""Arrivals are counted over so long."""
-_DUES = 24
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A job on its way through."""
-
-    arrival: Arrival
-    waiting: int
-    left: int
-    done_s: float = math.inf
-
-
-@dataclass(slots=True, eq=False)
-class Machine:
-    """A pod, as the world knows it."""
-
-    pod_id: UUID
-    stall: Stall
-    offer: offers.Offer
-    born: float
-    workload: str
-    state: pods.State = pods.State.INTENDED
-    ready: float | None = None
-    last_active: float | None = None
-    loading: bool = False
-    job: Job | None = None
-    batch_items: int = 0
-    resident: str = ""
-    changed: float | None = None
-    cause: pods.Reason = pods.Reason.NONE
-    gone: float = math.inf
-    fate: int = 0
-    """Counts what has been scheduled for it; an event of an older count comes to nothing."""
-
-    def move(self, state: pods.State, now: float) -> None:
-        """Into another state; only along the diagram."""
-        if not pods.may_move(self.state, state):
-            raise AssertionError(f"{self.state} -> {state}")
-        self.state = state
-        self.changed = now
+_KEEPER_EVERY_S = 5.0
+_READINESS_EVERY_S = 1.0
+_TOKEN_TTL = timedelta(hours=1)
+_LONGEST = 3
+"""A run that takes so many times its horizon is given up: its rule never does the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +58,9 @@ class Outcome:
     """What came of a run."""
 
     spend_usd: float
+    """What the clouds billed."""
+    ledger_usd: float
+    """What the ledger's spans add up to: a few seconds a pod apart from it, for it sees a pod's end by the list."""
     highest_day_usd: float
     highest_usd_per_hour: float
     missed: int
@@ -94,8 +68,9 @@ class Outcome:
     completion_s: tuple[float, ...]
     """Of each job, from its arrival."""
     spawned: int
+    """Machines that were made."""
     failed: int
-    """Pods that did not come up, or died."""
+    """Those of them that did not come up, or died."""
     most_pods: int
     rounds: int
     samples: tuple[Sample, ...] = field(repr=False)
@@ -109,316 +84,152 @@ class World:
     def __init__(
         self, market: Market, trace: Trace, rule: Rule, *, seed: int = 0, round_s: float = 10.0, batch_s: float = 10.0
     ) -> None:
-        self.market = market
         self.trace = trace
         self._rule = rule
-        self._dice = random.Random(seed)
         self._round_s = round_s
-        self._batch_s = batch_s
-        self.now = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-        self._ids = itertools.count(1)
-        self.jobs: list[Job] = []
-        self._queues: dict[str, deque[Job]] = {arrival.workload: deque() for arrival in trace.arrivals}
-        self._left = 0
-        self._open: dict[str, list[Job]] = {workload: [] for workload in self._queues}
-        self._recent: dict[str, deque[tuple[float, int, float | None]]] = {
-            workload: deque() for workload in self._queues
-        }
-        self.machines: dict[UUID, Machine] = {}
-        self._backoff: dict[str, tuple[float, float]] = {}
-        self._books = _Books()
+        workloads = sorted({arrival.workload for arrival in trace.arrivals})
+        self._agenda = agenda = Agenda()
+        self._books = Books()
+        self.ledger = PodLedgerModel(agenda, _TOKEN_TTL)
+        self.cloud = Cloud(market, agenda, self._books, seed, self._come_up, self._go_down)
+        dice = random.Random(f"batches {seed}")
+        self._floor = floor = Floor(market, agenda, self.ledger, workloads, dice, batch_s, self._changed)
+        scaling = Scaling(market, agenda, floor.jobs)
+        known = {name: workload_pb2.Workload(name=name) for name in workloads}
+        facts = fleet_facts.FleetFacts(self.ledger, scaling, floor, Loads(market), floor, known)
+        make = ids.SequentialIds()
+        self._offers = autoscaler.OfferWatch([self.cloud], agenda)
+        self._autoscaler = autoscaler.Autoscaler(
+            self.ledger, scaling, facts, self._offers, floor, Policy(), "podium", make, agenda, self._ask
+        )
+        patience = pod_watch.Patience(boot=timedelta(seconds=market.boot_patience_s))
+        rules = pod_keeper.Rules(patience, interval_s=_KEEPER_EVERY_S)
+        self._keeper = pod_keeper.PodKeeper(self.ledger, self.cloud, _order, make, agenda, rules)
+        self._readiness = pod_readiness.PodReadiness(self.ledger, floor)
+        self._keeper_rests_since: float | None = None
+        self._checks_readiness = False
+        self._broken: Exception | None = None
         self._samples: list[Sample] = []
         self._reasons: list[tuple[float, str]] = []
-        self._spawned = self._failed = self._most_pods = self._rounds = 0
+        self._most_pods = self._rounds = 0
 
     def run(self) -> Outcome:
         """Until the trace is over, all work is done, and nothing is left that costs; or, with a rule that keeps pods,
         until the horizon."""
-        for arrival in self.trace.arrivals:
-            self._at(arrival.at_s, lambda arrival=arrival: self._arrive(arrival))  # type: ignore[misc]
-        self._at(0.0, self._round)
-        while self._events:
-            at, _, event = heapq.heappop(self._events)
-            self._pass_to(at)
-            if at >= self.trace.horizon_s and not self._left and len(self.jobs) == len(self.trace.arrivals):
-                break
-            if at > 3 * self.trace.horizon_s:
-                # A rule that never does it.
-                break
-            event()
-        return self._outcome()
+        return asyncio.run(self._run())
 
-    def _outcome(self) -> Outcome:
-        late = sum(job.done_s > job.arrival.due_s for job in self.jobs)
+    async def _run(self) -> Outcome:
+        for arrival in self.trace.arrivals:
+            self._agenda.at(arrival.at_s, lambda arrival=arrival: self._floor.arrive(arrival))  # type: ignore[misc]
+        for first in (self._watch_offers, self._decide, self._keep):
+            self._agenda.at(0.0, first)
+        while await self._agenda.step(self._books.pass_time, self._is_over):
+            pass
+        return await self._outcome()
+
+    def _is_over(self, at_s: float) -> bool:
+        done = not self._floor.items_left and len(self._floor.jobs) == len(self.trace.arrivals)
+        return (done and at_s >= self.trace.horizon_s) or at_s > _LONGEST * self.trace.horizon_s
+
+    # --- the leader's loops
+
+    async def _watch_offers(self) -> None:
+        self._agenda.after(await self._offers.run_once(), self._watch_offers)
+
+    async def _decide(self) -> None:
+        self._rounds += 1
+        await self._autoscaler.run_once()
+        if self._broken is not None:
+            raise self._broken
+        self._look()
+        agenda, alive = self._agenda, len(self.cloud.alive)
+        self._samples.append(Sample(agenda.now_s, self._floor.items_left, alive, self._books.total))
+        self._most_pods = max(self._most_pods, alive)
+        if self._floor.items_left or self._open_pods() or not agenda.now_s:
+            agenda.after(self._round_s, self._decide)
+        elif len(self._floor.jobs) < len(self.trace.arrivals):
+            # Nothing to decide on until the next job comes; rounds stay on their beat.
+            until_s = self.trace.arrivals[len(self._floor.jobs)].at_s
+            beats = max(1, math.ceil((until_s - agenda.now_s) / self._round_s))
+            agenda.after(beats * self._round_s, self._decide)
+
+    def _ask(self, observed: Observed, _policy: Policy, now: float) -> list[Action]:
+        """The rule's answer. The loop would go on without one: here it is a bug."""
+        try:
+            decided = self._rule(observed, now)
+        except Exception as error:
+            self._broken = error
+            raise
+        self._reasons += [
+            (self._agenda.now_s, f"{type(action).__name__}: {action.reason}")
+            for action in decided
+            if not isinstance(action, Alert | Wait)
+        ]
+        return decided
+
+    async def _keep(self) -> None:
+        rest_s = await self._keeper.run_once()
+        if rest_s >= _KEEPER_EVERY_S and self._calm():
+            self._keeper_rests_since = self._agenda.now_s
+        else:
+            self._agenda.after(rest_s, self._keep)
+
+    def _look(self) -> None:
+        """Has the keeper go on, on its beat, if there is something for it."""
+        since = self._keeper_rests_since
+        if since is not None and not self._calm():
+            self._keeper_rests_since = None
+            self._agenda.on_beat(since, _KEEPER_EVERY_S, self._keep)
+
+    def _calm(self) -> bool:
+        """Whether the keeper's rounds would change nothing."""
+        there = self._open_pods()
+        if any(pod.state is not pods.State.READY or pod.worker_id in self.ledger.workers_gone for pod in there):
+            return False
+        return {pod.provider_pod_id for pod in there} == self.cloud.listed()
+
+    def _open_pods(self) -> list[pods.Pod]:
+        return [pod for pod in self.ledger.rows.values() if pod.end_time is None]
+
+    async def _check_readiness(self) -> None:
+        self._checks_readiness = False
+        await self._readiness.run_once()
+
+    # --- what the cloud and the workers tell
+
+    async def _come_up(self, machine: Machine) -> None:
+        await self._floor.begin(machine)
+
+    def _go_down(self, machine: Machine) -> None:
+        self._floor.cut_off(machine)
+        self._agenda.after(machine.lingers_s, self._look)
+
+    def _changed(self) -> None:
+        """A worker has loaded its model, or has left."""
+        self._look()
+        if not self._checks_readiness:
+            self._checks_readiness = True
+            self._agenda.on_beat(0.0, _READINESS_EVERY_S, self._check_readiness)
+
+    async def _outcome(self) -> Outcome:
+        jobs, books, end = self._floor.jobs, self._books, self._agenda.now()
+        billed = costs.total(costs.bills(await self.ledger.spans(EPOCH, end), EPOCH, end).values())
         return Outcome(
-            spend_usd=self._books.total,
-            highest_day_usd=max(self._books.days.values(), default=0.0),
-            highest_usd_per_hour=self._books.highest_rate,
-            missed=late,
-            completion_s=tuple(job.done_s - job.arrival.at_s for job in self.jobs),
-            spawned=self._spawned,
-            failed=self._failed,
+            spend_usd=books.total,
+            ledger_usd=billed.micro_usd / 1e6,
+            highest_day_usd=max(books.days.values(), default=0.0),
+            highest_usd_per_hour=books.highest_rate,
+            missed=sum(job.done_s > job.arrival.due_s for job in jobs),
+            completion_s=tuple(job.done_s - job.arrival.at_s for job in jobs),
+            spawned=self.cloud.made,
+            failed=self.cloud.failed,
             most_pods=self._most_pods,
             rounds=self._rounds,
             samples=tuple(self._samples),
             reasons=tuple(self._reasons),
         )
 
-    # --- time
 
-    def _at(self, when: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, next(self._numbers), event))
-
-    def _later(self, machine: Machine, seconds: float, event: Callable[[Machine], None]) -> None:
-        """For a machine, unless something else happens to it before."""
-        fate = machine.fate
-        self._at(self.now + seconds, lambda: event(machine) if machine.fate == fate else None)
-
-    def _pass_to(self, when: float) -> None:
-        self._books.pass_time(self.now, when)
-        self.now = when
-
-    # --- rounds
-
-    def _round(self) -> None:
-        self._rounds += 1
-        for action in self._rule(self.observe(), self.now):
-            self._apply(action)
-        self._samples.append(Sample(self.now, self._left, len(self.machines), self._books.total))
-        self._most_pods = max(self._most_pods, len(self.machines))
-        idle = not self.machines and not self._left and self.now > 0
-        if not idle:
-            self._at(self.now + self._round_s, self._round)
-        elif len(self.jobs) < len(self.trace.arrivals):
-            # Nothing to decide on until the next job comes; rounds stay on their beat.
-            until = self.trace.arrivals[len(self.jobs)].at_s
-            beats = max(1, math.ceil((until - self.now) / self._round_s))
-            self._at(self.now + beats * self._round_s, self._round)
-
-    def observe(self) -> Observed:
-        """What the ledger would say."""
-        market = self.market
-        return Observed(
-            demands=tuple(self._demand(workload) for workload in self._queues),
-            offers=tuple(stall.priced(self.now) for stall in market.stalls),
-            pods=tuple(_told(machine) for machine in self.machines.values()),
-            items_per_s={key: rate / (1 + market.slowdown / 2) for key, rate in market.items_per_s.items()},
-            load_s=market.load_s,
-            cold_start_s={stall.offer.key: stall.mean_cold_start_s for stall in market.stalls},
-            backoff_until={key: until for key, (until, _) in self._backoff.items()},
-            spent_today_usd=self._books.days.get(int(self.now // _DAY_S), 0.0),
-        )
-
-    def _demand(self, workload: str) -> Demand:
-        recent = self._recent[workload]
-        while recent and recent[0][0] < self.now - _RATE_SPAN_S:
-            recent.popleft()
-        rate = sum(items for _, items, _ in recent) / _RATE_SPAN_S
-        jobs = self._open[workload] = [job for job in self._open[workload] if job.left]
-        windows = (w for _, _, w in recent if w is not None)
-        return Demand(workload, tuple(_dues(jobs)), arrivals_per_s=rate, window_s=min(windows, default=None))
-
-    def _apply(self, action: Action) -> None:
-        if isinstance(action, Wait | Alert):
-            return
-        self._reasons.append((self.now, f"{type(action).__name__}: {action.reason}"))
-        if isinstance(action, Spawn):
-            self._create(action)
-            return
-        machine = self.machines[action.pod_id]
-        if isinstance(action, Drain):
-            machine.move(pods.State.DRAINING, self.now)
-            machine.cause = action.cause
-        elif isinstance(action, Undrain):
-            machine.move(pods.State.READY, self.now)
-            self._work(machine)
-        elif isinstance(action, Destroy):
-            self._destroy(machine)
-
-    # --- jobs
-
-    def _arrive(self, arrival: Arrival) -> None:
-        job = Job(arrival, arrival.items, arrival.items)
-        self.jobs.append(job)
-        self._open[arrival.workload].append(job)
-        self._queues[arrival.workload].append(job)
-        self._recent[arrival.workload].append((self.now, arrival.items, arrival.window_s))
-        self._left += arrival.items
-        for machine in list(self.machines.values()):
-            self._work(machine)
-
-    def _work(self, machine: Machine) -> None:
-        """Gives a machine that is free its next batch, or the model for it."""
-        if machine.state is not pods.State.READY or machine.job is not None or machine.loading:
-            return
-        workload = self._next_workload(machine)
-        if workload is None:
-            return
-        if workload != machine.resident:
-            machine.loading = True
-            machine.resident = workload
-            self._later(machine, self.market.load_s.get((workload, machine.offer.device), 0.0), self._loaded)
-            return
-        rate = self.market.rate(workload, machine.offer)
-        queue = self._queues[workload]
-        job = queue[0]
-        items = min(job.waiting, max(1, round(self._batch_s * rate)))
-        job.waiting -= items
-        if not job.waiting:
-            queue.popleft()
-        machine.job = job
-        machine.batch_items = items
-        seconds = items / rate * (1 + self._dice.uniform(0, self.market.slowdown))
-        self._later(machine, seconds, self._done)
-
-    def _next_workload(self, machine: Machine) -> str | None:
-        if self._queues.get(machine.resident):
-            return machine.resident
-        able = [w for w, queue in self._queues.items() if queue and self.market.rate(w, machine.offer)]
-        return min(able, key=lambda w: (self._queues[w][0].arrival.due_s, w), default=None)
-
-    def _loaded(self, machine: Machine) -> None:
-        machine.loading = False
-        machine.last_active = self.now
-        self._work(machine)
-
-    def _done(self, machine: Machine) -> None:
-        job, items = machine.job, machine.batch_items
-        machine.job = None
-        machine.last_active = self.now
-        if job is not None:
-            job.left -= items
-            self._left -= items
-            if not job.left:
-                job.done_s = self.now
-        self._work(machine)
-
-    # --- machines
-
-    def _create(self, spawn: Spawn) -> None:
-        stall = self.market.by_key[spawn.offer.key]
-        key = spawn.offer.key
-        if not stall.has_capacity(self.now):
-            _, pause = self._backoff.get(key, (0.0, self.market.backoff_s / 2))
-            pause = min(2 * pause, self.market.longest_backoff_s)
-            self._backoff[key] = (self.now + pause, pause)
-            return
-        self._backoff.pop(key, None)
-        machine = Machine(UUID(int=next(self._ids)), stall, spawn.offer, self.now, spawn.workload)
-        self.machines[machine.pod_id] = machine
-        machine.move(pods.State.CREATING, self.now)
-        machine.move(pods.State.STARTING, self.now)
-        self._spawned += 1
-        self._books.begin(spawn.offer)
-        if self._dice.random() < stall.boot_failures:
-            self._later(machine, self.market.boot_patience_s, self._give_up)
-        else:
-            self._later(machine, stall.cold_start(self._dice), self._come_up)
-        if stall.mean_life_s is not None:
-            life = self._dice.expovariate(1 / stall.mean_life_s)
-            self._at(self.now + life, lambda: self._die(machine))
-
-    def _come_up(self, machine: Machine) -> None:
-        machine.move(pods.State.READY, self.now)
-        machine.ready = self.now
-        machine.changed = None
-        self._work(machine)
-
-    def _give_up(self, machine: Machine) -> None:
-        self._failed += 1
-        self._destroy(machine)
-
-    def _destroy(self, machine: Machine) -> None:
-        if machine.state is pods.State.DESTROYING:
-            return
-        machine.fate += 1
-        machine.move(pods.State.DESTROYING, self.now)
-        self._hand_back(machine)
-        self._later(machine, self.market.termination_lag_s, self._vanish)
-
-    def _vanish(self, machine: Machine) -> None:
-        machine.move(pods.State.DESTROYED, self.now)
-        self._forget(machine)
-
-    def _die(self, machine: Machine) -> None:
-        if machine.state not in (pods.State.STARTING, pods.State.READY, pods.State.DRAINING):
-            return
-        machine.fate += 1
-        self._failed += 1
-        machine.move(pods.State.LOST, self.now)
-        self._hand_back(machine)
-        self._forget(machine)
-
-    def _hand_back(self, machine: Machine) -> None:
-        job = machine.job
-        if job is None:
-            return
-        machine.job = None
-        if not job.waiting:
-            self._queues[job.arrival.workload].appendleft(job)
-        job.waiting += machine.batch_items
-        for other in list(self.machines.values()):
-            self._work(other)
-
-    def _forget(self, machine: Machine) -> None:
-        machine.gone = self.now
-        del self.machines[machine.pod_id]
-        self._books.end(machine.offer)
-
-
-class _Books:
-    """Money, exactly: the prices of what exists, over time."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.days: dict[int, float] = {}
-        self.highest_rate = 0.0
-        self._rate = 0.0
-        self._count = 0
-
-    def begin(self, offer: offers.Offer) -> None:
-        self._count += 1
-        self._rate += offer.price_usd_per_hour
-        self.highest_rate = max(self.highest_rate, self._rate)
-
-    def end(self, offer: offers.Offer) -> None:
-        self._count -= 1
-        # Sums of floats: what is left of nothing is nothing.
-        self._rate = self._rate - offer.price_usd_per_hour if self._count else 0.0
-
-    def pass_time(self, before: float, after: float) -> None:
-        while before < after:
-            day = int(before // _DAY_S)
-            step = min(after, (day + 1) * _DAY_S)
-            usd = self._rate * (step - before) / 3600
-            self.days[day] = self.days.get(day, 0.0) + usd
-            self.total += usd
-            before = step
-
-
-def _told(machine: Machine) -> Pod:
-    return Pod(
-        pod_id=machine.pod_id,
-        state=machine.state,
-        offer=machine.offer,
-        born=machine.born,
-        workload=machine.workload,
-        ready=machine.ready,
-        last_active=machine.last_active,
-        loading=machine.loading,
-        batches_in_hand=int(machine.job is not None),
-        resident=frozenset({machine.resident} if machine.resident else ()),
-        changed=machine.changed,
-        cause=machine.cause,
-    )
-
-
-def _dues(jobs: list[Job]) -> Iterator[Due]:
-    """As the ledger sums them up: jobs that come one after the other, in a bounded number of Dues."""
-    size = max(1, math.ceil(len(jobs) / _DUES))
-    for start in range(0, len(jobs), size):
-        part = jobs[start : start + size]
-        closing = min(job.arrival.due_s for job in part)
-        yield Due(sum(job.left for job in part), part[0].arrival.at_s, None if closing == math.inf else closing)
+def _order(pod: pods.Pod, token: str) -> providers.Order:
+    environment = {"PODIUM_POD_ID": str(pod.pod_id), "PODIUM_JOIN_TOKEN": token}
+    return providers.Order(pod.pod_id, pod.name, fleet_facts.offer_of(pod), "podium-worker", (), environment)

@@ -6,6 +6,9 @@ their cold start a trifle. Between the two, work waits for more of its kind, or 
 
 The cheapest offer for the work that can do it in time is taken, or the most wanted one where there is such a list; one
 without capacity is waited for as long as it could still do it. A draining pod is taken back before any is rented.
+
+What had to be rented dear, for want of capacity elsewhere, is replaced when there is capacity again and what is left to
+do saves twice what the coming and going of another costs. The dear one goes when the cheap one is there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from podium_scheduler.domain.autoscaling.observed import Demand, Observed, Pod
 from podium_scheduler.domain.autoscaling.policy import Policy
 from podium_scheduler.domain.autoscaling.purse import Purse
 
+_WORTH = 2.0
+"""A pod is replaced when that saves so many times what it costs: the other may not come, or fail."""
 _TAKEN_BACK = frozenset({pods.Reason.IDLE, pods.Reason.CHEAPER_ELSEWHERE, pods.Reason.NOT_WANTED})
 """A pod that drains for these may serve again; not one that an operator or a limit sends away."""
 
@@ -66,12 +71,14 @@ class Renting:
         """What the work asks for."""
         pressing, comfortable = calendar.work(), calendar.work(self._policy.comfort)
         present = Capacity(grouped(self._observed.pods, self._speeds, self._now), self._speeds)
-        urgent = present.copy().pour_all(pressing)
+        poured = present.copy()
+        urgent = poured.pour_all(pressing)
         full = present.copy().pour_all(comfortable)
         demands = {demand.workload: demand for demand in self._observed.demands}
         # Who is due first rents first, and the others join in what it leaves free.
         for workload in sorted(full | urgent, key=lambda w: ((urgent.get(w) or full[w])[0].limit, w)):
             self._serve(demands[workload], urgent.get(workload, []), full.get(workload, []))
+        self._replace(poured.groups)
 
     def keep_up(self, staying: Sequence[Pod]) -> None:
         """Rents up to the warm minimum of each workload, and up to the least number of pods."""
@@ -99,6 +106,42 @@ class Renting:
             self._fill(demand, full, best)
         elif not best:
             self._unservable(demand)
+
+    def _replace(self, groups: Sequence[Group]) -> None:
+        """Rents a cheaper pod for what a dear one has still to do, one at a time."""
+        work = {demand.workload for demand in self._observed.demands if demand.items}
+        coming = {w for group in groups if group.coming for w in group.resident}
+        for group in groups:
+            does = sorted(w for w in work & group.resident if self._speeds.items_per_s(w, group.offer) > 0)
+            if not does or group.coming or coming & group.resident or self._spawned():
+                continue
+            offer = min(self._others(does, group), key=lambda o: (self._share(does, o, group), o.key), default=None)
+            if offer is None:
+                continue
+            coming_s = max(self._speeds.coming_s(workload, offer) for workload in does)
+            left_s = group.level - group.start - coming_s
+            saved = left_s * group.offer.usd_per_s * (1 - self._share(does, offer, group))
+            cost = offer.usd_per_s * (coming_s + self._policy.idle_s + self._policy.termination_lag_s)
+            if left_s > 0 and saved > _WORTH * cost and self._purse.affords(offer, coming_s)[0]:
+                why = f"{offer.key} at {words.usd(offer.price_usd_per_hour)}/h has capacity again, and takes over"
+                self._purse.rent(offer, coming_s)
+                left = f"{words.span(left_s)} of work of {group.offer.key}"
+                self.actions.append(Spawn(offer, does[0], f"{why} {left} at {words.usd(saved)} less"))
+
+    def _others(self, does: Sequence[str], group: Group) -> Iterator[offers.Offer]:
+        """Other offers that could do what a group does, and are not less wanted, as far as is known."""
+        wanted = self._policy.wishes_for(does[0]).gpu_types
+        least = wanted.index(group.offer.gpu_type) if group.offer.gpu_type in wanted else len(wanted)
+        for offer in self._speeds.rentable(does[0]):
+            there = self._observed.backoff_until.get(offer.key, 0.0) <= self._now
+            able = all(self._speeds.items_per_s(workload, offer) > 0 for workload in does)
+            if there and able and offer.key != group.offer.key and self._rank(does[0], offer) <= least:
+                yield offer
+
+    def _share(self, does: Sequence[str], offer: offers.Offer, group: Group) -> float:
+        """What an item costs on an offer, of what it costs in a group: of the workload for which that is most."""
+        mine, theirs = group.offer, self._speeds.usd_per_item
+        return max(theirs(w, offer) / theirs(w, mine) if mine.usd_per_s else 1.0 for w in does)
 
     def _join(self, parts: list[Work], *, keep: bool) -> list[Work]:
         """What is left for a workload after it has used what others have rented in this round."""
