@@ -95,8 +95,8 @@ class Scaling:
 def _bucket(job: Job, now_s: float) -> tuple[str, int, int]:
     arrival = job.arrival
     if arrival.window_s is None:
-        return arrival.workload, -1, math.floor(math.log2(max(now_s - arrival.at_s, 1.0)))
-    return arrival.workload, math.floor(math.log2(max(arrival.due_s - now_s, 1.0))), 0
+        return arrival.workload, -1, math.floor(8 * math.log2(max(now_s - arrival.at_s, 1.0)))
+    return arrival.workload, math.floor(8 * math.log2(max(arrival.due_s - now_s, 1.0))), 0
 
 
 class Loads:

@@ -18,16 +18,17 @@ _KEPT_DECISIONS = 200
 
 _THROUGHPUTS = schema.throughputs
 _LIMITS = tuple(schema.autoscaling.c[name] for name in records.ScalingLimits.__dataclass_fields__)
-# A bucket of time for each power of two of what is left until it is due, and of what has passed since it came: a few
-# dozen rows a workload, however many jobs there are.
+# Eight buckets of time for each doubling of what is left until it is due, or of what has passed since it came: a few
+# dozen rows a workload, however many jobs there are. All of a bucket is taken to be due when its first job is: too early
+# by an eleventh of the time that is left at most. Coarser ones had pods rented that nobody needed.
 _DEMANDS = text("""
     SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
         min(deadline) AS due
     FROM jobs
     WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
     GROUP BY workload,
-        coalesce(floor(log(2, greatest(extract(epoch FROM deadline - now()), 1))), -1),
-        CASE WHEN deadline IS NULL THEN floor(log(2, greatest(extract(epoch FROM now() - create_time), 1))) END
+        coalesce(floor(8 * log(2, greatest(extract(epoch FROM deadline - now()), 1))), -1),
+        CASE WHEN deadline IS NULL THEN floor(8 * log(2, greatest(extract(epoch FROM now() - create_time), 1))) END
     ORDER BY workload, due NULLS LAST, since
 """)
 _LATELY = timedelta(minutes=15)
