@@ -21,6 +21,7 @@ def simulate_command(
         Path | None, typer.Option(file_okay=False, help="Folder for a PNG of each trace.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals and of the clouds' failures.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds from there; shows the worst of each trace.")] = 1,
     round_s: Annotated[float, typer.Option("--round", min=1, help="Seconds between two decisions.")] = 10.0,
     max_pods: Annotated[int, typer.Option(min=0, help="Most pods at once.")] = 20,
     usd_per_hour: Annotated[float | None, typer.Option(min=0, help="Hard budget.", show_default="none")] = None,
@@ -37,6 +38,7 @@ def simulate_command(
     options = {
         "--plots": plots,
         "--seed": seed,
+        "--seeds": seeds,
         "--round": round_s,
         "--max-pods": max_pods,
         "--usd-per-hour": usd_per_hour,

@@ -21,13 +21,16 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     asked = _parser().parse_args(arguments)
     try:
-        chosen = _traces(asked.trace, asked.seed)
+        chosen = [(seed, trace) for seed in _seeds(asked) for trace in _traces(asked.trace, seed)]
     except (traces.BadTrace, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return _BAD_INPUT
     limits = Limits(max_pods=asked.max_pods, usd_per_hour=asked.usd_per_hour, usd_per_day=asked.usd_per_day)
     policy = Policy(limits=limits, round_s=asked.round, termination_lag_s=study.TERMINATION_LAG_S)
-    studies = [study.study(trace, policy, seed=asked.seed) for trace in chosen]
+    all_studies = [study.study(trace, policy, seed=seed) for seed, trace in chosen]
+    studies = study.worst_of(all_studies)
+    if asked.seeds > 1:
+        sys.stdout.write(study.summary(all_studies) + "\nThe worst of each:\n\n")
     sys.stdout.write(study.table(studies))
     if asked.explain:
         sys.stdout.writelines(f"\n{line}\n" for one in studies for line in study.history(one))
@@ -54,11 +57,18 @@ def _traces(name: str, seed: int) -> list[traces.Trace]:
     return [traces.load(Path(name))]
 
 
+def _seeds(asked: argparse.Namespace) -> range:
+    return range(asked.seed, asked.seed + max(1, asked.seeds))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="podium simulate", description="The autoscaler on a trace of work.")
     parser.add_argument("trace", help=f"{', '.join(traces.BUILT_IN)}, all, or a file (.csv, .json)")
     parser.add_argument("--plots", type=Path, help="folder for a PNG of each trace")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="so many seeds from there; the worst of each trace is shown"
+    )
     parser.add_argument("--round", type=float, default=10.0, help="seconds between two decisions")
     parser.add_argument("--max-pods", type=int, default=20)
     parser.add_argument("--usd-per-hour", type=float)

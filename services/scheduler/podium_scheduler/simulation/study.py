@@ -21,9 +21,17 @@ class Study:
     outcomes: dict[str, world.Outcome] = field(default_factory=dict)
     """By rule."""
 
+    seed: int = 0
+
     def ratio(self, rule: str) -> float:
         """A rule's spend over the bound."""
         return self.outcomes[rule].spend_usd / self.bound_usd
+
+    @property
+    def is_cheapest(self) -> bool:
+        """Whether the autoscaler spent less than both simple rules."""
+        ours = self.outcomes[PODIUM].spend_usd
+        return all(ours < run.spend_usd for rule, run in self.outcomes.items() if rule != PODIUM)
 
 
 TERMINATION_LAG_S = 30.0
@@ -43,7 +51,7 @@ def study(trace: traces.Trace, policy: Policy | None = None, *, seed: int = 0) -
         FIXED: rules.fixed_pool(rules.peak_pods(trace, cloud)),
         THRESHOLD: rules.threshold(max_pods=policy.limits.max_pods),
     }
-    found = Study(trace, clairvoyant.least_usd(trace, cloud))
+    found = Study(trace, clairvoyant.least_usd(trace, cloud), seed=seed)
     for name, rule in contenders.items():
         round_s = policy.round_s if name == PODIUM else RULES_ROUND_S
         found.outcomes[name] = world.World(cloud, trace, rule, seed=seed, round_s=round_s).run()
@@ -78,6 +86,42 @@ def table(studies: Iterable[Study]) -> str:
         lines.append(_line([one.trace.name, "clairvoyant bound", f"{one.bound_usd:.2f}", "1.00", *[""] * 8]))
         lines += [_line(_figures(one, rule)) for rule in one.outcomes]
     return "\n".join(lines) + "\n"
+
+
+def summary(studies: Sequence[Study]) -> str:
+    """Markdown, a line for each trace: the autoscaler over all seeds."""
+    head = ("trace", "seeds", "worst x bound", "at seed", "mean x bound", "missed", "of jobs", "below both rules")
+    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
+    for name in dict.fromkeys(one.trace.name for one in studies):
+        those = [one for one in studies if one.trace.name == name]
+        worst = max(those, key=lambda one: one.ratio(PODIUM))
+        mean = sum(one.ratio(PODIUM) for one in those) / len(those)
+        runs = [one.outcomes[PODIUM] for one in those]
+        lines.append(
+            _line(
+                [
+                    name,
+                    str(len(those)),
+                    f"{worst.ratio(PODIUM):.3f}",
+                    str(worst.seed),
+                    f"{mean:.3f}",
+                    str(sum(run.missed for run in runs)),
+                    str(sum(len(run.completion_s) for run in runs)),
+                    f"{sum(one.is_cheapest for one in those)} of {len(those)}",
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+def worst_of(studies: Sequence[Study]) -> list[Study]:
+    """Of each trace the study of the seed at which the autoscaler did worst."""
+    worst: dict[str, Study] = {}
+    for one in studies:
+        first = worst.setdefault(one.trace.name, one)
+        if one.ratio(PODIUM) > first.ratio(PODIUM):
+            worst[one.trace.name] = one
+    return list(worst.values())
 
 
 def history(one: Study) -> list[str]:

@@ -19,8 +19,8 @@ _KEPT_DECISIONS = 200
 _THROUGHPUTS = schema.throughputs
 _LIMITS = tuple(schema.autoscaling.c[name] for name in records.ScalingLimits.__dataclass_fields__)
 # Eight buckets of time for each doubling of what is left until it is due, or of what has passed since it came: a few
-# dozen rows a workload, however many jobs there are. All of a bucket is taken to be due when its first job is: too early
-# by an eleventh of the time that is left at most. Coarser ones had pods rented that nobody needed.
+# dozen rows a workload, however many jobs there are. All of a bucket is due when its first job is: too early by an
+# eleventh of the time that is left at most. Coarser ones had pods rented that nobody needed.
 _DEMANDS = text("""
     SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
         min(deadline) AS due
