@@ -30,6 +30,8 @@ _INTERVAL_S = 2.0
 _OFFERS_EVERY_S = 60.0
 _OFFERS_KEPT_S = 600.0
 _OFFERS_WITHIN_S = 90.0
+_TOLD_AT_ONCE = 100
+"""Workers that are told to leave in one round, which each takes a transaction; the others are told in the next."""
 _SAID_EVERY_S = 60.0
 """What is only said and not done is written so often at most: its figures change all the time."""
 FAILED = Counter("podium_autoscaler_failures_total", "Decisions that could not be made: a bug; the log has it.")
@@ -98,16 +100,18 @@ class Autoscaler(loops.PatientLoop):
         spawns = [act for act in acts if isinstance(act, actions.Spawn)]
         if spawns:
             await self._ledger.intend([self._intent(spawn) for spawn in spawns])
-        census = await self._ledger.census()
-        states = {pod.pod_id: pod for pod in census.pods}
+        # As they were when the facts were gathered: whoever has moved on since is not where the move begins.
+        states = {pod.pod_id: pod for pod in self._facts.census}
         moves = [move for act in acts if (move := _move(act, states)) is not None]
-        if moves:
-            await self._ledger.move(moves)
-        for pod in states.values():
-            # Level-triggered: a drain of an earlier round that did not reach the worker reaches it now.
-            known = pod.worker_id in self._facts.told_to_leave
-            if pod.worker_id is not None and not known and _drains(pod, moves):
-                await self._drains.drain(pod.worker_id)
+        moved = await self._ledger.move(moves) if moves else set()
+        drained = {move.pod_id for move in moves if move.after is pods.State.DRAINING} & moved
+        # Level-triggered: a drain of an earlier round that did not reach the worker reaches it now.
+        leaving = (
+            pod.worker_id for pod in states.values() if pod.pod_id in drained or pod.state is pods.State.DRAINING
+        )
+        untold = [worker for worker in leaving if worker is not None and worker not in self._facts.told_to_leave]
+        for worker_id in untold[:_TOLD_AT_ONCE]:
+            await self._drains.drain(worker_id)
         for act in acts:
             DECISIONS.labels(type(act).__name__).inc()
             log.info(
@@ -199,8 +203,3 @@ def _after(act: actions.Drain | actions.Destroy, state: pods.State) -> pods.Stat
     if state is pods.State.INTENDED:
         return pods.State.FAILED
     return pods.State.DESTROYING if pods.may_move(state, pods.State.DESTROYING) else None
-
-
-def _drains(pod: pods.Pod, moves: Sequence[pods.Move]) -> bool:
-    moved = any(move.pod_id == pod.pod_id and move.after is pods.State.DRAINING for move in moves)
-    return moved or pod.state is pods.State.DRAINING

@@ -57,13 +57,15 @@ class FleetFacts:
         self._uses = uses
         self._workloads = workloads
         self._active_at: dict[UUID, float] = {}
+        self.census: Sequence[pods.Pod] = ()
+        """The pods of the last round, as the ledger had them."""
         self.told_to_leave: frozenset[UUID | None] = frozenset()
         """Workers that were told to finish and leave."""
 
     async def gather(self, on_offer: Sequence[offers.Offer]) -> tuple[observed.Observed, float]:
         """All of it, and the ledger's time in seconds."""
         census = await self._ledger.census()
-        now = census.now
+        now, self.census = census.now, census.pods
         workers = await workers_of(self._sessions)
         for pod_id, last in (await self._uses.last_uses()).items():
             # A short batch is seen by its end rather than in anybody's hands.

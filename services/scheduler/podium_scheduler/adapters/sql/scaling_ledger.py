@@ -21,14 +21,16 @@ _LIMITS = tuple(schema.autoscaling.c[name] for name in records.ScalingLimits.__d
 # Eight buckets of time for each doubling of what is left until it is due, or of what has passed since it came: a few
 # dozen rows a workload, however many jobs there are. All of a bucket is due when its first job is: too early by an
 # eleventh of the time that is left at most. Coarser ones had pods rented that nobody needed.
-_DEMANDS = text("""
+# In floating point: a logarithm of a numeric, which is what a span's seconds are, takes a hundred times as long.
+_LOG2 = "ln(greatest(CAST(extract(epoch FROM {}) AS double precision), 1)) / ln(CAST(2 AS double precision))"
+_DEMANDS = text(f"""
     SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
         min(deadline) AS due
     FROM jobs
     WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
     GROUP BY workload,
-        coalesce(floor(8 * log(2, greatest(extract(epoch FROM deadline - now()), 1))), -1),
-        CASE WHEN deadline IS NULL THEN floor(8 * log(2, greatest(extract(epoch FROM now() - create_time), 1))) END
+        coalesce(floor(8 * {_LOG2.format("deadline - now()")}), -1),
+        CASE WHEN deadline IS NULL THEN floor(8 * {_LOG2.format("now() - create_time")}) END
     ORDER BY workload, due NULLS LAST, since
 """)
 _LATELY = timedelta(minutes=15)

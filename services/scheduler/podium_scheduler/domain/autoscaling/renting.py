@@ -113,7 +113,7 @@ class Renting:
         coming = {w for group in groups if group.coming for w in group.resident}
         for group in groups:
             does = sorted(w for w in work & group.resident if self._speeds.items_per_s(w, group.offer) > 0)
-            if not does or group.coming or coming & group.resident or self._spawned():
+            if not does or not group.offer.usd_per_s or group.coming or coming & group.resident or self._spawned():
                 continue
             offer = min(self._others(does, group), key=lambda o: (self._share(does, o, group), o.key), default=None)
             if offer is None:
@@ -129,19 +129,22 @@ class Renting:
                 self.actions.append(Spawn(offer, does[0], f"{why} {left} at {words.usd(saved)} less"))
 
     def _others(self, does: Sequence[str], group: Group) -> Iterator[offers.Offer]:
-        """Other offers that could do what a group does, and are not less wanted, as far as is known."""
+        """Cheaper offers that could do what a group does, and are not less wanted, as far as is known."""
         wanted = self._policy.wishes_for(does[0]).gpu_types
+        mine = self._speeds.usd_per_item(does[0], group.offer)
         least = wanted.index(group.offer.gpu_type) if group.offer.gpu_type in wanted else len(wanted)
         for offer in self._speeds.rentable(does[0]):
+            if self._speeds.usd_per_item(does[0], offer) >= mine:
+                continue
             there = self._observed.backoff_until.get(offer.key, 0.0) <= self._now
-            able = all(self._speeds.items_per_s(workload, offer) > 0 for workload in does)
-            if there and able and offer.key != group.offer.key and self._rank(does[0], offer) <= least:
+            able = there and all(self._speeds.items_per_s(workload, offer) > 0 for workload in does)
+            if able and offer.key != group.offer.key and self._rank(does[0], offer) <= least:
                 yield offer
 
     def _share(self, does: Sequence[str], offer: offers.Offer, group: Group) -> float:
         """What an item costs on an offer, of what it costs in a group: of the workload for which that is most."""
         mine, theirs = group.offer, self._speeds.usd_per_item
-        return max(theirs(w, offer) / theirs(w, mine) if mine.usd_per_s else 1.0 for w in does)
+        return max(theirs(w, offer) / theirs(w, mine) for w in does)
 
     def _join(self, parts: list[Work], *, keep: bool) -> list[Work]:
         """What is left for a workload after it has used what others have rented in this round."""
