@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
+from sqlalchemy import text
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
@@ -43,6 +45,8 @@ from podium_scheduler.domain.autoscaling import autoscaler as rule
 WORKLOADS, GPUS = 50, 25
 """And four offers of each GPU."""
 _GIB = 1 << 30
+_BACKENDS = text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _HOUR = timedelta(hours=1)
 
 
@@ -82,14 +86,14 @@ def _fleet(sizes: Sizes) -> str:
 
 
 def _backlog(sizes: Sizes) -> str:
-    """Jobs of all workloads, due within minutes or within a day."""
+    """Jobs of all workloads, due one after the other: about what the fleet can do."""
     return f"""
     WITH new AS (
         INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
             item_count, batch_count, batches_pending, feedable, create_time, deadline)
         SELECT gen_random_uuid(), 'default', gen_random_uuid(), '', 'w' || n % {WORKLOADS}, 1, 3, '', 'PENDING',
             {sizes.batches * 240}, {sizes.batches}, {sizes.batches}, true, now() - n * interval '1 s',
-            now() + interval '10 min' + n * interval '1 day' / {sizes.jobs}
+            now() + interval '10 min' + n * interval '90 min' / {sizes.jobs}
         FROM generate_series(1, {sizes.jobs}) AS n
         RETURNING job_id
     )
@@ -235,15 +239,24 @@ class Watch:
         """One of each."""
         if not self._offers.known:
             await self._offers.run_once()
-        begun, computed = time.perf_counter(), time.process_time()
+        begun, computed, queried = time.perf_counter(), time.process_time(), await self._queried_s()
         await self._timed("keep", self._keeper)
         await self._timed("look who is ready", self._readiness)
         await self._timed("autoscale", self._autoscaler)
         self.taken["whole"].append(time.perf_counter() - begun)
-        self.taken["of whole: computed here"].append(time.process_time() - computed)
+        self.taken["computed here"].append(time.process_time() - computed)
+        self.taken["computed in Postgres"].append(await self._queried_s() - queried)
+        self.taken["computed"].append(self.taken["computed here"][-1] + self.taken["computed in Postgres"][-1])
         begun = time.perf_counter()
         await self._facts.gather(self._offers.known)
         self.taken["of autoscale: facts"].append(time.perf_counter() - begun)
+
+    async def _queried_s(self) -> float:
+        """CPU time of the pool's backends so far, in seconds, to a hundredth."""
+        async with self.pool.transaction() as connection:
+            pids = (await connection.scalars(_BACKENDS)).all()
+        fields = [Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split() for pid in pids]
+        return sum(int(user) + int(system) for *_, user, system in (of[11:13] for of in fields)) / _TICKS
 
     async def _timed(self, part: str, loop: loops.PatientLoop) -> None:
         begun = time.perf_counter()

@@ -15,7 +15,8 @@ async def test_a_round_takes_under_a_second_and_does_not_grow_with_history(tmp_p
     sizes = watch_round.Sizes()
     assert (sizes.pods, sizes.jobs * sizes.batches, sizes.ended_pods) == (1_000, 1_000_000, 100_000)
     found = await watch_round.measure(tmp_path, sizes, 7)
-    # The best round of each: the others are those that something else on this machine has disturbed.
-    before, after = (min(found[how].taken["whole"]) for how in ("without history", "with history"))
+    # What is computed, here and in Postgres: a round does one thing after the other, and on a machine that has nothing
+    # else to do it takes hardly longer. The best of each: a busy machine makes caches cold.
+    before, after = (min(found[how].taken["computed"]) for how in ("without history", "with history"))
     assert before < 1.0 and after < 1.0
     assert after < 1.5 * before + 0.05

@@ -12,9 +12,12 @@ from sqlalchemy import TextClause, text
 from podium_scheduler.adapters.sql import (
     archive_ledger,
     batch_ledger,
+    cost_ledger,
     database,
     job_ledger,
     operator_ledger,
+    pod_ledger,
+    scaling_ledger,
     session_ledger,
 )
 from tests.support import stack
@@ -51,9 +54,53 @@ OVER_HISTORY = {
     "over": archive_ledger._REMOVABLE,
     "deadlines": job_ledger._DUE_DEADLINES,
     "waiting items": job_ledger._WAITING_ITEMS,
+    "demands": scaling_ledger._DEMANDS,
+}
+_ENDED_PODS = text("""
+    WITH old AS (
+        INSERT INTO pods (pod_id, name, provider, provider_pod_id, state, reason, gpu_type, gpu_count,
+            price_usd_per_hour, worker_id, create_time, call_time, listed_time, registered_time, ready_time, drain_time,
+            destroy_time, end_time, last_seen_time)
+        SELECT gen_random_uuid(), 'old-' || n, 'cloud', 'old-' || n, 'DESTROYED', 'IDLE', 'L4', 1, 0.34,
+            gen_random_uuid(), at, at, at, at, at, at, at, at, at
+        FROM (SELECT n, now() - interval '2 days' - n * interval '1 min' AS at FROM generate_series(1, 20000) AS n) AS o
+        RETURNING pod_id, worker_id, create_time
+    ), prices AS (
+        INSERT INTO pod_prices (pod_id, start_time, end_time, price_usd_per_hour)
+        SELECT pod_id, create_time, create_time, 0.34 FROM old
+    ), work AS (
+        INSERT INTO pod_work (pod_id, workload, busy_s, load_s, last_time)
+        SELECT pod_id, 'a', 1, 1, create_time FROM old
+    )
+    INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, hello, state, expire_time, connect_time)
+    SELECT gen_random_uuid(), worker_id, 'a', 'h', '0', '', 'ENDED', create_time, create_time FROM old
+""")
+_OPEN_PODS = text("""
+    WITH new AS (
+        INSERT INTO pods (pod_id, name, provider, provider_pod_id, state, gpu_type, gpu_count, price_usd_per_hour,
+            worker_id, call_time, listed_time, registered_time, ready_time)
+        SELECT gen_random_uuid(), 'new-' || n, 'cloud', 'new-' || n, 'READY', 'L4', 1, 0.34, gen_random_uuid(),
+            now(), now(), now(), now()
+        FROM generate_series(1, 10) AS n RETURNING pod_id, worker_id
+    ), prices AS (
+        INSERT INTO pod_prices (pod_id, start_time, price_usd_per_hour) SELECT pod_id, now(), 0.34 FROM new
+    ), work AS (
+        INSERT INTO pod_work (pod_id, workload, busy_s, load_s, last_time) SELECT pod_id, 'a', 1, 1, now() FROM new
+    )
+    INSERT INTO sessions (session_id, worker_id, replica_id, hostname, version, hello, state, expire_time)
+    SELECT gen_random_uuid(), worker_id, 'a', 'h', '0', '', 'OPEN', now() + interval '1 h' FROM new
+""")
+OVER_PODS = {
+    "census": pod_ledger._CENSUS,
+    "census of a provider": pod_ledger._CENSUS_OF,
+    "newest pods": pod_ledger._NEWEST,
+    "spans of a day": pod_ledger._SPANS,
+    "last uses": cost_ledger._LAST,
+    "sessions": session_ledger._PLACED,
 }
 PARAMETERS = {
     ":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'", ":after": "'00000000-0000-0000-0000-000000000000'",
+    ":start": "date_trunc('day', now())", ":end": "now()", ":provider": "'cloud'",
     ":retention": "'30 days'", ":max_jobs": "10", ":max_batches": "10", ":app_id": "'default'", ":lock_key": "1",
 }  # fmt: skip
 
@@ -95,6 +142,22 @@ async def test_nothing_that_is_asked_again_and_again_reads_finished_jobs(tmp_pat
                     touched = re.findall(r"(?:actual rows=|Rows Removed by Filter: )(\d+)", plan)
                     if max(map(int, touched)) > 20:
                         pytest.fail(f"{name} reads history:\n{plan}")
+        finally:
+            await ledger.close()
+
+
+async def test_nothing_that_the_watch_over_pods_asks_reads_pods_that_are_over(tmp_path: Path) -> None:
+    async with stack.servers(tmp_path) as servers:
+        ledger = database.Database(servers.postgres.url, pool_size=1)
+        try:
+            async with ledger.transaction() as connection:
+                for rows in (_ENDED_PODS, _OPEN_PODS, text("ANALYZE pods, pod_prices, pod_work, sessions")):
+                    await connection.execute(rows)
+                for name, statement in OVER_PODS.items():
+                    plan = "\n".join((await connection.scalars(_explain(statement, "ANALYZE", "TIMING OFF"))).all())
+                    touched = re.findall(r"(?:actual rows=|Rows Removed by Filter: )(\d+)", plan)
+                    if max(map(int, touched)) > 20:
+                        pytest.fail(f"{name} reads pods that are over:\n{plan}")
         finally:
             await ledger.close()
 
