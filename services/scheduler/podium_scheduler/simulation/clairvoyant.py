@@ -42,11 +42,12 @@ def least_usd(trace: Trace, market: Market) -> float:
     if not trace.arrivals:
         return 0.0
     peak = _peak_pods(trace, market)
-    return max(_least_usd(trace, market, _chosen(trace.arrivals, apart_s), peak) for apart_s in _APART_S)
+    usd_per_item = {w: _usd_per_item(w, market) for w in {arrival.workload for arrival in trace.arrivals}}
+    work_usd = sum(arrival.items * usd_per_item[arrival.workload] for arrival in trace.arrivals)
+    return max(_least_usd(work_usd, market, _chosen(trace.arrivals, apart_s), peak) for apart_s in _APART_S)
 
 
-def _least_usd(trace: Trace, market: Market, windows: Sequence[Arrival], peak: int) -> float:
-    work_usd = sum(arrival.items * _usd_per_item(arrival.workload, market) for arrival in trace.arrivals)
+def _least_usd(work_usd: float, market: Market, windows: Sequence[Arrival], peak: int) -> float:
     life_usd = _life_usd(market)
     usd_per_s = min(stall.least_usd_per_hour for stall in market.stalls) / 3600
     gaps = sorted(later.at_s - sooner.due_s for sooner, later in itertools.pairwise(windows))
