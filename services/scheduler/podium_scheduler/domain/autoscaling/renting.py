@@ -84,8 +84,9 @@ class Renting:
         """Rents up to the warm minimum of each workload, and up to the least number of pods."""
         for demand in self._observed.demands:
             name = demand.workload
-            here = sum(pod.is_warm(name) for pod in staying) + self._spawned(name)
-            self._add(name, self._policy.wishes_for(name).warm_pods - here, f"warm minimum of {name}")
+            if least := self._policy.wishes_for(name).warm_pods:
+                here = sum(pod.is_warm(name) for pod in staying) + self._spawned(name)
+                self._add(name, least - here, f"warm minimum of {name}")
         for demand in self._observed.demands:
             lacking = self._policy.limits.min_pods - len(staying) - self._spawned()
             self._add(demand.workload, lacking, f"operator's minimum, for {demand.workload}")
@@ -282,9 +283,9 @@ class Renting:
         return sorted(self._quoted(demand, parts), key=lambda quote: quote.order)
 
     def _quoted(self, demand: Demand, parts: Sequence[Work]) -> Iterator[Quote]:
+        items = sum(part.items for part in parts)
         for offer in self._speeds.rentable(demand.workload):
             quote = self._quote(demand.workload, offer, parts)
-            items = sum(part.items for part in parts)
             # Not for those whose job has too little money left for such an item and its share of the cold start.
             allowed = [p for p in parts if p.usd_per_item is None or quote.usd / items <= p.usd_per_item]
             if allowed:
