@@ -88,6 +88,7 @@ def _admit() -> scheduler_pb2.AdmitJobRequest:
         modality=workload_pb2.MODALITY_TEXT,
         priority=3,
         labels={"a": "b"},
+        budget_usd=1.0,
     )
     request.completion_window.FromSeconds(3_600)
     payload = item_pb2.TextItems(items=[item_pb2.TextItem(text="a")]).SerializeToString()
@@ -98,7 +99,7 @@ def _admit() -> scheduler_pb2.AdmitJobRequest:
 
 def _submit() -> gateway_pb2.SubmitBatchRequest:
     request = gateway_pb2.SubmitBatchRequest(
-        request_id=str(uuid.uuid4()), workload="hash-384", labels={"a": "b"}, priority=3
+        request_id=str(uuid.uuid4()), workload="hash-384", labels={"a": "b"}, priority=3, budget_usd=1.0
     )
     request.options.SetInParent()
     request.completion_window.FromSeconds(3_600)

@@ -56,6 +56,7 @@ async def test_a_submission_is_cut_and_nothing_of_it_is_lost(rig: gateway_rig.Ri
         0, texts=item_pb2.TextItems(items=texts), priority=2, labels={"team": "search", "env": "x"}
     )
     request.completion_window.seconds = 90
+    request.budget_usd = 12.5
     answer = await _submit(rig, request)
     assert not answer.already_accepted
     (admitted,) = rig.ledger.admissions
@@ -67,6 +68,7 @@ async def test_a_submission_is_cut_and_nothing_of_it_is_lost(rig: gateway_rig.Ri
     assert admitted.modality == workload_pb2.MODALITY_TEXT
     assert dict(admitted.labels) == {"team": "search", "env": "x"}
     assert admitted.completion_window.seconds == 90
+    assert admitted.budget_usd == 12.5
     assert len(admitted.payload_digest) == 32
 
 
@@ -81,7 +83,7 @@ async def test_unset_fields_get_their_defaults(rig: gateway_rig.Rig) -> None:
     await _submit(rig, gateway_rig.submission(1))
     admitted = rig.ledger.admissions[0]
     assert admitted.priority == 3
-    assert not admitted.HasField("completion_window")
+    assert not admitted.HasField("completion_window") and not admitted.HasField("budget_usd")
 
 
 async def test_images_and_tasks_are_cut_like_texts(rig: gateway_rig.Rig) -> None:
@@ -104,7 +106,7 @@ async def test_the_same_request_twice_is_one_job(rig: gateway_rig.Rig) -> None:
     assert second.job.job_id == first.job.job_id
 
 
-@pytest.mark.parametrize("change", ["text", "key", "label", "priority", "window", "options"])
+@pytest.mark.parametrize("change", ["text", "key", "label", "priority", "window", "budget", "options"])
 async def test_another_payload_under_the_same_request_id(rig: gateway_rig.Rig, change: str) -> None:
     request = gateway_rig.submission(3, workload="e5")
     await _submit(rig, request)
@@ -114,6 +116,7 @@ async def test_another_payload_under_the_same_request_id(rig: gateway_rig.Rig, c
         "label": lambda: request.labels.update({"a": "b"}),
         "priority": lambda: request.MergeFrom(gateway_pb2.SubmitBatchRequest(priority=1)),
         "window": lambda: request.completion_window.FromSeconds(60),
+        "budget": lambda: request.MergeFrom(gateway_pb2.SubmitBatchRequest(budget_usd=1.0)),
         "options": lambda: request.options.MergeFrom(
             item_pb2.EmbeddingOptions(input_type=workload_pb2.INPUT_TYPE_QUERY)
         ),

@@ -122,6 +122,12 @@ BAD: dict[str, tuple[Mutation, list[str]]] = {
     "both wrong": (_options("short", dimensions=0, dtype=4), ["options.dimensions", "options.dtype"]),
     "a window under a second": (_window(0, 999_999_999), ["completion_window"]),
     "a negative window": (_window(-5), ["completion_window"]),
+    "a budget of nothing": (_set(budget_usd=0.0), ["budget_usd"]),
+    "a budget below a cent": (_set(budget_usd=0.0099), ["budget_usd"]),
+    "a negative budget": (_set(budget_usd=-1.0), ["budget_usd"]),
+    "a budget that is no number": (_set(budget_usd=float("nan")), ["budget_usd"]),
+    "a budget without end": (_set(budget_usd=float("inf")), ["budget_usd"]),
+    "a budget beyond all means": (_set(budget_usd=1_000_000.01), ["budget_usd"]),
     "a window beyond any calendar": (_window(315_576_000_000), ["completion_window"]),
 }
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
 from podium_embedded import EmbeddedPostgres
@@ -21,6 +22,12 @@ from podium_scheduler.domain import pods
 from tests.support import stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_JOB = text("""
+    INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
+        item_count, batch_count, items_succeeded, feedable, budget_micro_usd, batches_pending)
+    VALUES (:job_id, 'app', gen_random_uuid(), '', 'minilm', 1, 3, '', 'RUNNING', 100, 1, :done, true, :budget, 1)
+""")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -100,6 +107,32 @@ async def test_work_is_summed_up_by_when_it_is_due(
         ("clip", 20, True), ("clip", 10, True), ("minilm", 7, False), ("minilm", 160, False),
     ]  # fmt: skip
     assert found[0].since < found[1].since
+
+
+async def test_jobs_with_a_budget_are_told_one_by_one(
+    pool: database.Database, ledger: scaling_ledger.ScalingLedger
+) -> None:
+    first, second, free = (uuid.UUID(int=n) for n in (1, 2, 3))
+    async with pool.transaction() as connection:
+        await connection.execute(text("INSERT INTO apps (app_id) VALUES ('app') ON CONFLICT DO NOTHING"))
+        for job_id, done, budget in ((first, 40, 10_000), (second, 0, 10**12), (free, 1, None)):
+            await connection.execute(_JOB, {"job_id": job_id, "done": done, "budget": budget})
+    found = await ledger.budgeted()
+    assert [(j.job_id, j.workload, j.items, j.due, j.budget_micro_usd) for j in found] == [
+        (first, "minilm", 60, None, 10_000), (second, "minilm", 100, None, 10**12),
+    ]  # fmt: skip
+    assert [row.items for row in await ledger.demands()] == [99]
+
+
+@pytest.mark.parametrize("budget", [9_999, 10**12 + 1, 0, -1])
+async def test_no_other_budget_gets_into_the_ledger(
+    pool: database.Database, ledger: scaling_ledger.ScalingLedger, budget: int
+) -> None:
+    async with pool.transaction() as connection:
+        await connection.execute(text("INSERT INTO apps (app_id) VALUES ('app') ON CONFLICT DO NOTHING"))
+    with pytest.raises(IntegrityError, match="ck_jobs_budget_micro_usd"):
+        async with pool.transaction() as connection:
+            await connection.execute(_JOB, {"job_id": uuid.uuid4(), "done": 0, "budget": budget})
 
 
 async def test_a_pods_token_lets_its_worker_in_and_nobody_else(

@@ -145,6 +145,7 @@ def _tell(job: podium_client.Job, as_json: bool) -> None:
         "started": output.time_text(job.start_time),
         "finished": output.time_text(job.finish_time),
         "results": _results_text(job),
+        "budget": f"${job.budget_usd:,.2f}" if job.budget_usd is not None else "",
         "cost": f"${job.cost_usd:,.4f} for {job.gpu_seconds:,.1f} GPU-seconds" if job.gpu_seconds else "",
     }
     for name, value in lines.items():

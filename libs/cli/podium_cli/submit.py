@@ -58,6 +58,12 @@ def submit_command(
     priority: Annotated[int | None, typer.Option(min=1, max=5, help="1 is soonest. Default: 3.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
     run: Annotated[str | None, typer.Option(help="Name that keeps this run apart from others over the input.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1_000_000, help="USD that rented pods may cost for each job of --items-per-job items."
+        ),
+    ] = None,
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Jobs in flight.")] = 4,
     items_per_job: Annotated[int, typer.Option(min=1, max=50_000, help="Items in one job.")] = 8192,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, print the jobs and end.")] = False,
@@ -81,7 +87,7 @@ def submit_command(
         source = _Listing(file, format, item_field, key_field, skip_blank).source(client, workload, images)
         how = _How(
             workload=workload, keys=source.keys(), priority=priority, labels=parse_labels(label),
-            dimensions=dimensions, dtype=dtype, run=run, items_per_job=items_per_job,
+            dimensions=dimensions, dtype=dtype, run=run, budget_usd=budget, items_per_job=items_per_job,
         )  # fmt: skip
         order = _Order(client, source, cast(Literal["query", "passage"] | None, input_type), how)
         try:
@@ -125,6 +131,7 @@ class _How(TypedDict):
     dimensions: int | None
     dtype: podium_client.Dtype | None
     run: str | None
+    budget_usd: float | None
     items_per_job: int
 
 

@@ -50,6 +50,7 @@ class _How(TypedDict):
     priority: int | None
     labels: Mapping[str, str] | None
     run: str | None
+    budget_usd: float | None
     items_per_job: int
     bytes_per_job: int
 
@@ -78,7 +79,7 @@ def _sink(target: Target) -> Sink:
 
 
 def _spec(options: EmbeddingOptions, how: _How) -> JobSpec:
-    return JobSpec(how["workload"], options, how["priority"], how["labels"], how["run"])
+    return JobSpec(how["workload"], options, how["priority"], how["labels"], how["run"], how["budget_usd"])
 
 
 def _feed(kind: Kind[T], inputs: Iterable[T], how: _How) -> PartFeed:
@@ -149,6 +150,7 @@ class AsyncClient:
         dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
@@ -158,12 +160,13 @@ class AsyncClient:
         """Embed texts; returns (n, dimension) float32 in input order, with the items' errors beside it.
 
         The input is read lazily in a thread and cut into jobs. When the process is killed, the same call
-        (same texts, workload, options, labels, priority, `run` and bounds) finds its jobs again and
+        (same texts, workload, options, labels, priority, budget, `run` and bounds) finds its jobs again and
         resumes. `run`: a name of your own that keeps this run apart from others over the same texts.
         `progress` is called in the event loop with a CallProgress after each chunk. `release`: let the
         service delete the results once they are here. `dimensions`: truncated to the first so many elements;
         `dtype`: another encoding, as podium_client.Layout says (see Embeddings.to_float32 and unpack). A workload
-        says what it allows of both.
+        says what it allows of both. `budget_usd`: the most that rented pods may cost for each of the jobs, in USD; what
+        is left of a job then waits, or is done on pods that are there for others.
 
         on_error "raise": ItemsFailed, carrying the whole result, when any item failed (the other jobs'
         results stay at the service for a next run); "return": look at `errors` and `ok`.
@@ -179,6 +182,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -196,6 +200,7 @@ class AsyncClient:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
@@ -219,6 +224,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -235,6 +241,7 @@ class AsyncClient:
         dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
@@ -259,6 +266,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -275,6 +283,7 @@ class AsyncClient:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
@@ -293,6 +302,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -345,6 +355,7 @@ class AsyncClient:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
     ) -> list[Job]:
@@ -359,6 +370,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -374,6 +386,7 @@ class AsyncClient:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
     ) -> list[Job]:
@@ -388,6 +401,7 @@ class AsyncClient:
             priority=priority,
             labels=labels,
             run=run,
+            budget_usd=budget_usd,
             items_per_job=items_per_job,
             bytes_per_job=bytes_per_job,
         )
@@ -406,10 +420,12 @@ class AsyncClient:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         completion_window_s: float | None = None,
+        budget_usd: float | None = None,
     ) -> Job:
         """Submit exactly one job of 1 to 50,000 texts or images, inline images up to what the service takes in one
         message (64 MiB unless set otherwise). `request_id` makes repeating it harmless; by default a random one.
-        RequestIdConflict: it was used with another payload. InvalidInput: a field is bad."""
+        `budget_usd`: as of embed_texts. RequestIdConflict: it was used with another payload. InvalidInput: a field is
+        bad."""
         message = gateway_pb2.SubmitBatchRequest(
             request_id=str(request_id or uuid.uuid4()),
             workload=workload,
@@ -420,6 +436,8 @@ class AsyncClient:
             message.priority = priority
         if completion_window_s is not None:
             message.completion_window.FromNanoseconds(int(completion_window_s * 1e9))
+        if budget_usd is not None:
+            message.budget_usd = budget_usd
         if texts is not None and images is None:
             put_items(message, whole(_checked(texts, TEXTS), keys, TEXTS))
         elif images is not None and texts is None:

@@ -74,6 +74,8 @@ class Job:
     """Of rented pods that it has to answer for, its share of loads and idle time included. Only `job` tells."""
     cost_usd: float = 0.0
     """What they cost so far."""
+    budget_usd: float | None = None
+    """The most that they may cost for it; None: it has no bound of its own."""
 
     @property
     def readable_from_start(self) -> bool:
@@ -143,6 +145,7 @@ def job_from_proto(message: job_pb2.Job) -> Job:
         dimensions=message.options.dimensions if message.options.HasField("dimensions") else None,
         gpu_seconds=message.cost.gpu_seconds,
         cost_usd=message.cost.usd,
+        budget_usd=message.budget_usd if message.HasField("budget_usd") else None,
     )
 
 

@@ -60,6 +60,8 @@ class JobSpec:
     priority: int | None = None
     labels: Mapping[str, str] | None = None
     run: str | None = None
+    budget_usd: float | None = None
+    """Of each job."""
 
 
 def cut(
@@ -155,6 +157,8 @@ def request_id(spec: JobSpec, part: Part) -> uuid.UUID:
     if part.kind != "texts":
         # A text and a URL have the same bytes on the wire. Of texts it is not said: their ids never change.
         identity["kind"] = part.kind
+    if spec.budget_usd is not None:
+        identity["budget_usd"] = spec.budget_usd
     return uuid.uuid5(_NAMESPACE, json.dumps(identity, sort_keys=True))
 
 

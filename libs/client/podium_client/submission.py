@@ -74,6 +74,8 @@ async def _submit(
     put_items(message, part.items)
     if spec.priority is not None:
         message.priority = spec.priority
+    if spec.budget_usd is not None:
+        message.budget_usd = spec.budget_usd
     try:
         job, _ = await gateway.submit(message, patience)
     except InvalidInput as error:

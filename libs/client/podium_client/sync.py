@@ -153,6 +153,7 @@ class Client:
         dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
@@ -172,6 +173,7 @@ class Client:
                 dtype=dtype,
                 on_error=on_error,
                 run=run,
+                budget_usd=budget_usd,
                 max_jobs_in_flight=max_jobs_in_flight,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
@@ -193,6 +195,7 @@ class Client:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
@@ -212,6 +215,7 @@ class Client:
                 dimensions=dimensions,
                 dtype=dtype,
                 run=run,
+                budget_usd=budget_usd,
                 max_jobs_in_flight=max_jobs_in_flight,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
@@ -232,6 +236,7 @@ class Client:
         dtype: Dtype | None = None,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
@@ -250,6 +255,7 @@ class Client:
                 dtype=dtype,
                 on_error=on_error,
                 run=run,
+                budget_usd=budget_usd,
                 max_jobs_in_flight=max_jobs_in_flight,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
@@ -270,6 +276,7 @@ class Client:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
@@ -288,6 +295,7 @@ class Client:
                 dimensions=dimensions,
                 dtype=dtype,
                 run=run,
+                budget_usd=budget_usd,
                 max_jobs_in_flight=max_jobs_in_flight,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
@@ -358,6 +366,7 @@ class Client:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_BYTES_PER_JOB,
     ) -> list[Job]:
@@ -373,6 +382,7 @@ class Client:
                 dimensions=dimensions,
                 dtype=dtype,
                 run=run,
+                budget_usd=budget_usd,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
             )
@@ -389,6 +399,7 @@ class Client:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         run: str | None = None,
+        budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
         bytes_per_job: int = DEFAULT_IMAGE_BYTES_PER_JOB,
     ) -> list[Job]:
@@ -403,6 +414,7 @@ class Client:
                 dimensions=dimensions,
                 dtype=dtype,
                 run=run,
+                budget_usd=budget_usd,
                 items_per_job=items_per_job,
                 bytes_per_job=bytes_per_job,
             )
@@ -422,6 +434,7 @@ class Client:
         dimensions: int | None = None,
         dtype: Dtype | None = None,
         completion_window_s: float | None = None,
+        budget_usd: float | None = None,
     ) -> Job:
         """Submit exactly one job. See AsyncClient.submit."""
         return self._loop.run(
@@ -437,6 +450,7 @@ class Client:
                 dimensions=dimensions,
                 dtype=dtype,
                 completion_window_s=completion_window_s,
+                budget_usd=budget_usd,
             )
         )
 

@@ -224,6 +224,37 @@ def test_a_job_rents_nothing_that_its_budget_does_not_allow() -> None:
     assert spawned(actions) == []
 
 
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (0.0, "100 items wait, and the budgets of their jobs are used up"),
+        (1e-7, "100 items wait: $1e-07 is left for each of their jobs' budgets, and each would cost $0.000121"),
+    ],
+)
+def test_a_job_without_money_waits_and_it_is_said_why(left: float, said: str) -> None:
+    pressing = replace(work(1, age_s=10 * HOUR_S - 60), usd_per_item=left)
+    actions = decide(clip(pressing))
+    assert only(actions, Wait).reason == said
+    assert not [a for a in actions if isinstance(a, Alert)], "nobody has to act"
+
+
+def test_what_costs_nothing_is_rented_for_a_job_without_money() -> None:
+    local = offers.Offer("local", "", 0, 0.0)
+    assert spawned(decide(clip(replace(work(60), usd_per_item=0.0)), on_offer=(local,))) == [local]
+
+
+def test_pods_that_serve_only_jobs_without_money_leave_at_once_and_others_stay() -> None:
+    broke, rich = replace(work(HOUR_S), usd_per_item=0.0), work(HOUR_S)
+    busy = pod(ready=NOW - 1, batches_in_hand=1)
+    coming = pod(2, pods.State.STARTING, born=NOW - 10)
+    actions = decide(clip(broke), fleet=[busy, coming])
+    assert only(actions, Drain).cause is pods.Reason.OVER_BUDGET
+    assert only(actions, Destroy).cause is pods.Reason.OVER_BUDGET and only(actions, Destroy).pod_id == coming.pod_id
+    assert not [a for a in decide(clip(broke, rich), fleet=[busy]) if isinstance(a, Drain)]
+    kept = replace(POLICY, wishes=Wishes(warm_pods=1))
+    assert not [a for a in decide(clip(broke), fleet=[busy], policy=kept) if isinstance(a, Drain)], "it is kept anyway"
+
+
 def test_the_other_workloads_join_what_one_rents() -> None:
     pressing_s = 9 * HOUR_S - 200
     both = (clip(work(60, age_s=pressing_s)), Demand("bge", (work(60, age_s=pressing_s),)))

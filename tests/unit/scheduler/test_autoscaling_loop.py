@@ -20,7 +20,7 @@ from podium_scheduler.app import (
     throughputs,
     worker_sessions,
 )
-from podium_scheduler.domain import offers, pods
+from podium_scheduler.domain import costs, offers, pods
 from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
@@ -36,6 +36,7 @@ class Scaling:
     def __init__(self) -> None:
         self.limit: records.ScalingLimits | None = None
         self.rows: list[records.DemandRow] = []
+        self.jobs: list[records.BudgetedJob] = []
         self.decided: list[records.Decision] = []
         self.speeds: list[records.Throughput] = []
 
@@ -44,6 +45,9 @@ class Scaling:
 
     async def demands(self) -> list[records.DemandRow]:
         return self.rows
+
+    async def budgeted(self) -> list[records.BudgetedJob]:
+        return self.jobs
 
     async def arrivals(self) -> dict[str, records.Arrivals]:
         return {}
@@ -63,9 +67,15 @@ class Uses:
 
     def __init__(self) -> None:
         self.last: dict[uuid.UUID, datetime] = {}
+        self.had: tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]] = ([], [], [])
 
     async def last_uses(self) -> dict[uuid.UUID, datetime]:
         return self.last
+
+    async def of_jobs(
+        self, job_ids: Sequence[uuid.UUID]
+    ) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
+        return self.had
 
 
 class Loads:

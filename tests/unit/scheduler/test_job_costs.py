@@ -28,8 +28,10 @@ class Ledger:
         self.written: list[records.PodUse] = []
         self.away = False
 
-    async def of_job(self, job_id: uuid.UUID) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
-        own = [use for use in self.uses if use.job_id == job_id]
+    async def of_jobs(
+        self, job_ids: Sequence[uuid.UUID]
+    ) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
+        own = [use for use in self.uses if use.job_id in job_ids]
         pods = {use.pod_id for use in own}
         return own, [s for s in self.shares if s.pod_id in pods], [span for span in self.spans if span.pod_id in pods]
 

@@ -82,6 +82,9 @@ def _check_fields(
         if not bad.found:
             normal.FromNanoseconds(window.seconds * 1_000_000_000 + window.nanos)
         admission.completion_window.CopyFrom(normal)
+    if request.HasField("budget_usd"):
+        requests.check_budget(request.budget_usd, bad)
+        admission.budget_usd = request.budget_usd
     return admission
 
 
@@ -174,6 +177,9 @@ def _digest(admission: scheduler_pb2.AdmitJobRequest, whole: bytes) -> bytes:
         str(window.ToNanoseconds()).encode() if admission.HasField("completion_window") else b"",
         whole,
     ]
+    if admission.HasField("budget_usd"):
+        # Only then: what was digested before there were budgets has to stay the same.
+        parts += [b"budget_micro_usd", str(round(admission.budget_usd * 1_000_000)).encode()]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

@@ -15,6 +15,8 @@ MAX_LABELS = 32
 MAX_LABEL_VALUE_BYTES = 256
 MIN_WINDOW_S = 1.0
 MAX_WINDOW_S = 3650 * 86_400.0
+MIN_BUDGET_USD = 0.01
+MAX_BUDGET_USD = 1_000_000.0
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_WINDOW = 1000
@@ -75,6 +77,12 @@ def check_window(seconds: float | None, bad: violations.Violations) -> None:
         bad.add("completion_window", "must be at least 1 s")
     elif seconds > MAX_WINDOW_S:
         bad.add("completion_window", "must be at most 3,650 days; leave it unset for no deadline")
+
+
+def check_budget(usd: float, bad: violations.Violations) -> None:
+    """Checks budget_usd; NaN and the infinities are out of range too."""
+    if not MIN_BUDGET_USD <= usd <= MAX_BUDGET_USD:
+        bad.add("budget_usd", f"must be {MIN_BUDGET_USD} to {MAX_BUDGET_USD:,.0f} USD; leave it unset for no budget")
 
 
 def check_options(options: Options, rules: workloads.WorkloadRules, bad: violations.Violations) -> None:

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.app import ports, records
+from podium_scheduler.app import job_costs, ports, records
 from podium_scheduler.domain import costs, offers, pods
-from podium_scheduler.domain.autoscaling import observed
+from podium_scheduler.domain.autoscaling import budgets, observed
 
 _NEWEST = 200
 """Pods of the past that tell how long a pod takes to come, and which offers have no capacity."""
@@ -55,6 +55,7 @@ class FleetFacts:
         self._sessions = sessions
         self._loads = loads
         self._uses = uses
+        self._costs = job_costs.JobCosts(uses)
         self._workloads = workloads
         self._active_at: dict[UUID, float] = {}
         self.census: Sequence[pods.Pod] = ()
@@ -76,7 +77,9 @@ class FleetFacts:
         spent = costs.total(costs.bills(await self._ledger.spans(midnight, now), midnight, now).values())
         facts = observed.Observed(
             demands=self._demands(
-                [*await self._scaling.demands(), *await self._calls(workers.values())], await self._scaling.arrivals()
+                [*await self._scaling.demands(), *await self._calls(workers.values())],
+                await self._scaling.arrivals(),
+                await self._budgeted(now),
             ),
             offers=tuple(on_offer),
             pods=tuple(self._pod(pod, workers.get(pod.worker_id), now) for pod in census.pods),
@@ -100,8 +103,29 @@ class FleetFacts:
             if one.waiting_since is not None and one.workload not in warm
         ]
 
+    async def _budgeted(self, now: datetime) -> Mapping[str, Sequence[observed.Due]]:
+        """The work of jobs with a budget of their own, by workload, and what is left for it."""
+        found = await self._scaling.budgeted()
+        spent = await self._costs.of_jobs([job.job_id for job in found], now)
+        return budgets.dues(
+            [
+                budgets.Job(
+                    job.workload,
+                    job.items,
+                    job.since.timestamp(),
+                    _seconds(job.due),
+                    (job.budget_micro_usd - (spent[job.job_id].micro_usd if job.job_id in spent else 0)) / 1e6,
+                )
+                for job in found
+            ],
+            now.timestamp(),
+        )
+
     def _demands(
-        self, rows: Iterable[records.DemandRow], lately: Mapping[str, records.Arrivals]
+        self,
+        rows: Iterable[records.DemandRow],
+        lately: Mapping[str, records.Arrivals],
+        budgeted: Mapping[str, Sequence[observed.Due]],
     ) -> tuple[observed.Demand, ...]:
         """Of every workload, those without work too: some are to be kept warm."""
         due: defaultdict[str, list[observed.Due]] = defaultdict(list)
@@ -111,7 +135,7 @@ class FleetFacts:
         return tuple(
             observed.Demand(
                 name,
-                tuple(due[name]),
+                (*due[name], *budgeted.get(name, ())),
                 _needs(workload),
                 lately[name].items_per_s if name in lately else 0.0,
                 lately[name].window_s if name in lately else None,

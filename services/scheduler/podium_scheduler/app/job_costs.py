@@ -8,7 +8,7 @@ pods that computed for nobody, are nobody's: unattributed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -29,10 +29,19 @@ class JobCosts:
 
     async def of_job(self, job_id: UUID, now: datetime) -> costs.JobCost:
         """What a job has cost up to now; zero for one that no pod computed for."""
-        own, shares, spans = await self._ledger.of_job(job_id)
-        mine = {use.pod_id: use for use in own}
-        uses = {share.pod_id: _shared_out(share, mine.get(share.pod_id)) for share in shares}
-        return costs.attribute(costs.bills(spans, _EVER, now), uses).jobs.get(job_id, costs.JobCost())
+        return (await self.of_jobs([job_id], now)).get(job_id, costs.JobCost())
+
+    async def of_jobs(self, job_ids: Sequence[UUID], now: datetime) -> Mapping[UUID, costs.JobCost]:
+        """The same of several; those that no pod computed for are left out."""
+        if not job_ids:
+            return {}
+        own, shares, spans = await self._ledger.of_jobs(job_ids)
+        mine: defaultdict[UUID, list[records.PodUse]] = defaultdict(list)
+        for use in own:
+            mine[use.pod_id].append(use)
+        uses = {share.pod_id: _shared_out(share, mine[share.pod_id]) for share in shares}
+        found = costs.attribute(costs.bills(spans, _EVER, now), uses).jobs
+        return {job_id: found[job_id] for job_id in job_ids if job_id in found}
 
     async def since(self, start: datetime, now: datetime) -> costs.Attribution:
         """What pods cost since then; all jobs together are one. Of a pod that lived longer, what it did is taken to be
@@ -44,24 +53,25 @@ class JobCosts:
         for share in shares:
             life_s = lives[share.pod_id].pod_seconds if share.pod_id in lives else 0.0
             part = bills[share.pod_id].pod_seconds / life_s if life_s > 0 else 0.0
-            uses[share.pod_id] = [_scaled(use, part) for use in _shared_out(share, None)]
+            uses[share.pod_id] = [_scaled(use, part) for use in _shared_out(share, ())]
         return costs.attribute(bills, uses)
 
 
-def _shared_out(share: records.PodShare, own: records.PodUse | None) -> list[costs.Use]:
-    """A job's use of a pod and that of all others, with their loads and their waiting."""
+def _shared_out(share: records.PodShare, own: Sequence[records.PodUse]) -> list[costs.Use]:
+    """Some jobs' use of a pod and that of all others, with their loads and their waiting."""
     busy = _busy(share.work, own)
     loads = {work.workload: work.load_s for work in share.work}
     taken = sum(use.busy_s for use in busy) + sum(loads.values())
     return costs.share_out(busy, loads, max(0.0, share.served_s * share.gpu_count - taken))
 
 
-def _busy(work: Sequence[records.PodWork], own: records.PodUse | None) -> list[costs.Use]:
+def _busy(work: Sequence[records.PodWork], own: Sequence[records.PodUse]) -> list[costs.Use]:
     others: defaultdict[str, float] = defaultdict(float, {one.workload: one.busy_s for one in work})
     found = []
-    if own is not None and own.job_id is not None:
-        others[own.workload] -= own.seconds
-        found.append(costs.Use(own.job_id, own.workload, own.seconds))
+    for use in own:
+        if use.job_id is not None:
+            others[use.workload] -= use.seconds
+            found.append(costs.Use(use.job_id, use.workload, use.seconds))
     return found + [costs.Use(_OTHERS, workload, seconds) for workload, seconds in others.items() if seconds > 0]
 
 

@@ -45,6 +45,8 @@ class NewJob:
     completion_window: timedelta | None
     traceparent: str
     batches: tuple[NewBatch, ...]
+    budget_micro_usd: int | None = None
+    """The most that rented pods may cost for it; None: no bound of its own."""
 
     @property
     def item_count(self) -> int:
@@ -79,6 +81,7 @@ class Job:
     deadline: datetime | None
     expire_time: datetime | None
     results_expired: bool
+    budget_micro_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +449,18 @@ class InteractiveDemand:
     """When the first of those came that found no worker, none having found one since; None: the last ones did."""
     waiting_s: float
     """How long ago that was; 0: they did."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetedJob:
+    """An active job with a budget of its own, and its items without an outcome."""
+
+    job_id: UUID
+    workload: str
+    items: int
+    since: datetime
+    due: datetime | None
+    budget_micro_usd: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ BATCH_FAILURE_REASON_INTERNAL: BatchFailureReason
 BATCH_FAILURE_REASON_EXECUTOR_HUNG: BatchFailureReason
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality", "results_expired")
+    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality", "results_expired", "budget_usd")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class Job(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     RESULTS_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     workload: str
@@ -116,7 +117,8 @@ class Job(_message.Message):
     cost: JobCost
     modality: _workload_pb2.Modality
     results_expired: bool
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., results_expired: _Optional[bool] = ...) -> None: ...
+    budget_usd: float
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., results_expired: _Optional[bool] = ..., budget_usd: _Optional[float] = ...) -> None: ...
 
 class JobProgress(_message.Message):
     __slots__ = ("items_total", "items_succeeded", "items_failed", "items_truncated", "batches_total", "batches_finished", "items_released")

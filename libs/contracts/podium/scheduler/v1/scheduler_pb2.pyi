@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AdmitJobRequest(_message.Message):
-    __slots__ = ("app_id", "request_id", "payload_digest", "workload", "modality", "priority", "labels", "options", "completion_window", "batches", "traceparent")
+    __slots__ = ("app_id", "request_id", "payload_digest", "workload", "modality", "priority", "labels", "options", "completion_window", "batches", "traceparent", "budget_usd")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class AdmitJobRequest(_message.Message):
     COMPLETION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
     app_id: str
     request_id: str
     payload_digest: bytes
@@ -45,7 +46,8 @@ class AdmitJobRequest(_message.Message):
     completion_window: _duration_pb2.Duration
     batches: _containers.RepeatedCompositeFieldContainer[NewBatch]
     traceparent: str
-    def __init__(self, app_id: _Optional[str] = ..., request_id: _Optional[str] = ..., payload_digest: _Optional[bytes] = ..., workload: _Optional[str] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., batches: _Optional[_Iterable[_Union[NewBatch, _Mapping]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    budget_usd: float
+    def __init__(self, app_id: _Optional[str] = ..., request_id: _Optional[str] = ..., payload_digest: _Optional[bytes] = ..., workload: _Optional[str] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., batches: _Optional[_Iterable[_Union[NewBatch, _Mapping]]] = ..., traceparent: _Optional[str] = ..., budget_usd: _Optional[float] = ...) -> None: ...
 
 class NewBatch(_message.Message):
     __slots__ = ("first_item", "item_count", "payload", "payload_encoding")

@@ -42,6 +42,7 @@ def job(record: records.Job) -> job_pb2.Job:
         results_released=record.items_released == record.item_count,
         modality=workload_pb2.Modality.Name(record.modality),
         results_expired=record.results_expired,
+        budget_usd=None if record.budget_micro_usd is None else record.budget_micro_usd / 1e6,
     )
 
 
@@ -81,6 +82,7 @@ def new_job(request: scheduler_pb2.AdmitJobRequest) -> records.NewJob:
         options=request.options.SerializeToString(deterministic=True),
         completion_window=request.completion_window.ToTimedelta() if request.HasField("completion_window") else None,
         traceparent=request.traceparent,
+        budget_micro_usd=round(request.budget_usd * 1_000_000) if request.HasField("budget_usd") else None,
         batches=tuple(
             records.NewBatch(
                 b.first_item,

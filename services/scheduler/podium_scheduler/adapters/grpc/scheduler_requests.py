@@ -14,6 +14,8 @@ from podium_runtime import errors
 MAX_ITEMS = 50_000
 MAX_CALL_ITEMS = 64
 MAX_WINDOW_S = 3_650 * 86_400
+MIN_BUDGET_USD = 0.01
+MAX_BUDGET_USD = 1_000_000.0
 PRIORITIES = range(1, 6)
 
 
@@ -30,6 +32,8 @@ def admit_job(request: scheduler_pb2.AdmitJobRequest) -> None:
     window = request.completion_window
     if request.HasField("completion_window") and not 0 < window.seconds + window.nanos / 1e9 <= MAX_WINDOW_S:
         bad.append(errors.Violation("completion_window", f"must be above 0 s and at most {MAX_WINDOW_S:,} s"))
+    if request.HasField("budget_usd") and not MIN_BUDGET_USD <= request.budget_usd <= MAX_BUDGET_USD:
+        bad.append(errors.Violation("budget_usd", f"must be {MIN_BUDGET_USD} to {MAX_BUDGET_USD:,.0f} USD"))
     if sum(batch.item_count for batch in request.batches) > MAX_ITEMS:
         bad.append(errors.Violation("batches", f"must have at most {MAX_ITEMS:,} items together"))
     _raise(bad)

@@ -40,7 +40,10 @@ _ADD_WORK = text("""
         busy_s = pod_work.busy_s + excluded.busy_s, load_s = pod_work.load_s + excluded.load_s,
         last_time = excluded.last_time
 """)
-_OWN = text("SELECT pod_id, workload, busy_s, job_id FROM pod_uses WHERE job_id = :job_id ORDER BY pod_id")
+_OWN = text("""
+    SELECT pod_id, workload, busy_s, job_id FROM pod_uses
+    WHERE job_id = ANY(CAST(:jobs AS uuid[])) ORDER BY pod_id, job_id
+""")
 _BILLED = text("""
     SELECT DISTINCT pod_id FROM pod_prices WHERE (end_time IS NULL OR end_time > :start) AND start_time < :end
 """)
@@ -99,11 +102,13 @@ class CostLedger:
             await connection.execute(_ADD_WORK, work)
 
     @ledger_call
-    async def of_job(self, job_id: UUID) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
-        """What a job had of which pods, what these did in all, and what they cost."""
+    async def of_jobs(
+        self, job_ids: Sequence[UUID]
+    ) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
+        """What some jobs had of which pods, what these did in all, and what they cost."""
         async with self._database.transaction() as connection:
-            own = [records.PodUse(*row) for row in (await connection.execute(_OWN, {"job_id": job_id})).all()]
-            return own, *(await _shares(connection, [use.pod_id for use in own]))
+            own = [records.PodUse(*row) for row in (await connection.execute(_OWN, {"jobs": list(job_ids)})).all()]
+            return own, *(await _shares(connection, sorted({use.pod_id for use in own})))
 
     @ledger_call
     async def between(self, start: datetime, end: datetime) -> tuple[list[records.PodShare], list[costs.Span]]:

@@ -19,10 +19,11 @@ from podium_scheduler.domain import batches, jobs
 
 _INSERT_JOB = text("""
     INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
-                      traceparent, state, item_count, batch_count, batches_pending, feedable, deadline)
+                      traceparent, state, item_count, batch_count, batches_pending, feedable, deadline,
+                      budget_micro_usd)
     VALUES (:job_id, :app_id, :request_id, :payload_digest, :workload, :modality, :priority, CAST(:labels AS jsonb),
             :options, :traceparent, 'PENDING', :item_count, :batch_count, :batch_count, true,
-            now() + CAST(:window AS interval))
+            now() + CAST(:window AS interval), :budget_micro_usd)
     ON CONFLICT (app_id, request_id) DO NOTHING
     RETURNING job_id
 """)
@@ -351,6 +352,7 @@ def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
         "item_count": new.item_count,
         "batch_count": len(new.batches),
         "window": new.completion_window,
+        "budget_micro_usd": new.budget_micro_usd,
     }
 
 

@@ -27,11 +27,19 @@ _DEMANDS = text(f"""
     SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
         min(deadline) AS due
     FROM jobs
-    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
+    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed AND budget_micro_usd IS NULL
     GROUP BY workload,
         coalesce(floor(8 * {_LOG2.format("deadline - now()")}), -1),
         CASE WHEN deadline IS NULL THEN floor(8 * {_LOG2.format("now() - create_time")}) END
     ORDER BY workload, due NULLS LAST, since
+""")
+# One by one, for each has its own cost.
+_BUDGETED = text("""
+    SELECT job_id, workload, item_count - items_succeeded - items_failed, create_time, deadline, budget_micro_usd
+    FROM jobs
+    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
+        AND budget_micro_usd IS NOT NULL
+    ORDER BY create_time, job_id
 """)
 _LATELY = timedelta(minutes=15)
 _ARRIVALS = text("""
@@ -96,10 +104,18 @@ class ScalingLedger:
 
     @ledger_call
     async def demands(self) -> list[records.DemandRow]:
-        """Items without an outcome, summed up by workload and by when they are due; cost follows the active jobs."""
+        """Items without an outcome of jobs without a budget, summed up by workload and by when they are due; cost
+        follows the active jobs."""
         async with self._database.peek() as connection:
             rows = (await connection.execute(_DEMANDS)).all()
         return [records.DemandRow(*row) for row in rows]
+
+    @ledger_call
+    async def budgeted(self) -> list[records.BudgetedJob]:
+        """Every active job with a budget of its own, the oldest first."""
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_BUDGETED)).all()
+        return [records.BudgetedJob(*row) for row in rows]
 
     @ledger_call
     async def arrivals(self) -> dict[str, records.Arrivals]:

@@ -121,6 +121,8 @@ jobs = Table(
     _time("expire_time"),
     # The results were still unread when their retention ended: nobody can read them again.
     Column("results_expired", Boolean, nullable=False, server_default=text("false")),
+    # The most that rented pods may cost for it; none: no bound of its own.
+    Column("budget_micro_usd", BigInteger),
     # True once the job's batches have left the hot table; see `archive_ledger.py`.
     Column("archived", Boolean, nullable=False, server_default=text("false")),
     # When they may: at once when all results are released, else when the retention of the results ends. Generated, so
@@ -146,6 +148,7 @@ jobs = Table(
     CheckConstraint("(state IN ('PENDING','RUNNING')) = (finish_time IS NULL)", name="final_has_finish_time"),
     CheckConstraint("NOT archived OR finish_time IS NOT NULL", name="archived_is_final"),
     CheckConstraint("NOT archived OR results_expired OR items_released = item_count", name="archived_is_over"),
+    CheckConstraint("budget_micro_usd BETWEEN 10000 AND 1000000000000", name="budget_micro_usd"),
     CheckConstraint("feedable = (batches_pending > 0 AND state IN ('PENDING','RUNNING'))", name="feedable"),
 )
 Index("ix_jobs_list", jobs.c.app_id, jobs.c.create_time.desc(), jobs.c.job_id.desc())

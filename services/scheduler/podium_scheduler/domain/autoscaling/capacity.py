@@ -68,6 +68,10 @@ class Speeds:
         """While it computes; the offer has to serve the workload."""
         return offer.usd_per_s / self.items_per_s(workload, offer)
 
+    def affords(self, workload: str, offer: offers.Offer, due: Due) -> bool:
+        """Whether what is left for an item of its job's budget is enough while it computes on this offer."""
+        return due.usd_per_item is None or self.usd_per_item(workload, offer) <= due.usd_per_item
+
     def load_s(self, workload: str, offer: offers.Offer) -> float:
         """Of the workload's model."""
         return self._observed.load_s.get((workload, offer.device), self._policy.assumed_load_s)

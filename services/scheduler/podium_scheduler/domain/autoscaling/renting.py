@@ -105,6 +105,8 @@ class Renting:
             self._rent(demand, urgent, hurry)
         elif full and (best := self._best(demand, full)):
             self._fill(demand, full, best)
+        elif not best and any(self._speeds.rentable(demand.workload)):
+            self.actions.append(Wait(demand.workload, self._priced_out(demand.workload, urgent or full)))
         elif not best:
             self._unservable(demand)
 
@@ -309,9 +311,19 @@ class Renting:
 
     def _obstacle(self, workload: str, quotes: Sequence[Quote]) -> str:
         if not quotes:
-            return "no offer is cheap enough for what its job may cost"
+            return "no offer is cheap enough for what is left of its jobs' budgets"
         best = quotes[0].offer
         return f"{self._purse.affords(best, self._speeds.coming_s(workload, best))[1]} bounds it"
+
+    def _priced_out(self, workload: str, parts: Sequence[Work]) -> str:
+        """Why work waits that no job has the money for."""
+        items = words.many(round(sum(part.items for part in parts)), "item")
+        most = max((part.usd_per_item for part in parts if part.usd_per_item is not None), default=0.0)
+        if most <= 0:
+            return f"{items} wait, and the budgets of their jobs are used up"
+        least = min(self._quote(workload, offer, parts).usd for offer in self._speeds.rentable(workload))
+        each = least / sum(part.items for part in parts)
+        return f"{items} wait: ${most:.3g} is left for each of their jobs' budgets, and each would cost ${each:.3g}"
 
     def _waits(self, quote: Quote) -> str:
         wait_s = self._observed.backoff_until[quote.offer.key] - self._now

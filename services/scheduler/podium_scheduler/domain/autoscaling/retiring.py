@@ -6,6 +6,7 @@ A pod whose end comes is drained first, and destroyed when nothing is in hand or
   coming anew would cost (who keeps it longer pays more than who rents again);
 - when the work that there is, with what comes in steadily, would leave it idle for longer than coming anew costs, and
   the others still do everything in time with something to spare. The dearest for the work goes first;
+- at once, when the budgets of all jobs that it could serve are used up;
 - when the operator's limits ask for it. Budgets are hard: where the money for the drain is not there, it is destroyed.
 
 Nothing idle is what loads a model or has a batch in hand, and nothing is idle before it has come.
@@ -18,16 +19,18 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from uuid import UUID
 
-from podium_scheduler.domain import pods
+from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import words
 from podium_scheduler.domain.autoscaling.actions import Action, Alert, Destroy, Drain, Trouble
 from podium_scheduler.domain.autoscaling.capacity import Calendar, Capacity, Group, Speeds, Work, grouped
-from podium_scheduler.domain.autoscaling.observed import Observed, Pod
+from podium_scheduler.domain.autoscaling.observed import Due, Observed, Pod
 from podium_scheduler.domain.autoscaling.policy import Policy
 from podium_scheduler.domain.autoscaling.purse import Purse
 
 _STAY = 0.8
 """What stays has to do all in this part of the time, or a pod would be rented again for the next item."""
+
+_PRICED_OUT = "what is left of the budgets of the jobs that it could serve is less than their items cost on it"
 
 _Candidate = tuple[Pod, pods.Reason, str]
 """A pod that could go, and why."""
@@ -157,12 +160,19 @@ class Retiring:
     def _unwanted(self, staying: Sequence[Pod]) -> Iterator[_Candidate]:
         """Pods on their way that nothing waits for any more."""
         for pod in staying:
-            if pod.coming and not any(d.items and self._rate(d.workload, pod) for d in self._observed.demands):
+            if not pod.coming or self._affordable_on(pod.offer):
+                continue
+            if self._priced_out(pod.offer):
+                yield pod, pods.Reason.OVER_BUDGET, _PRICED_OUT
+            else:
                 yield pod, pods.Reason.NOT_WANTED, "there is no work any more that it could do"
 
     def _surplus(self, group: Group, steady: float, calendar: Calendar) -> Iterator[_Candidate]:
         """Pods of a group that is there without which the others would still not be idle."""
         members = sorted(group.members, key=self._dispensable)
+        if group.work_s <= 0 and self._priced_out(group.offer):
+            yield from ((pod, pods.Reason.OVER_BUDGET, _PRICED_OUT) for pod in members)
+            return
         cold_s = max(1.0, self._speeds.cold_start_s(group.offer))
         hold_s = max(self._policy.idle_s, cold_s if self._awaited(group, calendar, cold_s) else 0.0)
         useful = max(1, math.floor(steady + group.work_s / cold_s)) if group.work_s > 0 else 0
@@ -189,8 +199,18 @@ class Retiring:
             for demand in self._observed.demands
         )
 
-    def _rate(self, workload: str, pod: Pod) -> float:
-        return self._speeds.items_per_s(workload, pod.offer)
+    def _affordable_on(self, offer: offers.Offer) -> bool:
+        """Whether there is work that it could do, and that may cost so much."""
+        return any(self._speeds.affords(workload, offer, due) for workload, due in self._work_for(offer))
+
+    def _priced_out(self, offer: offers.Offer) -> bool:
+        """Whether there is work that it could do, and its jobs have not the money for any of it."""
+        return any(self._work_for(offer)) and not self._affordable_on(offer)
+
+    def _work_for(self, offer: offers.Offer) -> Iterator[tuple[str, Due]]:
+        for demand in self._observed.demands:
+            if self._speeds.items_per_s(demand.workload, offer) > 0:
+                yield from ((demand.workload, due) for due in demand.due if due.items)
 
     def _steady(self, groups: Sequence[Group]) -> list[float]:
         """How many pods of each group are kept busy by what comes in, the cheapest first."""
