@@ -56,6 +56,8 @@ async def test_submit_is_idempotent_by_request_id(fake: FakeGateway, client: Asy
     again = await client.submit(TEXTS, workload="fake", request_id=request, labels={"a": "b"}, priority=2)
     assert first.job_id == again.job_id
     assert (first.priority, first.labels, first.state) == (2, {"a": "b"}, JobState.COMPLETED)
+    assert first.budget_usd is None
+    assert (await client.submit(TEXTS, workload="fake", budget_usd=2.5)).budget_usd == 2.5
     with pytest.raises(podium_client.RequestIdConflict):
         await client.submit(TEXTS[1:], workload="fake", request_id=request)
 

@@ -54,10 +54,14 @@ async def test_submit_writes_vectors_and_says_so(fake: FakeGateway, podium: Run,
 
 async def test_submit_tells_scripts_in_json(fake: FakeGateway, podium: Run, lines: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    ended = await podium("submit", lines, "-w", "fake", "-o", out, "--label", "team=search", "--priority", 1, "--json")
+    ended = await podium(
+        "submit", lines, "-w", "fake", "-o", out, "--label", "team=search", "--priority", 1, "--budget", 2.5, "--json"
+    )
     assert (ended.json["items"], ended.json["failed"], ended.json["out"]) == (23, 0, str(out))
     job = fake.jobs[ended.json["jobs"][0]].message
-    assert (job.priority, dict(job.labels)) == (1, {"team": "search"})
+    assert (job.priority, dict(job.labels), job.budget_usd) == (1, {"team": "search"}, 2.5)
+    told = await podium("job", job.job_id)
+    assert "budget    $2.50" in told.out
 
 
 async def test_jsonl_and_csv_with_keys(fake: FakeGateway, podium: Run, tmp_path: Path) -> None:

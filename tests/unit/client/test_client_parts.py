@@ -87,11 +87,12 @@ def test_request_ids_are_the_same_for_the_same_input_only() -> None:
         request_id(replace(SPEC, run="second"), part_of("a", "b")),
         request_id(replace(SPEC, priority=1), part_of("a", "b")),
         request_id(replace(SPEC, labels={"a": "b"}), part_of("a", "b")),
+        request_id(replace(SPEC, budget_usd=2.0), part_of("a", "b")),
         request_id(replace(SPEC, options=item_pb2.EmbeddingOptions(dimensions=64)), part_of("a", "b")),
         rerun_request_id(first, "job", 1),
         rerun_request_id(first, "job", 2),
     }
-    assert len(others) == 10
+    assert len(others) == 11
     assert first not in others
 
 
