@@ -6,14 +6,16 @@ twice; and what was to be destroyed is. Where the list is late or lies for a whi
 come to the truth, as nobody could know before.
 
 Against the imaginary provider the steps are those of the event loop, all of them. Against the stand-ins of the clouds,
-which answer over sockets, they are those before and after every call to the ledger and to the provider.
+which answer over sockets, they are those before and after every call to the ledger and to the provider; their time is
+virtual, so that calls which hang until the patience with them is over cost nothing. Pods on this machine are real
+processes; there the steps are also those between a process' spawn and its first word. tests/support/local_machine.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -28,7 +30,7 @@ from podium_scheduler.app import pod_keeper, providers, records
 from podium_scheduler.domain import pod_watch, pods
 from podium_scheduler.domain.pods import Move, Reason, State
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
-from tests.support import dying, provider_rigs
+from tests.support import dying, local_machine, provider_rigs, virtual_time
 from tests.support.clouds.imaginary import Create, Destroy, Imaginary
 from tests.support.clouds.stand_in import WELL, Misbehaviour, Operation
 
@@ -38,6 +40,10 @@ ROUND_S = 5.0
 PATIENCE = pod_watch.Patience(call=timedelta(seconds=20), absence=timedelta(seconds=4))
 RULES = pod_keeper.Rules(PATIENCE, interval_s=ROUND_S)
 RELIED_ON = (State.STARTING, State.READY, State.DRAINING)
+
+
+async def _nothing() -> None:
+    """Nobody has to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +57,18 @@ class Cloud:
     ever: Callable[[], int]
     """Pods that it ever made."""
     listed_at_once: bool = True
+    settle: Callable[[], Awaitable[None]] = _nothing
+    """Waits until what was begun outside has come to its end; what takes no time but the clock's needs none."""
+    reopen: Callable[[dying.Fate], providers.Provider] | None = None
+    """The provider as a new process with this fate has it; None: it remembers nothing."""
 
 
 class Recorded:
     """A provider, and the names that it was asked to create pods of."""
 
-    def __init__(self, provider: providers.Provider) -> None:
+    def __init__(self, provider: providers.Provider, created: Counter[str]) -> None:
         self._provider = provider
-        self.created: Counter[str] = Counter()
+        self.created = created
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provider, name)
@@ -74,7 +84,7 @@ class Case:
     def __init__(self, cloud: Cloud, offer: providers.Offer, pod_count: int) -> None:
         self.cloud = cloud
         self.clock = cloud.time
-        self.provider = Recorded(cloud.provider)
+        self.created: Counter[str] = Counter()
         self.ledger = PodLedgerModel(self.clock)
         self.ids = ids.SequentialIds()
         self.offer = offer
@@ -82,7 +92,8 @@ class Case:
 
     def leader(self, fate: dying.Fate) -> pod_keeper.PodKeeper:
         """A keeper in a process with this fate."""
-        ledger, provider = dying.Line(self.ledger, fate), dying.Line(self.provider, fate)
+        mine = self.cloud.reopen(fate) if self.cloud.reopen else self.cloud.provider
+        ledger, provider = dying.Line(self.ledger, fate), dying.Line(Recorded(mine, self.created), fate)
         return pod_keeper.PodKeeper(ledger, provider, self.order, self.ids, self.clock, RULES)
 
     def order(self, pod: pods.Pod, token: str) -> providers.Order:
@@ -92,6 +103,7 @@ class Case:
         """One leader until it is killed, then the next; pods that are made, and destroyed."""
         await self.wanted()
         await dying.until_death(fate, self.first_leader(self.leader(fate)))
+        await self.cloud.settle()
         next_leader = self.leader(dying.Fate())
         await self.rounds(next_leader, 2)
         if self.cloud.listed_at_once:
@@ -119,6 +131,7 @@ class Case:
         """Rounds of the watcher."""
         for _ in range(number):
             rest = await keeper.run_once()
+            await self.cloud.settle()
             # What it was told to leave alone for long is not a round.
             self.clock.advance(max(rest, ROUND_S))
 
@@ -143,7 +156,7 @@ class Case:
     def agrees(self) -> None:
         """The provider has what the ledger knows, and the ledger counts on what the provider has."""
         rows, alive = self.ledger.rows.values(), Counter(self.cloud.alive())
-        assert max(self.provider.created.values(), default=0) <= 1, "no name is called for twice"
+        assert max(self.created.values(), default=0) <= 1, "no name is called for twice"
         assert max(alive.values(), default=0) <= 1, "no pod is made twice"
         assert set(alive) <= {p.name for p in rows if p.end_time is None and p.provider_pod_id}, "no orphans"
         assert {p.name for p in rows if p.state in RELIED_ON} <= set(alive), "no ghosts"
@@ -214,11 +227,23 @@ CREATES = {
     "500 made": Misbehaviour(fails_after_creating=True),
     "cut made": Misbehaviour(breaks_after_creating=True),
     "500 made listed late": Misbehaviour(fails_after_creating=True, listed_late_s=LATE_S),
+    "no capacity": Misbehaviour(no_capacity=True),
+    "refused": Misbehaviour(refused=True),
+    "unauthorized": Misbehaviour(unauthorized=True),
+    "throttled": Misbehaviour(throttled=30.0),
+    "unreadable answer made": Misbehaviour(garbles_after_creating=True),
+    "hangs not made": Misbehaviour(times_out_before=True),
+    "hangs made": Misbehaviour(times_out_after_creating=True),
+    "hangs made listed late": Misbehaviour(times_out_after_creating=True, listed_late_s=LATE_S),
 }
 DESTROYS = {
     "500 not done": Misbehaviour(fails_before=True),
     "500 done": Misbehaviour(fails_after_creating=True),
     "cut done": Misbehaviour(breaks_after_creating=True),
+    "unauthorized": Misbehaviour(unauthorized=True),
+    "throttled": Misbehaviour(throttled=30.0),
+    "hangs not done": Misbehaviour(times_out_before=True),
+    "hangs done": Misbehaviour(times_out_after_creating=True),
 }
 WRONG = {
     **{f"create: {name}": (Operation.CREATE, wrong) for name, wrong in CREATES.items()},
@@ -239,13 +264,44 @@ async def stand_in(kind: str, folder: Path, operation: Operation, wrong: Misbeha
         )
 
 
-@pytest.mark.parametrize("wrong", sorted(WRONG))
-@pytest.mark.parametrize("kind", sorted(STAND_INS))
-async def test_wherever_it_dies_the_next_leader_sets_it_right_at(kind: str, wrong: str, tmp_path: Path) -> None:
+async def at_every_call(kind: str, wrong: str, folder: Path) -> None:
+    """One game for each step of an unharmed one."""
     unharmed = dying.Fate(at_lines=True)
     for fate in fates(unharmed):
-        async with stand_in(kind, tmp_path, *WRONG[wrong]) as cloud:
+        async with stand_in(kind, folder, *WRONG[wrong]) as cloud:
             offer = next(iter(await cloud.provider.offers()))
+            with told(fate):
+                await Case(cloud, offer, 1).play(fate)
+    assert unharmed.steps > 30
+
+
+@pytest.mark.parametrize("wrong", sorted(WRONG))
+@pytest.mark.parametrize("kind", sorted(STAND_INS))
+def test_wherever_it_dies_the_next_leader_sets_it_right_at(kind: str, wrong: str, tmp_path: Path) -> None:
+    virtual_time.run(at_every_call(kind, wrong, tmp_path))
+
+
+# --- processes of this machine, at every call and between a spawn and its first word ------------------------
+
+
+@pytest.mark.parametrize("wrong", ["made", "no capacity", "refused"])
+async def test_wherever_it_dies_no_process_is_left_or_started_twice(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unharmed = dying.Fate(at_lines=True)
+    for number, fate in enumerate(fates(unharmed)):
+        async with local_machine.opened(tmp_path / str(number), CREATES[wrong], monkeypatch) as machine:
+            time = clock.FakeClock()
+            first = machine.reopen(dying.Fate(), time)
+            offer = next(iter(await first.offers()))
+            cloud = Cloud(
+                first,
+                time,
+                machine.alive,
+                lambda machine=machine: len(machine.ever),  # type: ignore[misc]
+                settle=machine.settle,
+                reopen=lambda fate, machine=machine, time=time: machine.reopen(fate, time),  # type: ignore[misc]
+            )
             with told(fate):
                 await Case(cloud, offer, 1).play(fate)
     assert unharmed.steps > 30

@@ -187,10 +187,14 @@ class CloudControls:
 
 @contextlib.asynccontextmanager
 async def open_cloud(
-    kind: CloudKind, folder: Path, patience_s: float, plan: stand_in.Plan | None = None
+    kind: CloudKind,
+    folder: Path,
+    patience_s: float,
+    plan: stand_in.Plan | None = None,
+    time: FakeClock | None = None,
 ) -> AsyncIterator[Rig]:
-    """A stand-in and its provider; without a plan it misbehaves as its controls say."""
-    time = FakeClock()
+    """A stand-in and its provider; without a plan it misbehaves as its controls say, without a `time` on its own."""
+    time = time or FakeClock()
     async with kind.served(time, plan) as cloud:
         async with closing(kind.provider(cloud, http.Patience(total_s=patience_s))) as provider:
             controls = CloudControls(cloud, time, lambda pod: kind.inside(pod, folder / "machine"))

@@ -113,7 +113,7 @@ class ScalingLedger:
     @ledger_call
     async def budgeted(self) -> list[records.BudgetedJob]:
         """Every active job with a budget of its own, the oldest first."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_BUDGETED)).all()
         return [records.BudgetedJob(*row) for row in rows]
 
