@@ -131,6 +131,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
                 ids.SystemIds(),
                 "podium",
                 policy.Policy(),
+                wakers.Wakers(Silence(), Leads()),
             ),
             job_costs.JobCosts(cost_ledger.CostLedger(ledger)),
             ["hash-384", "minilm"],

@@ -11,7 +11,7 @@ from typing import Any, cast
 from podium.operator.v1 import operator_pb2_grpc
 from podium_runtime import auth, clock, grpc_server, ids
 from podium_scheduler.adapters.grpc import operator_pods
-from podium_scheduler.app import draining, ports, providers, records, worker_sessions
+from podium_scheduler.app import draining, ports, providers, records, wakers, worker_sessions
 from podium_scheduler.app.pods_of_operators import PodsOfOperators, Wanted
 from podium_scheduler.domain import pods
 from podium_scheduler.domain.autoscaling import policy
@@ -51,6 +51,18 @@ class Market(Imaginary):
         if self.fails is not None:
             raise self.fails
         return self.offered
+
+
+@dataclass
+class Replicas:
+    """The other replicas, and whether this one leads."""
+
+    leads: bool = False
+    heard: list[str] = field(default_factory=list)
+
+    async def replicas(self, kind: str, **fields: object) -> None:
+        """As of app.ports.Wakeups."""
+        self.heard.append(kind)
 
 
 @dataclass
@@ -94,10 +106,13 @@ class Rig:
     ledger: PodLedgerModel = field(init=False)
     scaling: ScalingMemory = field(default_factory=ScalingMemory)
     drains: Drains = field(default_factory=Drains)
+    told: Replicas = field(default_factory=lambda: Replicas())
     market: Market = field(init=False)
+    waking: wakers.Wakers = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = PodLedgerModel(self.clock)
+        self.waking = wakers.Wakers(cast(Any, self.told), cast(Any, self.told))
         self.market = Market(self.clock, "runpod")
 
     def use_cases(
@@ -112,6 +127,7 @@ class Rig:
             self.ids,
             "podium",
             policy.Policy(limits=policy.Limits(max_pods=5, usd_per_hour=4.0)),
+            self.waking,
         )
 
     async def spawned(self) -> pods.Pod:

@@ -351,6 +351,7 @@ class Scheduler:
             self._ids,
             fleet.plan.cluster if fleet else "podium",
             fleet.plan.policy if fleet else policy.Policy(),
+            self._wakers,
         )
 
     def _lives(self) -> session_lives.SessionLives:
@@ -410,6 +411,10 @@ class Scheduler:
             self._wakers.dispatcher.set()
         elif kind == "place":
             self._wakers.placer.set()
+        elif kind == "keep":
+            self._wakers.keep_here()
+        elif kind == "scale":
+            self._wakers.autoscaler.set()
         elif kind == "desire":
             self._desires.heard(message)
         elif kind == "revoke":
@@ -518,7 +523,15 @@ class Scheduler:
         on_offer = autoscaler.OfferWatch(fleet.renting, time)
         return [
             *(
-                pod_keeper.PodKeeper(stores.pods, provider, fleet.order, self._ids, time, rules)
+                pod_keeper.PodKeeper(
+                    stores.pods,
+                    provider,
+                    fleet.order,
+                    self._ids,
+                    time,
+                    rules,
+                    self._wakers.keepers[provider.name],
+                )
                 for provider in fleet.renting
             ),
             pod_readiness.PodReadiness(stores.pods, stores.sessions),
@@ -533,6 +546,7 @@ class Scheduler:
                 plan.cluster,
                 self._ids,
                 time,
+                self._wakers,
             ),
         ]
 

@@ -472,3 +472,12 @@ def test_a_fleet_of_a_thousand_is_decided_on_quickly() -> None:
         taken.append(time.process_time() - begin)
     # About 80 ms; the bound leaves room for slow machines, not for another power of the fleet.
     assert min(taken) < 0.5
+
+
+def test_the_least_number_of_pods_is_for_what_is_likely_to_be_wanted_and_easy_to_load() -> None:
+    least = replace(POLICY, limits=Limits(min_pods=1))
+    small, big = Demand("small"), Demand("big", needs=offers.Needs(vram_bytes=16 * GB))
+    assert only(decide(big, small, policy=least), Spawn).workload == "small"
+    assert only(decide(replace(big, arrivals_per_s=1.0), small, policy=least), Spawn).workload == "big"
+    seen = Observed(demands=(big, small), offers=(CHEAP,), load_s={("big", "RTX 4090"): 60.0})
+    assert only(autoscaler.decide(seen, least, NOW), Spawn).workload == "big", "it has been loaded before"

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from podium.common.v1 import workload_pb2
@@ -18,6 +19,7 @@ from podium_scheduler.app import (
     providers,
     records,
     throughputs,
+    wakers,
     worker_sessions,
 )
 from podium_scheduler.domain import costs, offers, pods
@@ -110,6 +112,7 @@ class Rig:
     cloud: Cloud = field(default_factory=Cloud)
     sessions: dict[uuid.UUID, worker_pb2.Status] = field(default_factory=dict)
     gpus: int = 1
+    leads: bool = True
     drained: list[uuid.UUID] = field(default_factory=list)
     asked: list[records.InteractiveDemand] = field(default_factory=list)
 
@@ -125,8 +128,9 @@ class Rig:
         rented: Any = [self.cloud]
         self.offers = autoscaler.OfferWatch(rented, self.time)
         make = ids.SequentialIds()
+        self.waking = wakers.Wakers(mine, mine)
         self.loop = autoscaler.Autoscaler(
-            self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time
+            self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time, self.waking
         )
         self.readiness = pod_readiness.PodReadiness(self.pods, mine)
 
@@ -360,3 +364,35 @@ async def test_a_pod_that_has_done_all_before_it_was_ready_is_idle_and_not_unwan
     rig.time.advance(60)
     await rig.round()
     assert (await rig.now(pod)).reason is pods.Reason.IDLE
+
+
+async def test_what_is_intended_and_what_is_to_go_wakes_the_keepers() -> None:
+    rig = Rig()
+    waiting = rig.waking.keepers["cloud"]
+    await rig.round()
+    assert not waiting.is_set(), "nothing has changed"
+    rig.work(100)
+    await rig.round()
+    assert waiting.is_set()
+
+
+async def test_a_job_with_a_budget_gets_a_pod_until_the_money_is_used_up() -> None:
+    rig = Rig()
+    await rig.round()
+    now, job_id = rig.time.now(), uuid.uuid4()
+    # At 50 items a second and $0.80 an hour, 18,000 items cost 8 cents, and the way up 5 more.
+    rig.scaling.jobs = [records.BudgetedJob(job_id, "minilm", 18_000, now, None, 200_000)]
+    pod_id = uuid.UUID(int=1)
+    work = [records.PodWork("minilm", 3_600.0, 0.0)]
+    span = costs.Span(pod_id, now - timedelta(hours=1), now, Decimal("0.10"))
+    rig.uses.had = (
+        [records.PodUse(pod_id, "minilm", 3_600.0, job_id)],
+        [records.PodShare(pod_id, 0.0, 1, work)],
+        [span],
+    )
+    await rig.round()
+    assert not rig.pods.rows, "ten of twenty cents are used up"
+    assert rig.scaling.decided[-1].kind == "Wait" and "left for each" in rig.scaling.decided[-1].reason
+    rig.uses.had = ([], [], [])
+    await rig.round()
+    assert rig.pods.rows

@@ -323,3 +323,19 @@ async def test_an_explanation_begins_with_what_holds_now() -> None:
     found = await rig.use_cases().explain("minilm")
     assert found.remarks == ("autoscaling is paused: no pod is rented, and none retired",)
     assert len(found.decisions) == 2
+
+
+async def test_what_an_operator_asks_for_wakes_the_loops_that_do_it() -> None:
+    rig = Rig()
+    keeper = rig.waking.keepers["runpod"]
+    pod = await rig.spawned()
+    assert keeper.is_set() and rig.told.heard == ["keep"], "and the replica that leads"
+    keeper.clear()
+    await rig.use_cases().destroy(pod.pod_id)
+    assert keeper.is_set() and rig.told.heard == ["keep"] * 2
+    keeper.clear()
+    await rig.use_cases().destroy(pod.pod_id)
+    assert not keeper.is_set(), "there is nothing to do"
+    rig.told.leads = True
+    await rig.use_cases().set_limits(records.ScalingLimits(min_pods=1))
+    assert rig.waking.autoscaler.is_set() and rig.told.heard == ["keep"] * 2

@@ -18,7 +18,7 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records
+from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records, wakers
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import actions, autoscaler, observed, policy
 
@@ -60,10 +60,12 @@ class Autoscaler(loops.PatientLoop):
         prefix: str,
         make: ids.Ids,
         time: clock.Clock,
+        wake: wakers.Wakers,
         decide: Decide = autoscaler.decide,
     ) -> None:
         """`decide`: another rule than ours, in the simulator."""
-        super().__init__()
+        super().__init__(wake.autoscaler)
+        self._wakers = wake
         self._clock = time
         self._decide = decide
         self._ledger = ledger
@@ -104,6 +106,8 @@ class Autoscaler(loops.PatientLoop):
         states = {pod.pod_id: pod for pod in self._facts.census}
         moves = [move for act in acts if (move := _move(act, states)) is not None]
         moved = await self._ledger.move(moves) if moves else set()
+        if spawns or moves:
+            await self._wakers.keep()
         drained = {move.pod_id for move in moves if move.after is pods.State.DRAINING} & moved
         # Level-triggered: a drain of an earlier round that did not reach the worker reaches it now.
         leaving = (

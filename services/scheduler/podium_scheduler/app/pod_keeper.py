@@ -82,8 +82,9 @@ class PodKeeper(loops.PatientLoop):
         make: ids.Ids,
         time: clock.Clock,
         rules: Rules,
+        wake: asyncio.Event | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(wake)
         self.name = f"pod_keeper.{provider.name}"
         self._ledger = ledger
         self._provider = provider

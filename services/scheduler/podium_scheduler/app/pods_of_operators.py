@@ -1,7 +1,8 @@
 """Use cases: what operators do with pods, and with the autoscaler. On any replica.
 
 Promises: only intents, wishes and limits are written; the pod keeper makes them true. A wish is guarded by the state
-that the pod was seen in; where it has moved meanwhile, the wish is made anew from what is true now. Clock: the
+that the pod was seen in; where it has moved meanwhile, the wish is made anew from what is true now. The loops that
+carry it out are woken. Clock: the
 ledger's. Failure: no call holds the ledger while a provider is asked, and a provider's error reaches the operator as
 one sentence with a stable reason.
 """
@@ -14,7 +15,7 @@ from datetime import datetime
 from uuid import UUID
 
 from podium_runtime import errors, ids, logs
-from podium_scheduler.app import draining, intents, ports, providers, records
+from podium_scheduler.app import draining, intents, ports, providers, records, wakers
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import policy, words
 from podium_scheduler.domain.pods import State
@@ -94,6 +95,7 @@ class PodsOfOperators:
         make: ids.Ids,
         prefix: str,
         rules: policy.Policy,
+        wake: wakers.Wakers,
     ) -> None:
         """`prefix`: the cluster's, of every pod's name. `rules`: with the limits until an operator sets any."""
         self._ledger = ledger
@@ -103,6 +105,7 @@ class PodsOfOperators:
         self._ids = make
         self._prefix = prefix
         self._defaults = _as_set(rules.limits)
+        self._wakers = wake
 
     @property
     def providers(self) -> list[str]:
@@ -153,6 +156,7 @@ class PodsOfOperators:
             await self._allow(offer)
             (pod,) = await self._ledger.intend([self._intent(offer, wanted.request_id)])
             log.info("pod_asked_for", pod_id=str(pod.pod_id), offer=offer.key)
+            await self._wakers.keep()
         if not wanted.asks_for(pod):
             raise errors.AlreadyExists(
                 f"request_id {wanted.request_id} was used for another pod", reason="REQUEST_ID_REUSED"
@@ -209,6 +213,7 @@ class PodsOfOperators:
             move = pods.Move(pod_id, pod.state, after[pod.state], pods.Reason.OPERATOR, _ENDED)
             if await self._ledger.move([move]):
                 log.info("pod_ended_by_operator", pod_id=str(pod_id), before=move.before, after=move.after)
+                await self._wakers.keep()
                 return await self._found(pod_id)
         raise errors.Unavailable(f"pod {pod_id} moves on all the time", reason="POD_MOVES")
 
@@ -226,6 +231,7 @@ class PodsOfOperators:
         """All of them, from now on; returns what holds."""
         await self._scaling.set_limits(limits)
         log.info("autoscaling_limits_set", limits=str(limits))
+        await self._wakers.scale()
         return await self.limits()
 
     async def explain(self, workload: str) -> Explanation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 
 from podium_scheduler.app import ports
 
@@ -14,6 +15,9 @@ class Wakers:
         self.feeder = asyncio.Event()
         self.dispatcher = asyncio.Event()
         self.placer = asyncio.Event()
+        self.autoscaler = asyncio.Event()
+        self.keepers: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        """Of pods, by provider."""
         self._wakeups = wakeups
         self._leadership = leadership
 
@@ -33,3 +37,20 @@ class Wakers:
         self.placer.set()
         if not self._leadership.leads:
             await self._wakeups.replicas("place")
+
+    async def keep(self) -> None:
+        """There are pods to create or to destroy."""
+        self.keep_here()
+        if not self._leadership.leads:
+            await self._wakeups.replicas("keep")
+
+    def keep_here(self) -> None:
+        """The same, told by another replica."""
+        for keeper in self.keepers.values():
+            keeper.set()
+
+    async def scale(self) -> None:
+        """There is something new to decide on: an operator has set limits."""
+        self.autoscaler.set()
+        if not self._leadership.leads:
+            await self._wakeups.replicas("scale")

@@ -87,9 +87,14 @@ class Renting:
             if least := self._policy.wishes_for(name).warm_pods:
                 here = sum(pod.is_warm(name) for pod in staying) + self._spawned(name)
                 self._add(name, least - here, f"warm minimum of {name}")
-        for demand in self._observed.demands:
+        for demand in sorted(self._observed.demands, key=self._unlikely):
             lacking = self._policy.limits.min_pods - len(staying) - self._spawned()
             self._add(demand.workload, lacking, f"operator's minimum, for {demand.workload}")
+
+    def _unlikely(self, demand: Demand) -> tuple[bool, float, bool, int, str]:
+        """Ascending: what has work, what came lately, what is known to load somewhere, what is small."""
+        loads = any(workload == demand.workload for workload, _ in self._observed.load_s)
+        return (not demand.items, -demand.arrivals_per_s, not loads, demand.needs.vram_bytes, demand.workload)
 
     def _spawned(self, workload: str = "") -> int:
         spawns = (action for action in self.actions if isinstance(action, Spawn))
