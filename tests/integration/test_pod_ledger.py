@@ -315,3 +315,34 @@ async def test_a_round_is_a_few_statements_however_many_pods_there_are(
     now = (await ledger.census()).now
     spans = await ledger.spans(now - timedelta(days=1), now)
     assert len(spans) == 2000
+
+
+async def test_a_pod_that_ended_is_forgotten_when_no_job_had_it(
+    ledger: pod_ledger.PodLedger, pool: database.Database
+) -> None:
+    unused, used, alive = [await start(ledger) for _ in range(3)]
+    job_id = uuid.uuid4()
+    async with pool.transaction() as connection:
+        await connection.execute(text("INSERT INTO apps (app_id) VALUES ('app') ON CONFLICT DO NOTHING"))
+        await connection.execute(
+            text("""
+                INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options,
+                    state, item_count, batch_count, feedable)
+                VALUES (:job_id, 'app', :job_id, '', 'minilm', 1, 3, '', 'RUNNING', 1, 1, false)
+            """),
+            {"job_id": job_id},
+        )
+        await connection.execute(
+            text("INSERT INTO pod_uses (pod_id, job_id, workload, busy_s) VALUES (:pod_id, :job_id, 'minilm', 1)"),
+            {"pod_id": used.pod_id, "job_id": job_id},
+        )
+    for pod in (unused, used):
+        await ledger.move([Move(pod.pod_id, State.STARTING, State.LOST, Reason.VANISHED)])
+    assert await ledger.forget_ended(timedelta(days=1), 10) == 0
+    assert await ledger.forget_ended(timedelta(0), 10) == 1
+    assert [await ledger.pod(one.pod_id) is None for one in (unused, used, alive)] == [True, False, False]
+    assert not await ledger.history(unused.pod_id)
+    async with pool.transaction() as connection:
+        await connection.execute(text("DELETE FROM jobs WHERE job_id = :job_id"), {"job_id": job_id})
+    assert await ledger.forget_ended(timedelta(0), 10) == 1
+    assert await ledger.forget_ended(timedelta(0), 10) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -52,7 +53,7 @@ class Fleet:
     def workers(self) -> list[psutil.Process]:
         """Of all pods."""
         family = psutil.Process(self.running.scheduler.process.pid).children(recursive=True)
-        return [one for one in family if one.cmdline()[-2:] == ["-m", "podium_worker"]]
+        return [one for one in family if _is_worker(one)]
 
     async def pods(self) -> list[asyncpg.Record]:
         found: list[asyncpg.Record] = await self._ledger.fetch("SELECT * FROM pods ORDER BY create_time")
@@ -78,6 +79,13 @@ async def from_zero(folder: Path, more: str = "") -> AsyncIterator[Fleet]:
             yield Fleet(running, ledger)
         finally:
             await ledger.close()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    # One that has ended, and is a zombie until somebody looks, is none.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()[-2:] == ["-m", "podium_worker"]
+    return False
 
 
 def states(pods: list[asyncpg.Record]) -> list[str]:

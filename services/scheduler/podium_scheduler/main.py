@@ -67,6 +67,7 @@ from podium_scheduler.app import (
     lost_results,
     model_loads,
     placer,
+    pod_janitor,
     pod_keeper,
     pod_readiness,
     pod_uses,
@@ -246,7 +247,14 @@ class Scheduler:
             stores.leadership,
             stores.wakeups,
             self._leader_loops,
-            (queue_metrics.forget, consumer_keeper.forget, placer.forget, pod_keeper.forget),
+            (
+                queue_metrics.forget,
+                consumer_keeper.forget,
+                placer.forget,
+                pod_keeper.forget,
+                pod_janitor.forget,
+                autoscaler.forget,
+            ),
         )
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -486,6 +494,11 @@ class Scheduler:
                 stores.asked,
             ),
             queue_metrics.QueueMetrics(stores.batches, stores.sessions, stores.buffer, names, clock.SystemClock()),
+            pod_janitor.PodJanitor(
+                stores.pods,
+                [provider.name for provider in self._fleet.renting] if self._fleet else [],
+                timedelta(seconds=settings.job_retention_s),
+            ),
             *self._pod_loops(stores),
         ]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
@@ -163,17 +167,21 @@ class Rig:
     def work(self, items: int) -> None:
         self.scaling.rows = [records.DemandRow("minilm", items, self.time.now(), None)] if items else []
 
-    async def rent(self) -> pods.Pod:
-        """One pod, as far as STARTING, its worker registered."""
+    async def rent(self, stage_s: float = 0.0) -> pods.Pod:
+        """One pod, as far as STARTING, its worker registered; each stage takes so long, the next one too."""
         self.work(100)
         await self.round()
         (pod,) = (await self.pods.census()).pods
         token = b"t" * 32
+        self.time.advance(stage_s)
         await self.pods.move([pods.Move(pod.pod_id, pod.state, pods.State.CREATING, join_token_sha256=token)])
         seen = pods.Sighting("id-1", pod.name)
+        self.time.advance(stage_s)
         await self.pods.move([pods.Move(pod.pod_id, pods.State.CREATING, pods.State.STARTING, sighting=seen)])
         worker = uuid.uuid4()
+        self.time.advance(stage_s)
         assert await self.pods.redeem(token, pod.pod_id, worker) is None
+        self.time.advance(stage_s)
         self.sessions[worker] = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(state=worker_pb2.DEVICE_STATE_IDLE)])
         return await self.now(pod)
 
@@ -223,6 +231,44 @@ async def test_a_pod_is_ready_when_its_worker_has_a_model() -> None:
     rig.status(pod).devices[0].resident_workloads.append("minilm")
     await rig.readiness.run_once()
     assert (await rig.now(pod)).state is pods.State.READY
+
+
+def _took(stage: str) -> float:
+    found = REGISTRY.get_sample_value("podium_pod_start_seconds_sum", {"provider": "cloud", "stage": stage})
+    return found or 0.0
+
+
+async def test_each_stage_of_a_start_is_measured() -> None:
+    rig = Rig()
+    before = [_took(stage) for stage in ("call", "listed", "registered", "ready", "all")]
+    pod = await rig.rent(7.0)
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    after = [_took(stage) for stage in ("call", "listed", "registered", "ready", "all")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([7.0, 7.0, 7.0, 7.0, 28.0])
+
+
+@pytest.mark.parametrize(
+    ("lived_on", "reason", "again"),
+    [
+        (timedelta(seconds=5), pods.Reason.PROVIDER_ERROR, True),
+        (timedelta(minutes=5), pods.Reason.PROVIDER_ERROR, False),
+        (timedelta(seconds=-60), pods.Reason.PROVIDER_ERROR, False),
+        (timedelta(seconds=5), pods.Reason.NO_CAPACITY, False),
+    ],
+)
+async def test_what_ended_with_the_leader_before_says_nothing_about_its_offer(
+    lived_on: timedelta, reason: pods.Reason, again: bool
+) -> None:
+    """`lived_on`: after the new leader's begin."""
+    rig = Rig()
+    pod = await rig.rent()
+    rig.time.advance(120)
+    began = rig.time.now()
+    ended = dataclasses.replace(
+        pod, state=pods.State.DESTROYING, reason=reason, destroy_time=began + lived_on
+    )  # fmt: skip
+    assert (fleet_facts.backoffs([ended], began) == {}) is again
 
 
 async def test_a_pod_without_its_gpu_is_given_back() -> None:

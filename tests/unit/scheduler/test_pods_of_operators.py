@@ -339,3 +339,13 @@ async def test_what_an_operator_asks_for_wakes_the_loops_that_do_it() -> None:
     rig.told.leads = True
     await rig.use_cases().set_limits(records.ScalingLimits(min_pods=1))
     assert rig.waking.autoscaler.is_set() and rig.told.heard == ["keep"] * 2
+
+
+async def test_a_pod_whose_provider_is_not_configured_is_shown_as_such() -> None:
+    rig = Rig()
+    pod = await rig.spawned()
+    without = rig.use_cases(renting={})
+    told = "nobody watches it: runpod is not configured. an operator asked for it"
+    assert (await without.get(pod.pod_id))[0].detail == told
+    assert [one.detail for one in (await without.page(frozenset(), None, 10))[0]] == [told]
+    assert (await rig.use_cases().get(pod.pod_id))[0].detail == "an operator asked for it"

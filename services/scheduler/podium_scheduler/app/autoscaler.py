@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from podium_runtime import clock, ids, logs
 from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records, wakers
@@ -36,6 +37,15 @@ _SAID_EVERY_S = 60.0
 """What is only said and not done is written so often at most: its figures change all the time."""
 FAILED = Counter("podium_autoscaler_failures_total", "Decisions that could not be made: a bug; the log has it.")
 DECISIONS = Counter("podium_autoscaler_actions_total", "What the autoscaler had done.", ["kind"])
+
+ALERTS = Gauge(
+    "podium_autoscaler_alerts", "What operators should know of, by trouble, in how many workloads.", ["trouble"]
+)
+
+
+def forget() -> None:
+    """Takes back what only a leader says."""
+    ALERTS.clear()
 
 
 class Drains(Protocol):
@@ -90,6 +100,7 @@ class Autoscaler(loops.PatientLoop):
             FAILED.inc()
             return _INTERVAL_S
         await self._apply([a for a in decided if not isinstance(a, actions.Alert | actions.Wait)])
+        _show(decided)
         await self._keep(decided)
         return _INTERVAL_S
 
@@ -189,6 +200,12 @@ def with_limits(rules: policy.Policy, limits: records.ScalingLimits) -> policy.P
             usd_per_day=None if day is None else float(day),
         ),
     )
+
+
+def _show(decided: Sequence[actions.Action]) -> None:
+    troubles = Tally(act.trouble for act in decided if isinstance(act, actions.Alert))
+    for trouble in actions.Trouble:
+        ALERTS.labels(trouble).set(troubles[trouble])
 
 
 def _move(act: actions.Action, there: Mapping[UUID, pods.Pod]) -> pods.Move | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -34,6 +34,11 @@ _WITHDRAWN = frozenset(
 _TO_ACT_ON = frozenset({pods.Reason.REFUSED, pods.Reason.UNAUTHORIZED, pods.Reason.OUT_OF_FUNDS})
 """Ends after which an operator has to act; the offer is tried again, at the longest interval."""
 
+_ANSWERS = _TO_ACT_ON | {pods.Reason.NO_CAPACITY, pods.Reason.THROTTLED, pods.Reason.UNREACHABLE}
+"""Of the provider to the create call: they say the same whoever asks."""
+_LEAD_IN = timedelta(seconds=30)
+"""Around the begin of a lead: pods that ended then may have ended with the leader before. Pods of this machine do."""
+
 
 class FleetFacts:
     """Gathers them, once a round."""
@@ -57,6 +62,7 @@ class FleetFacts:
         self._uses = uses
         self._costs = job_costs.JobCosts(uses)
         self._workloads = workloads
+        self._began: datetime | None = None
         self._active_at: dict[UUID, float] = {}
         self.census: Sequence[pods.Pod] = ()
         """The pods of the last round, as the ledger had them."""
@@ -67,6 +73,7 @@ class FleetFacts:
         """All of it, and the ledger's time in seconds."""
         census = await self._ledger.census()
         now, self.census = census.now, census.pods
+        self._began = self._began or now
         workers = await workers_of(self._sessions)
         for pod_id, last in (await self._uses.last_uses()).items():
             # A short batch is seen by its end rather than in anybody's hands.
@@ -86,7 +93,7 @@ class FleetFacts:
             items_per_s={(t.workload, t.device_name): t.items_per_s for t in await self._scaling.throughputs()},
             load_s={(one.workload, one.device_name): one.mean_s for one in await self._loads.loads()},
             cold_start_s=_cold_starts(past),
-            backoff_until=_backoffs(past),
+            backoff_until=backoffs(past, self._began),
             spent_today_usd=spent.micro_usd / 1e6,
         )
         self._active_at = {
@@ -250,22 +257,33 @@ def _cold_starts(past: Iterable[pods.Pod]) -> dict[str, float]:
     return {key: sum(seconds) / len(seconds) for key, seconds in taken.items()}
 
 
-def _backoffs(past: Iterable[pods.Pod]) -> dict[str, float]:
+def backoffs(past: Iterable[pods.Pod], began: datetime) -> dict[str, float]:
     """Offers whose newest pods never became READY, and when to try again: twice as long after each try that failed.
 
-    What was intended together is one try. A pod that is still on its way says nothing yet.
+    What was intended together is one try. A pod that is still on its way says nothing yet, nor does one that ended with
+    the leader before, whose lead ended when this one's `began`: it may have ended because of that.
     """
     failed: defaultdict[str, list[pods.Pod]] = defaultdict(list)
     had: set[str] = set()
     for pod in past:
         key = offer_of(pod).key
-        if key in had or pod.state in _UNDECIDED or pod.reason in _WITHDRAWN:
+        if key in had or pod.state in _UNDECIDED or pod.reason in _WITHDRAWN or _ended_with_leader(pod, began):
             continue
         if pod.ready_time is not None:
             had.add(key)
         elif pod.end_time is not None or pod.state is pods.State.DESTROYING:
             failed[key].append(pod)
     return {key: _next_try(ones) for key, ones in failed.items()}
+
+
+def _ended_with_leader(pod: pods.Pod, began: datetime) -> bool:
+    ended = pod.destroy_time or pod.end_time
+    return (
+        pod.create_time < began
+        and pod.reason not in _ANSWERS
+        and ended is not None
+        and began - _LEAD_IN <= ended <= began + _LEAD_IN
+    )
 
 
 def _next_try(failed: Sequence[pods.Pod]) -> float:

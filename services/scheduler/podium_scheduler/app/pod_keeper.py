@@ -39,6 +39,7 @@ _ACT_S = 30.0
 """After so long no more calls are begun in a round: the list is to be looked at again."""
 _MAX_PAUSE_S = 300.0
 PODS = Gauge("podium_pods", "Pods whose life is not over, by provider and state.", ["provider", "state"])
+AGE = Gauge("podium_pods_oldest_seconds", "Age of the oldest pod whose life is not over, by provider.", ["provider"])
 CALLS = Counter("podium_pod_calls_total", "Calls to providers, by what came of them.", ["provider", "call", "outcome"])
 MOVES = Counter("podium_pod_moves_total", "Pods that the keeper moved on.", ["provider", "state", "reason"])
 STALE = Counter("podium_pod_moves_stale_total", "Moves dropped: the pod was no longer where they begin.", ["provider"])
@@ -69,6 +70,7 @@ class Rules:
 def forget() -> None:
     """Takes back what only a leader says."""
     PODS.clear()
+    AGE.clear()
 
 
 class PodKeeper(loops.PatientLoop):
@@ -114,7 +116,7 @@ class PodKeeper(loops.PatientLoop):
     async def _watch(self) -> bool:
         """Whether there is more to do at once."""
         census = await self._ledger.census(self._provider.name)
-        _show(self._provider.name, census.pods)
+        _show(self._provider.name, census)
         listed = [_sighting(one) for one in await self._call("list", self._provider.list())]
         found, strangers = pod_watch.match(census.pods, listed)
         moves = self._follow(census, found)
@@ -271,8 +273,10 @@ def _sighting(listed: providers.Listed) -> pods.Sighting:
     )
 
 
-def _show(provider: str, alive: Sequence[pods.Pod]) -> None:
-    count = Tally(pod.state for pod in alive)
+def _show(provider: str, census: pods.Census) -> None:
+    count = Tally(pod.state for pod in census.pods)
+    ages_s = [(census.now - pod.create_time).total_seconds() for pod in census.pods]
+    AGE.labels(provider).set(max(ages_s, default=0.0))
     for state in pods.State:
         if state not in pods.FINAL:
             PODS.labels(provider, state).set(count[state])

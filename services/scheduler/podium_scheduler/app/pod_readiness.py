@@ -6,11 +6,22 @@ were rented is given back at once: it would bill, and never be what it was rente
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from prometheus_client import Histogram
+
 from podium_runtime import logs
 from podium_scheduler.app import fleet_facts, loops, ports
 from podium_scheduler.domain import pods
 
 log = logs.get_logger(__name__)
+_STAGES = ("create", "call", "listed", "registered", "ready")
+START = Histogram(
+    "podium_pod_start_seconds",
+    "How long pods that became READY took for each stage: to be called for, listed, registered and ready; and for all.",
+    ["provider", "stage"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120, 180, 300, 600, 900, 1800, 3600),
+)
 _INTERVAL_S = 1.0
 _NONE_STARTING_S = 3.0
 
@@ -32,15 +43,32 @@ class PodReadiness(loops.PatientLoop):
         if registered:
             workers = await fleet_facts.workers_of(self._sessions)
             moves = [_verdict(pod, workers.get(pod.worker_id)) for pod in registered]
-            await self._move([move for move in moves if move is not None])
+            moved = await self._move([move for move in moves if move is not None])
+            for pod_id in moved:
+                await self._measure(pod_id)
         return _INTERVAL_S if starting else _NONE_STARTING_S
 
-    async def _move(self, moves: list[pods.Move]) -> None:
+    async def _move(self, moves: list[pods.Move]) -> list[UUID]:
+        """Those that came up."""
+        moved: set[UUID] = set()
         if moves:
             moved = await self._ledger.move(moves)
             for move in moves:
                 if move.pod_id in moved:
                     log.info("pod_came_up", pod_id=str(move.pod_id), state=move.after, detail=move.detail)
+        return [move.pod_id for move in moves if move.pod_id in moved and move.after is pods.State.READY]
+
+    async def _measure(self, pod_id: UUID) -> None:
+        pod = await self._ledger.pod(pod_id)
+        if pod is None:
+            return
+        times = [getattr(pod, f"{stage}_time") for stage in _STAGES]
+        if None in times:
+            # It was adopted: nobody knows when it began.
+            return
+        for stage, before, after in zip(_STAGES[1:], times, times[1:], strict=False):
+            START.labels(pod.provider, stage).observe((after - before).total_seconds())
+        START.labels(pod.provider, "all").observe((times[-1] - times[0]).total_seconds())
 
 
 def _verdict(pod: pods.Pod, worker: fleet_facts.Worker | None) -> pods.Move | None:

@@ -9,6 +9,7 @@ one sentence with a stable reason.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,11 +119,19 @@ class PodsOfOperators:
         """Pods in one of the states (none named: in any that is not final), newest first, and where the next page
         begins: None after the last. A page may be short before that."""
         if states & pods.FINAL:
-            return await self._search(states, before, size)
+            past, place = await self._search(states, before, size)
+            return [self._shown(pod) for pod in past], place
         census = await self._ledger.census()
         alive = [pod for pod in census.pods if not states or pod.state in states]
         found = sorted((p for p in alive if before is None or _place(p) < before), key=_place, reverse=True)
-        return found[:size], _place(found[size - 1]) if len(found) > size else None
+        page = [self._shown(pod) for pod in found[:size]]
+        return page, _place(found[size - 1]) if len(found) > size else None
+
+    def _shown(self, pod: pods.Pod) -> pods.Pod:
+        """As operators see it: told when nobody watches it."""
+        if pod.end_time is not None or pod.provider in self._providers:
+            return pod
+        return dataclasses.replace(pod, detail=f"nobody watches it: {pod.provider} is not configured. {pod.detail}")
 
     async def _search(
         self, states: Set[State], before: Position | None, size: int
@@ -140,7 +149,7 @@ class PodsOfOperators:
 
     async def get(self, pod_id: UUID) -> tuple[pods.Pod, list[pods.Event]]:
         """A pod and its history, oldest first. Raises errors.NotFound."""
-        return await self._found(pod_id), await self._ledger.history(pod_id)
+        return self._shown(await self._found(pod_id)), await self._ledger.history(pod_id)
 
     async def spawn(self, wanted: Wanted) -> pods.Pod:
         """Writes the intent down. The same request again returns the first pod, whatever is on offer now.

@@ -7,6 +7,7 @@ finds.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -34,6 +35,8 @@ class PodLedgerModel:
     time: clock.Clock
     token_ttl: timedelta = timedelta(minutes=20)
     rows: dict[UUID, pods.Pod] = field(default_factory=dict)
+    open: dict[UUID, pods.Pod] = field(default_factory=dict)
+    """Those of the rows whose life is not over."""
     events: list[tuple[UUID, pods.Event]] = field(default_factory=list)
     tokens: dict[UUID, Token] = field(default_factory=dict)
     prices: dict[UUID, list[costs.Span]] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class PodLedgerModel:
 
     async def census(self, provider: str = "") -> pods.Census:
         """See adapters.sql.pod_ledger."""
-        alive = [p for p in self.rows.values() if p.end_time is None and provider in ("", p.provider)]
+        alive = [p for p in self.open.values() if provider in ("", p.provider)]
         alive.sort(key=lambda pod: (pod.create_time, pod.pod_id))
         return pods.Census(self.time.now(), tuple(map(self._with_worker, alive)))
 
@@ -77,8 +80,8 @@ class PodLedgerModel:
 
     async def list_pods(self, before: tuple[datetime, UUID] | None, limit: int) -> list[pods.Pod]:
         """See adapters.sql.pod_ledger."""
-        newest = sorted(self.rows.values(), key=lambda pod: (pod.create_time, pod.pod_id), reverse=True)
-        return [pod for pod in newest if before is None or (pod.create_time, pod.pod_id) < before][:limit]
+        older = (pod for pod in self.rows.values() if before is None or (pod.create_time, pod.pod_id) < before)
+        return heapq.nlargest(limit, older, key=lambda pod: (pod.create_time, pod.pod_id))
 
     async def move(self, moves: Sequence[pods.Move]) -> set[UUID]:
         """See adapters.sql.pod_ledger."""
@@ -122,6 +125,18 @@ class PodLedgerModel:
             self._put(replace(pod, worker_id=worker_id, registered_time=now))
         return refusal
 
+    async def forget_ended(self, age: timedelta, limit: int) -> int:
+        """See adapters.sql.pod_ledger; here no job has had any."""
+        now = self.time.now()
+        over = sorted((p for p in self.rows.values() if p.end_time and p.end_time <= now - age), key=_ended)[:limit]
+        for pod in over:
+            del self.rows[pod.pod_id]
+            self.prices.pop(pod.pod_id, None)
+            self.tokens.pop(pod.pod_id, None)
+        gone = {pod.pod_id for pod in over}
+        self.events[:] = [(of, event) for of, event in self.events if of not in gone]
+        return len(over)
+
     async def spans(self, start: datetime, end: datetime) -> list[costs.Span]:
         """See adapters.sql.pod_ledger."""
         found = [span for pod_id in sorted(self.prices) for span in self.prices[pod_id]]
@@ -130,6 +145,10 @@ class PodLedgerModel:
     def _put(self, pod: pods.Pod) -> None:
         _check(pod)
         self.rows[pod.pod_id] = pod
+        if pod.end_time is None:
+            self.open[pod.pod_id] = pod
+        else:
+            self.open.pop(pod.pod_id, None)
 
     def _note(self, pod: pods.Pod, now: datetime) -> None:
         self.events.append((pod.pod_id, pods.Event(now, pod.state, pod.reason, pod.detail)))
@@ -158,6 +177,11 @@ class PodLedgerModel:
         start = now if spans else pod.call_time
         assert start is not None
         spans.append(costs.Span(pod_id, start, None, price, pod.gpu_count))
+
+
+def _ended(pod: pods.Pod) -> datetime:
+    assert pod.end_time is not None
+    return pod.end_time
 
 
 def _intent(new: records.NewPod, now: datetime) -> pods.Pod:

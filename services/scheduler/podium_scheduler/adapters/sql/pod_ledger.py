@@ -146,6 +146,15 @@ _FIRST_USE = text("""
     RETURNING pod_id
 """)
 
+_FORGET = text("""
+    DELETE FROM pods WHERE pod_id IN (
+        SELECT pod_id FROM pods p
+        WHERE p.end_time <= now() - CAST(:age AS interval)
+            AND NOT EXISTS (SELECT FROM pod_uses u JOIN jobs j ON j.job_id = u.job_id WHERE u.pod_id = p.pod_id)
+        ORDER BY p.end_time LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+""")
+
 
 class PodLedger:
     """Pods in Postgres. Every method is one transaction; all raise errors.Unavailable while it is away."""
@@ -236,6 +245,13 @@ class PodLedger:
             "tokens": [m.join_token_sha256 for m in moves],
             "token_ttl": self._token_ttl,
         }
+
+    @ledger_call
+    async def forget_ended(self, age: timedelta, limit: int) -> int:
+        """Deletes pods that ended so long ago and that no job in the ledger had; with their history, bill and uses.
+        Returns how many, `limit` at most."""
+        async with self._database.transaction() as connection:
+            return (await connection.execute(_FORGET, {"age": age, "limit": limit})).rowcount
 
     @ledger_call
     async def sight(self, sightings: Mapping[UUID, pods.Sighting]) -> None:
