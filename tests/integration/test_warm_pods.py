@@ -27,7 +27,7 @@ RARELY_S = 120
 
 
 @asynccontextmanager
-async def operator(fleet: local_fleet.Fleet) -> AsyncIterator[operator_pb2_grpc.OperatorServiceAsyncStub]:
+async def operator(fleet: local_fleet.Fleet) -> AsyncIterator[operator_pb2_grpc.OperatorServiceStub]:
     async with grpc.aio.insecure_channel(fleet.running.scheduler.address) as channel:
         yield operator_pb2_grpc.OperatorServiceStub(channel)
 
