@@ -91,7 +91,7 @@ async def memory(client: podium_client.AsyncClient, running: stack.Stack, count:
         assert len(await client.embed_texts(texts, workload="hash-1024", run=str(uuid.uuid4()))) == len(texts)
         return footprint.peaks(running)
 
-    await peak(_texts(_CHUNK_ROWS))
+    await peak(_texts(BATCH_ITEMS))
     rest = footprint.resident(running)
     for _ in range(count):
         once.append(await peak(_texts(items)))

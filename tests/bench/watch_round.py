@@ -37,7 +37,7 @@ from podium_scheduler.adapters.sql import (
     scaling_ledger,
     session_ledger,
 )
-from podium_scheduler.app import autoscaler, fleet_facts, loops, pod_keeper, pod_readiness, providers
+from podium_scheduler.app import autoscaler, fleet_facts, job_costs, loops, pod_keeper, pod_readiness, providers
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import actions, observed, policy
 from podium_scheduler.domain.autoscaling import autoscaler as rule
@@ -223,8 +223,16 @@ class Watch:
         scaling = scaling_ledger.ScalingLedger(self.pool)
         sessions = session_ledger.SessionLedger(self.pool, _HOUR)
         known = {f"w{n}": workload_pb2.Workload(name=f"w{n}") for n in range(WORKLOADS)}
+        costs = cost_ledger.CostLedger(self.pool)
         facts = fleet_facts.FleetFacts(
-            self._pods, scaling, sessions, load_ledger.LoadLedger(self.pool), cost_ledger.CostLedger(self.pool), known
+            self._pods,
+            scaling,
+            sessions,
+            load_ledger.LoadLedger(self.pool),
+            costs,
+            known,
+            None,
+            job_costs.JobCosts(costs),
         )
         self._keeper = pod_keeper.PodKeeper(self._pods, self.cloud, _order, make, time_, pod_keeper.Rules())
         self._readiness = pod_readiness.PodReadiness(self._pods, sessions)
@@ -232,7 +240,7 @@ class Watch:
         rules = policy.Policy(limits=policy.Limits(max_pods=2_000))
         self._facts = facts
         self._autoscaler = autoscaler.Autoscaler(
-            self._pods, scaling, facts, self._offers, _NoDrains(), rules, "podium", make, time_, self._decide
+            self._pods, scaling, facts, self._offers, _NoDrains(), rules, "podium", make, time_, _Awake(), self._decide
         )
 
     async def round(self) -> None:
@@ -269,6 +277,16 @@ class Watch:
         self.taken["of autoscale: decide"].append(time.perf_counter() - begun)
         self.acts += sum(not isinstance(action, actions.Alert | actions.Wait) for action in decided)
         return decided
+
+
+class _Awake:
+    """Nobody waits for a wake-up here."""
+
+    def __init__(self) -> None:
+        self.autoscaler = asyncio.Event()
+
+    async def keep(self) -> None:
+        pass
 
 
 class _NoDrains:

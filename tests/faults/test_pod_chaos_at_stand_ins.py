@@ -25,13 +25,13 @@ import structlog
 
 from podium.common.v1 import workload_pb2
 from podium_runtime import ids
-from podium_scheduler.app import autoscaler, fleet_facts, pod_keeper, pod_readiness, providers, wakers
+from podium_scheduler.app import autoscaler, fleet_facts, job_costs, pod_keeper, pod_readiness, providers, wakers
 from podium_scheduler.domain import costs, pod_watch, pods
 from podium_scheduler.domain.autoscaling import policy
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support import dying, pod_fleet, provider_rigs, virtual_time
 from tests.support.clouds import runpod as runpod_cloud
 from tests.support.clouds import stand_in
-from tests.support.pod_ledger_model import PodLedgerModel
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -139,7 +139,7 @@ class Game:
         ledger: Any = dying.Line(self.ledger, fate)
         provider: Any = dying.Line(Counted(self.provider, self.created), fate)
         known = {pod_fleet.WORKLOAD: workload_pb2.Workload(name=pod_fleet.WORKLOAD)}
-        facts = fleet_facts.FleetFacts(ledger, mortal, mortal, mortal, mortal, known)
+        facts = fleet_facts.FleetFacts(ledger, mortal, mortal, mortal, mortal, known, None, job_costs.JobCosts(mortal))
         on_offer = autoscaler.OfferWatch([provider], self.time)
         keeper = pod_keeper.PodKeeper(ledger, provider, self.fleet.order, self.ids, self.time, RULES)
         wake = wakers.Wakers(mortal, mortal)

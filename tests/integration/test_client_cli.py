@@ -64,6 +64,19 @@ async def test_submit_tells_scripts_in_json(fake: FakeGateway, podium: Run, line
     assert "budget    $2.50" in told.out
 
 
+async def test_what_was_not_computed_is_told_of_jobs_that_ask_for_it(
+    fake: FakeGateway, podium: Run, tmp_path: Path
+) -> None:
+    repeated = write(tmp_path / "repeated.txt", "same\nsame\nother\nsame\n")
+    for wish, counted in (((), None), (("--deduplicate",), "2 of 4 were not, ")):
+        ended = await podium("submit", repeated, "-w", "fake", "-o", tmp_path / "out.npy", *wish, "--json")
+        (job_id,) = ended.json["jobs"]
+        told = (await podium("job", job_id)).out
+        assert counted in told if counted else "were not" not in told
+        shown = (await podium("job", job_id, "--json")).json
+        assert (shown["deduplicated"], shown["progress"]["items_deduplicated"]) == (bool(wish), 2 if wish else 0)
+
+
 async def test_jsonl_and_csv_with_keys(fake: FakeGateway, podium: Run, tmp_path: Path) -> None:
     records = [{"id": n, "body": f"{text}\nsecond line"} for n, text in enumerate(TEXTS)]
     jsonl = write(tmp_path / "in.jsonl", "".join(json.dumps(row) + "\n" for row in records))

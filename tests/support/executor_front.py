@@ -160,8 +160,8 @@ class Front:
         lease = worker_pb2.Lease(batch_id=1, lease_token=b"t" * 16, attempt=fields.pop("attempt", 1))
         chunk_bytes = fields.pop("max_chunk_bytes", 1 << 20)
         assign = worker_pb2.Assign(
-            lease=lease, job_id="job", first_item=100, modality=modality, payload=payload,
-            payload_encoding=item_pb2.PAYLOAD_ENCODING_IDENTITY, **fields,
+            lease=lease, job_id="job", first_item=100, modality=modality,
+            payload_encoding=item_pb2.PAYLOAD_ENCODING_IDENTITY, **{"payload": payload} | fields,
         )  # fmt: skip
         said = {"key": key, "max_chunk_bytes": chunk_bytes} | header
         self.say(wire.Kind.ASSIGN, said, assign.SerializeToString())

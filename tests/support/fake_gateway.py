@@ -150,8 +150,13 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             labels=request.labels,
             options=request.options,
             modality=TEXT if request.HasField("texts") else IMAGE,
-            progress=job_pb2.JobProgress(items_total=total, batches_total=-(-total // BATCH_ITEMS)),
             budget_usd=request.budget_usd if request.HasField("budget_usd") else None,
+            deduplicated=request.deduplicate,
+            progress=job_pb2.JobProgress(
+                items_total=total,
+                batches_total=-(-total // BATCH_ITEMS),
+                items_deduplicated=total - len(set(contents)) if request.deduplicate else 0,
+            ),
         )
         message.create_time.GetCurrentTime()
         job = FakeJob(message, digest, [item.key for item in items], contents)

@@ -16,9 +16,9 @@ from podium.worker.v1 import worker_pb2
 from podium_runtime import clock
 from podium_scheduler.app import fleet_facts, join_tokens, providers, records
 from podium_scheduler.domain import pods
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support.clouds import stand_in
 from tests.support.clouds.stand_in import Phase
-from tests.support.pod_ledger_model import PodLedgerModel
 
 WORKLOAD = "minilm"
 ITEMS_PER_S = 50.0

@@ -140,6 +140,7 @@ def _tell(job: podium_client.Job, as_json: bool) -> None:
         "items": f"{counters.items_total:,} ({counters.items_succeeded:,} succeeded, {counters.items_failed:,} failed, "
         f"{counters.items_truncated:,} truncated)",
         "batches": f"{counters.batches_finished:,} of {counters.batches_total:,} finished",
+        "computed": _computed_text(job),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "created": output.time_text(job.create_time),
         "started": output.time_text(job.start_time),
@@ -151,6 +152,14 @@ def _tell(job: podium_client.Job, as_json: bool) -> None:
     for name, value in lines.items():
         if value:
             output.say(f"{name:<9} {value}")
+
+
+def _computed_text(job: podium_client.Job) -> str:
+    """Of a job whose identical items are computed once: how many were not."""
+    counters = job.progress
+    if not job.deduplicated:
+        return ""
+    return f"{counters.items_deduplicated:,} of {counters.items_total:,} were not, identical ones being known"
 
 
 def _results_text(job: podium_client.Job) -> str:

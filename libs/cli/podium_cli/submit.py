@@ -55,6 +55,10 @@ def submit_command(
     input_type: Annotated[str | None, typer.Option(help="query or passage, for asymmetric models.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16, int8 or binary. Default: float32.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Truncate the vectors to so many elements.")] = None,
+    deduplicate: Annotated[
+        bool,
+        typer.Option("--deduplicate", help="Compute identical texts or files once, here and in other such runs."),
+    ] = False,
     priority: Annotated[int | None, typer.Option(min=1, max=5, help="1 is soonest. Default: 3.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
     run: Annotated[str | None, typer.Option(help="Name that keeps this run apart from others over the input.")] = None,
@@ -87,7 +91,8 @@ def submit_command(
         source = _Listing(file, format, item_field, key_field, skip_blank).source(client, workload, images)
         how = _How(
             workload=workload, keys=source.keys(), priority=priority, labels=parse_labels(label),
-            dimensions=dimensions, dtype=dtype, run=run, budget_usd=budget, items_per_job=items_per_job,
+            dimensions=dimensions, dtype=dtype, deduplicate=deduplicate, run=run, budget_usd=budget,
+            items_per_job=items_per_job,
         )  # fmt: skip
         order = _Order(client, source, cast(Literal["query", "passage"] | None, input_type), how)
         try:
@@ -130,6 +135,7 @@ class _How(TypedDict):
     labels: dict[str, str]
     dimensions: int | None
     dtype: podium_client.Dtype | None
+    deduplicate: bool
     run: str | None
     budget_usd: float | None
     items_per_job: int

@@ -49,6 +49,7 @@ class _How(TypedDict):
     keys: Iterable[str] | None
     priority: int | None
     labels: Mapping[str, str] | None
+    deduplicate: bool
     run: str | None
     budget_usd: float | None
     items_per_job: int
@@ -79,7 +80,9 @@ def _sink(target: Target) -> Sink:
 
 
 def _spec(options: EmbeddingOptions, how: _How) -> JobSpec:
-    return JobSpec(how["workload"], options, how["priority"], how["labels"], how["run"], how["budget_usd"])
+    return JobSpec(
+        how["workload"], options, how["priority"], how["labels"], how["run"], how["deduplicate"], how["budget_usd"]
+    )
 
 
 def _feed(kind: Kind[T], inputs: Iterable[T], how: _How) -> PartFeed:
@@ -148,6 +151,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
         budget_usd: float | None = None,
@@ -165,6 +169,8 @@ class AsyncClient:
         `progress` is called in the event loop with a CallProgress after each chunk. `release`: let the
         service delete the results once they are here. `dimensions`: truncated to the first so many elements;
         `dtype`: another encoding, as podium_client.Layout says (see Embeddings.to_float32 and unpack). A workload
+        says what it allows of both. `deduplicate`: identical texts (images: identical files, never URLs) are computed
+        once, in this call and among this app's jobs that ask for it, as long as the service remembers them.
         says what it allows of both. `budget_usd`: the most that rented pods may cost for each of the jobs, in USD; what
         is left of a job then waits, or is done on pods that are there for others.
 
@@ -181,6 +187,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -199,6 +206,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         run: str | None = None,
         budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
@@ -223,6 +231,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -239,6 +248,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         run: str | None = None,
         budget_usd: float | None = None,
@@ -265,6 +275,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -282,6 +293,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         run: str | None = None,
         budget_usd: float | None = None,
         max_jobs_in_flight: int = 4,
@@ -301,6 +313,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -354,6 +367,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         run: str | None = None,
         budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
@@ -369,6 +383,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -385,6 +400,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         run: str | None = None,
         budget_usd: float | None = None,
         items_per_job: int = DEFAULT_ITEMS_PER_JOB,
@@ -400,6 +416,7 @@ class AsyncClient:
             keys=keys,
             priority=priority,
             labels=labels,
+            deduplicate=deduplicate,
             run=run,
             budget_usd=budget_usd,
             items_per_job=items_per_job,
@@ -419,6 +436,7 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         dimensions: int | None = None,
         dtype: Dtype | None = None,
+        deduplicate: bool = False,
         completion_window_s: float | None = None,
         budget_usd: float | None = None,
     ) -> Job:
@@ -431,6 +449,7 @@ class AsyncClient:
             workload=workload,
             labels=dict(labels or {}),
             options=embedding_options(input_type, dimensions, dtype),
+            deduplicate=deduplicate,
         )
         if priority is not None:
             message.priority = priority

@@ -40,6 +40,8 @@ class Progress:
     items_released: int
     batches_total: int
     batches_finished: int
+    items_deduplicated: int = 0
+    """Items whose vector was not computed for this job, because an identical item's was there."""
 
     @property
     def items_done(self) -> int:
@@ -76,6 +78,8 @@ class Job:
     """What they cost so far."""
     budget_usd: float | None = None
     """The most that they may cost for it; None: it has no bound of its own."""
+    deduplicated: bool = False
+    """Whether identical items are computed once."""
 
     @property
     def readable_from_start(self) -> bool:
@@ -132,6 +136,7 @@ def job_from_proto(message: job_pb2.Job) -> Job:
             items_released=counters.items_released,
             batches_total=counters.batches_total,
             batches_finished=counters.batches_finished,
+            items_deduplicated=counters.items_deduplicated,
         ),
         create_time=_time(message, "create_time"),
         start_time=_time(message, "start_time"),
@@ -145,6 +150,7 @@ def job_from_proto(message: job_pb2.Job) -> Job:
         dimensions=message.options.dimensions if message.options.HasField("dimensions") else None,
         gpu_seconds=message.cost.gpu_seconds,
         cost_usd=message.cost.usd,
+        deduplicated=message.deduplicated,
         budget_usd=message.budget_usd if message.HasField("budget_usd") else None,
     )
 

@@ -60,6 +60,7 @@ class JobSpec:
     priority: int | None = None
     labels: Mapping[str, str] | None = None
     run: str | None = None
+    deduplicate: bool = False
     budget_usd: float | None = None
     """Of each job."""
 
@@ -159,6 +160,8 @@ def request_id(spec: JobSpec, part: Part) -> uuid.UUID:
         identity["kind"] = part.kind
     if spec.budget_usd is not None:
         identity["budget_usd"] = spec.budget_usd
+    if spec.deduplicate:
+        identity["deduplicate"] = True
     return uuid.uuid5(_NAMESPACE, json.dumps(identity, sort_keys=True))
 
 

@@ -70,6 +70,7 @@ async def _submit(
         workload=spec.workload,
         labels={**(spec.labels or {}), **labels},
         options=spec.options,
+        deduplicate=spec.deduplicate,
     )
     put_items(message, part.items)
     if spec.priority is not None:

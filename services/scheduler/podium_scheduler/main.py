@@ -32,7 +32,9 @@ from podium_scheduler.adapters.sql import (
     demand_ledger,
     due_ledger,
     holdings_ledger,
+    item_claims,
     job_ledger,
+    known_items_ledger,
     leadership,
     ledger_watch,
     load_ledger,
@@ -45,11 +47,13 @@ from podium_scheduler.adapters.sql import (
 )
 from podium_scheduler.app import (
     admission,
+    assembler,
     autoscaler,
     cold_starts,
     completer,
     consumer_keeper,
     consumption,
+    deduplication,
     delivery_news,
     demand,
     desires,
@@ -75,6 +79,7 @@ from podium_scheduler.app import (
     pressure,
     queue_metrics,
     reconciler,
+    remembering,
     requeueing,
     rescuer,
     returned_results,
@@ -142,6 +147,7 @@ class _Stores:
     archive: archive_ledger.ArchiveLedger
     batches: batch_ledger.BatchLedger
     holdings: holdings_ledger.HoldingsLedger
+    items: known_items_ledger.KnownItemsLedger
     sessions: session_ledger.SessionLedger
     cluster: cluster_ledger.ClusterLedger
     consumers: consumer_ledger.ConsumerLedger
@@ -182,11 +188,15 @@ def _stores(settings: SchedulerSettings) -> _Stores:
 
 
 def _ledgers(pool: database.Database, settings: SchedulerSettings, news: delivery_news.DeliveryNews) -> dict[str, Any]:
+    terms = item_claims.Terms(
+        timedelta(seconds=settings.known_item_retention_s), timedelta(seconds=settings.deduplication_patience_s)
+    )
     return {
-        "jobs": job_ledger.JobLedger(pool, news.note),
+        "jobs": job_ledger.JobLedger(pool, news.note, terms),
         "archive": archive_ledger.ArchiveLedger(pool),
         "batches": batch_ledger.BatchLedger(pool, settings.retention, news.note),
         "holdings": holdings_ledger.HoldingsLedger(pool),
+        "items": known_items_ledger.KnownItemsLedger(pool, terms, settings.retention, news.note),
         "sessions": session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
         "cluster": cluster_ledger.ClusterLedger(pool),
         "consumers": consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
@@ -225,6 +235,7 @@ class Scheduler:
         )
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, retries)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
+        self._remembering = remembering.Remembering(stores.items, self._completer)
         self._policy = retries
         self._uses = pod_uses.PodUses(stores.costs)
         self._loads = model_loads.ModelLoads(stores.loads, workloads, self._uses)
@@ -238,6 +249,7 @@ class Scheduler:
             self._loads,
             self._speeds,
             self._uses,
+            self._remembering,
         )
         self._demand = demand.Demand(stores.asked, self._wakers, clock.SystemClock())
         self._starts = cold_starts.ColdStarts(stores.loads, stores.sessions, stores.pods if fleet else None)
@@ -267,6 +279,7 @@ class Scheduler:
             self._fleet.scheduler_address = bound
         listener = asyncio.create_task(self._stores.wakeups.listen(self._heard), name="wakeups")
         settler = asyncio.create_task(self._completer.run(), name="completer")
+        rememberer = asyncio.create_task(self._remembering.run(), name="remembering")
         lifecycle.write_ready_file(
             settings.ready_file,
             {
@@ -278,15 +291,15 @@ class Scheduler:
         )
         log.info("scheduler_started", grpc=bound, replica_id=settings.replica_id)
         try:
-            watch = supervision.Watch([listener, settler])
+            watch = supervision.Watch([listener, settler, rememberer])
             await supervision.Supervisor([*self._loops(server), watch]).run(stop)
         finally:
             worker_service.stop()
             await server.stop(settings.shutdown_grace_s)
             await self._leader.close()
-            for task in (listener, settler):
+            for task in (listener, settler, rememberer):
                 task.cancel()
-            await asyncio.gather(listener, settler, return_exceptions=True)
+            await asyncio.gather(listener, settler, rememberer, return_exceptions=True)
             if self._fleet is not None:
                 await self._fleet.close()
             await self._stores.buffer.close()
@@ -308,7 +321,7 @@ class Scheduler:
             tls=settings.tls,
             max_message_bytes=128 << 20,
         )
-        admit = admission.Admission(stores.jobs, frozenset(self._workloads), self._gauge, self._wakers, self._ids)
+        admit = admission.Admission(stores.jobs, self._workloads, self._gauge, self._wakers, self._ids)
         jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._lost, self._revocation, settings.retention)
         consumers = consumption.Consumption(stores.consumers, stores.news, self._ids)
         failed = requeue_ledger.RequeueLedger(stores.database, settings.retention)
@@ -446,6 +459,7 @@ class Scheduler:
                 stores.wakeups,
                 self._wakers,
                 self._ids,
+                deduplication.Deduplication(stores.items, self._workloads, self._registry),
             ),
             self._keeper,
             self._loads,
@@ -483,6 +497,17 @@ class Scheduler:
                 clock.SystemClock(),
                 settings.unservable_patience_s,
             ),
+            assembler.Assembler(
+                stores.items,
+                stores.buffer,
+                stores.buffer,
+                stores.holdings,
+                stores.wakeups,
+                self._wakers,
+                self._workloads,
+                self._sizes,
+                settings.max_chunk_bytes,
+            ),
             placer.Placer(
                 stores.batches,
                 stores.sessions,
@@ -514,6 +539,7 @@ class Scheduler:
             stores.buffer,
             self._revocation,
             janitor.Retention(settings.retention, timedelta(seconds=settings.job_retention_s)),
+            stores.items,
         )
         keep = consumer_keeper.ConsumerKeeper(
             stores.consumers, stores.news, timedelta(seconds=settings.consumer_group_retention_s)
@@ -531,7 +557,14 @@ class Scheduler:
         plan = fleet.plan
         rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
         facts = fleet_facts.FleetFacts(
-            stores.pods, stores.scaling, stores.sessions, stores.loads, stores.costs, self._workloads, stores.asked
+            stores.pods,
+            stores.scaling,
+            stores.sessions,
+            stores.loads,
+            stores.costs,
+            self._workloads,
+            stores.asked,
+            job_costs.JobCosts(stores.costs),
         )
         on_offer = autoscaler.OfferWatch(fleet.renting, time)
         return [

@@ -69,6 +69,10 @@ class SchedulerSettings(RegistrySettings):
     """How long the unread results of a finished job are kept, in seconds."""
     job_retention_s: float = pydantic.Field(default=30 * 86_400.0, gt=0)
     """How long the record of a finished job is kept, in seconds; no shorter than its results."""
+    known_item_retention_s: float = pydantic.Field(default=7 * 86_400.0, gt=0)
+    """How long the vectors of jobs with `deduplicate` are remembered for identical items, in seconds."""
+    deduplication_patience_s: float = pydantic.Field(default=300.0, gt=0)
+    """How long a batch waits at most for items that others compute, in seconds; then it computes them too."""
     pods: Path | None = None
     """Where pods are rented, and how the autoscaler decides: a YAML file. Unset: nobody rents any."""
     runpod_api_key: pydantic.SecretStr | None = None

@@ -86,6 +86,7 @@ def test_request_ids_are_the_same_for_the_same_input_only() -> None:
         request_id(replace(SPEC, workload="e5"), part_of("a", "b")),
         request_id(replace(SPEC, run="second"), part_of("a", "b")),
         request_id(replace(SPEC, priority=1), part_of("a", "b")),
+        request_id(replace(SPEC, deduplicate=True), part_of("a", "b")),
         request_id(replace(SPEC, labels={"a": "b"}), part_of("a", "b")),
         request_id(replace(SPEC, budget_usd=2.0), part_of("a", "b")),
         request_id(replace(SPEC, options=item_pb2.EmbeddingOptions(dimensions=64)), part_of("a", "b")),

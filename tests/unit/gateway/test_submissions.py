@@ -139,3 +139,47 @@ def test_every_violation_is_in_the_error() -> None:
         "texts.items[0].text",
         "texts.items[1].text",
     ]
+
+
+def test_identical_texts_have_the_same_identity_wherever_they_are() -> None:
+    request = _request(*["a", "b"] * 60)
+    request.deduplicate = True
+    request.texts.items[119].key = "last"
+    admission = submissions.prepare(request, RULES, compression.lz4_frame)
+    assert admission.deduplicate
+    assert [len(b.identities.hashes) for b in admission.batches] == [1600, 320]
+    whole = b"".join(b.identities.hashes for b in admission.batches)
+    assert whole == (whole[:16] + whole[16:32]) * 60
+    assert whole[:16] != whole[16:32]
+    # Keys where a batch has some, and one for each of its items then.
+    assert [list(b.identities.keys) for b in admission.batches] == [[], [""] * 19 + ["last"]]
+
+
+def test_an_image_given_by_url_is_never_taken_for_another() -> None:
+    items = [
+        item_pb2.ImageItem(url="https://h/a.jpg"), item_pb2.ImageItem(url="https://h/a.jpg"),
+        item_pb2.ImageItem(data=b"file"), item_pb2.ImageItem(data=b"file"),
+    ]  # fmt: skip
+    request = _pictures(*items)
+    request.deduplicate = True
+    hashes = submissions.prepare(request, PICTURES, compression.lz4_frame).batches[0].identities.hashes
+    assert hashes[:32] == bytes(32)
+    assert hashes[32:48] == hashes[48:] != bytes(16)
+
+
+def test_deduplication_is_part_of_the_payload_only_when_it_is_asked_for() -> None:
+    request = _request("a")
+    plain = submissions.prepare(request, RULES, compression.lz4_frame)
+    # As it was before there was such a thing.
+    assert not plain.deduplicate and not plain.batches[0].HasField("identities")
+    request.deduplicate = True
+    assert submissions.prepare(request, RULES, compression.lz4_frame).payload_digest != plain.payload_digest
+
+
+def test_tasks_are_not_deduplicated() -> None:
+    tasks = replace(RULES, modalities=frozenset({workloads.Modality.TASK}))
+    request = gateway_pb2.SubmitBatchRequest(request_id=str(uuid.uuid4()), workload="texts", deduplicate=True)
+    request.tasks.items.add(input=b"x")
+    with pytest.raises(errors.InvalidArgument) as caught:
+        submissions.prepare(request, tasks, compression.lz4_frame)
+    assert [v.field for v in caught.value.violations] == ["deduplicate"]

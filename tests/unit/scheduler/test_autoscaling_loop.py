@@ -19,6 +19,7 @@ from podium_runtime import clock, ids
 from podium_scheduler.app import (
     autoscaler,
     fleet_facts,
+    job_costs,
     pod_readiness,
     providers,
     records,
@@ -128,7 +129,7 @@ class Rig:
         loads: Any = Loads()
         known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm")}
         uses: Any = self.uses
-        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine)
+        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine, job_costs.JobCosts(uses))
         rented: Any = [self.cloud]
         self.offers = autoscaler.OfferWatch(rented, self.time)
         make = ids.SequentialIds()

@@ -132,6 +132,8 @@ class BatchMachine(RuleBasedStateMachine):
                 self.feed(number)
             case Event.CLAIM:
                 self.claim(number)
+            case Event.ASSEMBLE:
+                self.all_of_it_is_known(number)
             case Event.REFEED:
                 self.its_entry_is_lost(number)
             case Event.RELEASE:
@@ -171,6 +173,12 @@ class BatchMachine(RuleBasedStateMachine):
             facts.attempts += 1
             played.token, played.attempt = token, played.attempt + 1
             self.issued.append((number, token))
+
+    def all_of_it_is_known(self, number: int) -> None:
+        facts = self.facts[number]
+        waits = facts.end is None and facts.holder is None and not facts.entry
+        assert self._move(number, Event.ASSEMBLE) == waits
+        facts.end = RESULT if waits else facts.end
 
     def its_entry_is_lost(self, number: int) -> None:
         assert self._move(number, Event.REFEED) == self.facts[number].entry

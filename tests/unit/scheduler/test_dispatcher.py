@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from podium.worker.v1 import worker_pb2
 from podium_runtime import errors, ids
-from podium_scheduler.app import dispatcher, records, wakers, worker_sessions
+from podium_scheduler.app import attempt_plans, dispatcher, records, wakers, worker_sessions
 
 A, B = "a-workload", "b-workload"
 
@@ -177,3 +178,35 @@ async def test_entries_with_the_same_id_in_two_streams_are_two(rig: Rig) -> None
     rig.buffer.streams[B].append(records.Entry(B, "1-0", 2))
     await rig.rounds(1)
     assert set(session.in_hand) == {1, 2}
+
+
+async def test_batches_whose_items_may_be_known_are_planned_and_do_not_hold_up_the_others() -> None:
+    rig = Rig()
+    session = rig.worker(a=3)
+    asked: list[int] = []
+    assigned_before: list[set[int]] = []
+
+    class Plans:
+        async def plan(self, batch: records.Leased) -> attempt_plans.Plan:
+            asked.append(batch.batch_id)
+            assigned_before.append(set(session.in_hand))
+            message = worker_pb2.KnownItems(sources=b"plan")
+            return attempt_plans.Plan(b"scope", [b"h"], [0], 0, message)
+
+    plain = rig.ledger.claim
+
+    async def claim(claims: Sequence[records.Claim]) -> list[records.Leased]:
+        found = await plain(claims)
+        return [replace(b, dedupe_scope=b"scope") if b.batch_id == 1 else b for b in found]
+
+    changed: Any = rig.ledger
+    changed.claim = claim
+    plans: Any = Plans()
+    rig.dispatcher._dedupe = plans
+    rig.buffer.put(A, 1, 2, 3)
+    await rig.rounds()
+    assert asked == [1]
+    assert assigned_before == [{2, 3}]
+    frames = [session.outbox.get_nowait().assign for _ in range(3)]
+    assert {f.lease.batch_id: f.known.sources for f in frames} == {1: b"plan", 2: b"", 3: b""}
+    assert session.in_hand[1].plan is not None and session.in_hand[2].plan is None

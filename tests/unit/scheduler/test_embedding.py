@@ -77,7 +77,7 @@ class Rig:
         self.embed = embedding.Embedding(self.registry, {"texts": TEXTS}, self.demand, self.starts, most_calls)
         self.frames = worker_frames.WorkerFrames(
             {"texts": TEXTS}, nobody, batches.RetryPolicy(), asyncio.Event(), quarantine.Policy(2), nobody, nobody,
-            uses,
+            uses, nobody,
         )  # fmt: skip
 
     def worker(self, *devices: tuple[worker_pb2.DeviceState, Iterable[str]], **status: Any) -> worker_sessions.Session:

@@ -13,7 +13,7 @@ from podium_runtime import clock, ids
 from podium_scheduler.app import pod_janitor, records
 from podium_scheduler.domain import pods
 from podium_scheduler.domain.pods import Move, Reason, State
-from tests.support.pod_ledger_model import PodLedgerModel
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
 
 class Rig:

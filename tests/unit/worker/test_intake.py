@@ -208,6 +208,21 @@ async def test_the_executor_gets_the_batch_with_its_keys_as_its_whole_payload(ri
     assert len(taken.body) < 200
 
 
+async def test_only_pictures_that_are_to_be_computed_are_made(rig: Rig) -> None:
+    good = [files.make("jpeg", seed=number) for number in range(2)]
+    body = worker_pb2.Assign.FromString(assign("http://never/asked", good[0], good[0], None, good[1]))
+    body.known.sources = np.array([-1, 1, 1, 3, 4], dtype="<i4").tobytes()
+    rig.begin("b", body.SerializeToString())
+    taken = await rig.pictures("b")
+    assert sorted(rig.pool.done) == sorted(good)
+    assert rig.fetcher.asked == []
+    assert taken.nbytes == 3 * PICTURE.nbytes
+    # Counted among those that are computed, as the places are.
+    assert [failure.index for failure in taken.failures] == [1]
+    assert np.array_equal(rig.rows(taken)[2], transform.decode(good[1], PICTURE, MAX_PIXELS))
+    assert payloads.keys_of_images(worker_pb2.Assign.FromString(taken.body), 1_000) == [f"key-{n}" for n in range(5)]
+
+
 async def test_of_a_batch_that_waits_for_a_slow_host_nothing_is_held_that_is_decoded(rig: Rig) -> None:
     rig.fetcher.gates["http://slow/"] = asyncio.Event()
     rig.fetcher.web = {"http://slow/": files.make("png")}

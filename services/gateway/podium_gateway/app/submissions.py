@@ -14,7 +14,7 @@ from podium.common.v1 import item_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
 from podium_gateway.app import ports, refusals
-from podium_gateway.domain import cutting, frames, items, requests, violations, workloads
+from podium_gateway.domain import cutting, frames, identities, items, requests, violations, workloads
 from podium_runtime import errors
 
 # Below this a frame's header eats what compression gives.
@@ -45,6 +45,7 @@ def prepare(
     admission = _check_fields(request, rules, bad)
     kind = _kind(request)
     records = _check_items(request, kind, rules, bad)
+    requests.check_deduplicate(request.deduplicate, kind, bad)
     refusals.raise_if_any(bad)
     assert kind is not None and rules is not None, "a violation was raised otherwise"
     admission.modality = _MODALITIES[kind]
@@ -52,13 +53,15 @@ def prepare(
     whole = container.SerializeToString()
     admission.payload_digest = _digest(admission, whole)
     admission.batches.extend(_batches(records, whole, rules, compress))
+    if admission.deduplicate:
+        _identify(admission.batches, kind, records)
     return admission
 
 
 def _check_fields(
     request: gateway_pb2.SubmitBatchRequest, rules: workloads.WorkloadRules | None, bad: violations.Violations
 ) -> scheduler_pb2.AdmitJobRequest:
-    admission = scheduler_pb2.AdmitJobRequest(workload=request.workload)
+    admission = scheduler_pb2.AdmitJobRequest(workload=request.workload, deduplicate=request.deduplicate)
     admission.request_id = requests.check_uuid("request_id", request.request_id, bad)
     if not request.workload:
         bad.add("workload", "is required")
@@ -146,6 +149,21 @@ def _batches(
         )
 
 
+def _identify(batches: Iterable[scheduler_pb2.NewBatch], kind: workloads.Modality, records: Records) -> None:
+    """Adds to each batch what its items are recognised by, and their keys: a batch that needs no worker has nobody else
+    to read them."""
+    if kind is workloads.Modality.TEXT:
+        hashes = identities.of_texts([item.text for item in records if isinstance(item, item_pb2.TextItem)])
+    else:
+        hashes = identities.of_images([item.data for item in records if isinstance(item, item_pb2.ImageItem)])
+    keys = [item.key for item in records]
+    for batch in batches:
+        first, stop = batch.first_item, batch.first_item + batch.item_count
+        batch.identities.hashes = hashes[first * identities.BYTES : stop * identities.BYTES]
+        if any(keys[first:stop]):
+            batch.identities.keys.extend(keys[first:stop])
+
+
 def _pack(payload: memoryview, compress: ports.Compressor) -> tuple[bytes, item_pb2.PayloadEncoding]:
     if len(payload) >= MIN_COMPRESSED_BYTES and _is_promising(payload, compress):
         frame = compress(payload)
@@ -175,6 +193,7 @@ def _digest(admission: scheduler_pb2.AdmitJobRequest, whole: bytes) -> bytes:
         *(text.encode() for pair in sorted(admission.labels.items()) for text in pair),
         admission.options.SerializeToString(deterministic=True),
         str(window.ToNanoseconds()).encode() if admission.HasField("completion_window") else b"",
+        *((b"deduplicate",) if admission.deduplicate else ()),
         whole,
     ]
     if admission.HasField("budget_usd"):

@@ -85,6 +85,12 @@ def check_budget(usd: float, bad: violations.Violations) -> None:
         bad.add("budget_usd", f"must be {MIN_BUDGET_USD} to {MAX_BUDGET_USD:,.0f} USD; leave it unset for no budget")
 
 
+def check_deduplicate(asked: bool, kind: workloads.Modality | None, bad: violations.Violations) -> None:
+    """Checks that only texts and images are to be computed once."""
+    if asked and kind is workloads.Modality.TASK:
+        bad.add("deduplicate", "is for texts and images; what a task does may depend on more than its input")
+
+
 def check_options(options: Options, rules: workloads.WorkloadRules, bad: violations.Violations) -> None:
     """Checks the options against what the workload and this version can do."""
     if options.input_type is not None:

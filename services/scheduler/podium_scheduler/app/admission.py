@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 
+from podium.common.v1 import item_pb2, workload_pb2
 from podium_runtime import errors, ids
-from podium_scheduler.app import ports, pressure, records, wakers
+from podium_scheduler.app import ports, pressure, records, scopes, wakers
 
 
 class Admission:
@@ -14,7 +17,7 @@ class Admission:
     def __init__(
         self,
         jobs: ports.JobLedger,
-        workloads: frozenset[str],
+        workloads: Mapping[str, workload_pb2.Workload],
         gauge: pressure.PressureGauge,
         wake: wakers.Wakers,
         make: ids.Ids,
@@ -40,6 +43,10 @@ class Admission:
         if new.workload not in self._workloads:
             raise errors.InvalidArgument([errors.Violation("workload", f"there is no workload {new.workload!r}")])
         _check_cut(new)
+        if new.deduplicate:
+            options = item_pb2.EmbeddingOptions.FromString(new.options)
+            scope = scopes.scope(new.app_id, self._workloads[new.workload], new.modality, options)
+            new = replace(new, scope=scope)
         job, existed = await self._admitted(new)
         if existed and job.payload_digest != new.payload_digest:
             raise errors.AlreadyExists(

@@ -19,7 +19,7 @@ from uuid import UUID
 from prometheus_client import Counter, Gauge
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records, wakers
+from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import actions, autoscaler, observed, policy
 
@@ -48,6 +48,14 @@ def forget() -> None:
     ALERTS.clear()
 
 
+class Wakes(Protocol):
+    """Cuts rests short; see app.wakers."""
+
+    @property
+    def autoscaler(self) -> asyncio.Event: ...
+    async def keep(self) -> None: ...
+
+
 class Drains(Protocol):
     """Tells workers to finish and leave; see app.draining."""
 
@@ -70,7 +78,7 @@ class Autoscaler(loops.PatientLoop):
         prefix: str,
         make: ids.Ids,
         time: clock.Clock,
-        wake: wakers.Wakers,
+        wake: Wakes,
         decide: Decide = autoscaler.decide,
     ) -> None:
         """`decide`: another rule than ours, in the simulator."""

@@ -196,4 +196,5 @@ def _completion(outcome: _Outcome) -> records.Completion:
         held.item_count,
         held.items_failed,
         held.items_truncated,
+        held.plan.items_deduplicated if held.plan is not None else None,
     )

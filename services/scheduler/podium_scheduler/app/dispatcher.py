@@ -7,12 +7,13 @@ dies with the replica: the rescuer finds it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from uuid import UUID
 
 from podium_runtime import ids, logs
-from podium_scheduler.app import loops, ports, records, wakers, worker_sessions
+from podium_scheduler.app import attempt_plans, deduplication, loops, ports, records, wakers, worker_sessions
 from podium_scheduler.domain import dispatch
 
 log = logs.get_logger(__name__)
@@ -39,6 +40,7 @@ class Dispatcher(loops.PatientLoop):
         wakeups: ports.Wakeups,
         wake: wakers.Wakers,
         make: ids.Ids,
+        dedupe: deduplication.Deduplication | None = None,
     ) -> None:
         super().__init__(wake.dispatcher)
         self._registry = registry
@@ -48,6 +50,7 @@ class Dispatcher(loops.PatientLoop):
         self._wakeups = wakeups
         self._wakers = wake
         self._ids = make
+        self._dedupe = dedupe
         self._rounds = 0
         self._unclaimed: list[records.Entry] = []
         self._doubtful: dict[int, records.Claim] = {}
@@ -131,10 +134,21 @@ class Dispatcher(loops.PatientLoop):
     async def _claim(self, claims: dict[int, records.Claim]) -> list[records.Leased]:
         leased = await self._batches.claim(list(claims.values()))
         for batch in leased:
-            if not self._registry.assign(batch):
-                # The session ended meanwhile; the rescuer finds the lease through it.
-                log.info("session_gone_before_assignment", batch_id=batch.batch_id)
+            if batch.dedupe_scope is None:
+                self._assign(batch, None)
+        others = [batch for batch in leased if batch.dedupe_scope is not None]
+        if others:
+            await asyncio.gather(*(self._plan(batch) for batch in others))
         return leased
+
+    async def _plan(self, batch: records.Leased) -> None:
+        """Assigns a batch once it is read what of it is known already."""
+        self._assign(batch, await self._dedupe.plan(batch) if self._dedupe else None)
+
+    def _assign(self, batch: records.Leased, plan: attempt_plans.Plan | None) -> None:
+        if not self._registry.assign(batch, plan):
+            # The session ended meanwhile; the rescuer finds the lease through it.
+            log.info("session_gone_before_assignment", batch_id=batch.batch_id)
 
     async def _untaken(self, claims: Mapping[int, records.Claim], leased: list[records.Leased]) -> set[int]:
         """Batches that were refused for their session's sake: it was fenced, and others must get them."""

@@ -52,15 +52,16 @@ class FleetFacts:
         uses: ports.LastUses,
         workloads: Mapping[str, workload_pb2.Workload],
         asked: ports.DemandLedger | None = None,
+        spent: job_costs.JobCosts | None = None,
     ) -> None:
-        """`asked`: what interactive calls ask for."""
+        """`asked`: what interactive calls ask for. `spent`: on jobs; without it, no job has a budget of its own."""
         self._asked = asked
         self._ledger = ledger
         self._scaling = scaling
         self._sessions = sessions
         self._loads = loads
         self._uses = uses
-        self._costs = job_costs.JobCosts(uses)
+        self._spent = spent
         self._workloads = workloads
         self._began: datetime | None = None
         self._active_at: dict[UUID, float] = {}
@@ -112,8 +113,8 @@ class FleetFacts:
 
     async def _budgeted(self, now: datetime) -> Mapping[str, Sequence[observed.Due]]:
         """The work of jobs with a budget of their own, by workload, and what is left for it."""
-        found = await self._scaling.budgeted()
-        spent = await self._costs.of_jobs([job.job_id for job in found], now)
+        found = await self._scaling.budgeted() if self._spent is not None else ()
+        spent = await self._spent.of_jobs([job.job_id for job in found], now) if self._spent is not None else {}
         return budgets.dues(
             [
                 budgets.Job(

@@ -26,6 +26,7 @@ _MAX_BATCHES = 1_000
 _MAX_PAYLOAD_BYTES = 32 << 20
 _MAX_FAILURES = 1_000
 _SESSION_AGE = timedelta(hours=1)
+_MAX_ITEMS = 5_000
 BATCHES = Counter("podium_janitor_archived_batches_total", "Batches that left the hot table.")
 ARCHIVED = Counter("podium_janitor_archived_jobs_total", "Jobs all of whose batches have left the hot table.")
 REMOVED = Counter("podium_janitor_removed_jobs_total", "Jobs removed because their retention had passed.")
@@ -52,6 +53,7 @@ class Janitor(loops.PatientLoop):
         results: ports.ResultBuffer,
         revoke: revocation.Revocation,
         retention: Retention,
+        items: ports.KnownItemsLedger | None = None,
     ) -> None:
         super().__init__()
         self._jobs = jobs
@@ -60,10 +62,11 @@ class Janitor(loops.PatientLoop):
         self._results = results
         self._revoke = revoke
         self._retention = retention
+        self._items = items
 
     async def round(self) -> float:
         """One bounded step of each kind."""
-        more = [await self._expire(), await self._archive_next(), await self._remove()]
+        more = [await self._expire(), await self._archive_next(), await self._remove(), await self._forget()]
         await self._sessions.delete_ended(_SESSION_AGE, _PAGE)
         return _BREATH_S if any(more) else _INTERVAL_S
 
@@ -95,3 +98,7 @@ class Janitor(loops.PatientLoop):
             REMOVED.inc(len(gone))
             log.info("jobs_removed", jobs=len(gone))
         return len(gone) > 0
+
+    async def _forget(self) -> bool:
+        """Vectors that were remembered for long enough; whether there may be more of them."""
+        return self._items is not None and await self._items.forget(_MAX_ITEMS) == _MAX_ITEMS

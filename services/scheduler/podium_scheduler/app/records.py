@@ -28,6 +28,10 @@ class NewBatch:
     item_count: int
     payload: bytes
     payload_encoding: int
+    hashes: bytes = b""
+    """Of its items, 16 bytes each, where identical ones are computed once; see domain.deduplication."""
+    identities: bytes = b""
+    """A serialized ItemIdentities: the hashes, and the items' keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class NewJob:
     batches: tuple[NewBatch, ...]
     budget_micro_usd: int | None = None
     """The most that rented pods may cost for it; None: no bound of its own."""
+    deduplicate: bool = False
+    scope: bytes = b""
+    """With deduplicate: within what its items may be identical to others; see app.scopes."""
 
     @property
     def item_count(self) -> int:
@@ -82,6 +89,9 @@ class Job:
     expire_time: datetime | None
     results_expired: bool
     budget_micro_usd: int | None = None
+    dedupe_scope: bytes | None = None
+    """None: each item is computed, whatever others there are."""
+    items_deduplicated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,8 @@ class Leased:
     job_starts: bool
     waited_s: float
     """From admission (or the end of its backoff) to the claim."""
+    dedupe_scope: bytes | None = None
+    identities: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,64 @@ class Completion:
     item_count: int
     items_failed: int
     items_truncated: int
+    items_deduplicated: int | None = None
+    """Those that were not computed for it; None where nobody counts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """The vector of an item, as its job wants it encoded."""
+
+    row: bytes
+    token_count: int = 0
+    """Tokens of a text that was truncated to `max_tokens`; 0: it was not."""
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVector:
+    """The vector of an item that was computed before, by which batch, and what made it (a serialized Provenance)."""
+
+    owner: int
+    vector: Vector
+    made_by: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the items of a batch, by their hashes."""
+
+    vectors: Mapping[bytes, KnownVector]
+    awaited: frozenset[bytes]
+    """Items that others are computing, and that the batch waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Vectors that a batch has computed, by their items' hashes. `made_by`: a serialized Provenance."""
+
+    batch_id: int
+    scope: bytes
+    made_by: bytes
+    vectors: Mapping[bytes, Vector]
+    waits: bool
+    """It left out what others compute, and waits for them now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedBatch:
+    """A batch that waits for nobody any more."""
+
+    batch_id: int
+    job_id: UUID
+    workload: str
+    first_item: int
+    item_count: int
+    attempt: int
+    payload_offset: int
+    options: bytes
+    dedupe_scope: bytes
+    identities: bytes
 
 
 @dataclass(frozen=True, slots=True)

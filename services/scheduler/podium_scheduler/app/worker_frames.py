@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Histogram
 
-from podium.common.v1 import job_pb2, workload_pb2
+from podium.common.v1 import job_pb2, result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
 from podium_scheduler.app import (
     completer,
     model_loads,
     pod_uses,
+    remembering,
     result_checks,
     result_frames,
     throughputs,
@@ -44,6 +45,7 @@ class WorkerFrames:
         loads: model_loads.ModelLoads,
         speeds: throughputs.Throughputs,
         uses: pod_uses.PodUses,
+        remember: remembering.Remembering,
     ) -> None:
         self._workloads = workloads
         self._completer = settle
@@ -53,6 +55,7 @@ class WorkerFrames:
         self._loads = loads
         self._speeds = speeds
         self._uses = uses
+        self._remembering = remember
 
     def apply(self, session: worker_sessions.Session, frame: result_frames.Frame) -> None:
         """Applies one frame; Hello and Goodbye are the stream's own business."""
@@ -87,6 +90,8 @@ class WorkerFrames:
         )
         if wrong is None and (chunk.job_id != str(held.job_id) or chunk.chunk_index != len(held.chunks)):
             wrong = f"chunk {chunk.chunk_index} of job {chunk.job_id} is not the next of this batch"
+        if wrong is None and chunk.errors:
+            wrong = _note_left_out(held, chunk)
         if wrong is not None:
             self._refuse(session, frame.lease, held, wrong)
             return
@@ -107,9 +112,14 @@ class WorkerFrames:
         if frame.HasField("fetch_duration"):
             STAGE.labels(held.workload, "fetch").observe(frame.fetch_duration.ToMilliseconds() / 1000)
         seconds = frame.compute_duration.ToNanoseconds() / 1e9
-        self._speeds.note(session, held.workload, held.item_count, seconds)
         self._uses.note(session, held.workload, seconds, held.job_id)
-        self._completer.complete(session, frame.lease.batch_id, held)
+        if held.plan is None and not held.left_out:
+            self._speeds.note(session, held.workload, held.item_count, seconds)
+            self._completer.complete(session, frame.lease.batch_id, held)
+        else:
+            computed = len(held.plan.to_compute) if held.plan is not None else 0
+            self._speeds.note(session, held.workload, computed, seconds)
+            self._remembering.done(session, frame.lease.batch_id, held)
 
     def _embedded(self, session: worker_sessions.Session, answer: worker_pb2.EmbedAnswer) -> None:
         """The answer to an interactive call is checked as a batch's result is."""
@@ -194,6 +204,20 @@ class WorkerFrames:
             message = outcome.message or message
         log.info("attempt_failed", batch_id=lease.batch_id, reason=reason.value, outcome=type(outcome).__name__)
         self._completer.fail(session, lease.batch_id, held, outcome, message)
+
+
+def _note_left_out(held: worker_sessions.Held, chunk: result_pb2.ResultChunk) -> str | None:
+    """Whether the worker left items out, as it was asked to; what is wrong with it if it was not.
+
+    Of a lease that was resumed nobody knows what was asked: its result is not whole then, and no more.
+    """
+    left_out = any(error.reason == result_pb2.ITEM_ERROR_REASON_LEFT_OUT for error in chunk.errors)
+    if not left_out:
+        return None
+    if not held.resumed and (held.plan is None or not held.plan.leaves_out):
+        return "it leaves out items that were to be computed"
+    held.left_out = True
+    return None
 
 
 def _reason(value: job_pb2.BatchFailureReason) -> batches.FailureReason:

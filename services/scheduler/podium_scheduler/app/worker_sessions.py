@@ -20,7 +20,7 @@ from prometheus_client import Counter as Metric
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs, two_lanes
-from podium_scheduler.app import calls, records
+from podium_scheduler.app import attempt_plans, calls, records
 from podium_scheduler.domain import dispatch, openings, quarantine
 
 log = logs.get_logger(__name__)
@@ -49,6 +49,11 @@ class Held:
     items_truncated: int = 0
     settling: bool = False
     """Its outcome is on its way to the ledger."""
+    plan: attempt_plans.Plan | None = None
+    """Of a batch whose items may be identical to others; None also where the lease was resumed."""
+    resumed: bool = False
+    left_out: bool = False
+    """Its result is not whole: the worker left items out."""
 
 
 def _pod_id(hello: worker_pb2.Hello) -> UUID | None:
@@ -144,7 +149,7 @@ class Session:
         """Goes on with a lease of an earlier session; its result is sent anew."""
         self.in_hand[lease.batch_id] = Held(
             lease.lease_token, lease.attempt, lease.job_id, lease.workload, lease.first_item, lease.item_count,
-            next_item=lease.first_item, options=item_pb2.EmbeddingOptions.FromString(lease.options),
+            next_item=lease.first_item, options=item_pb2.EmbeddingOptions.FromString(lease.options), resumed=True,
         )  # fmt: skip
         self.changed(self.session_id)
 
@@ -173,15 +178,18 @@ class Session:
         self.quarantine = quarantine.Quarantine(reason, time.monotonic() + pause_s, next(self._checks))
         self.offer_nothing()
 
-    def assign(self, batch: records.Leased) -> None:
-        """Puts a batch into its hands."""
+    def assign(self, batch: records.Leased, plan: attempt_plans.Plan | None = None) -> None:
+        """Puts a batch into its hands; without a plan it computes all of it."""
         options = item_pb2.EmbeddingOptions.FromString(batch.options)
         self.in_hand[batch.batch_id] = Held(
             batch.lease_token, batch.attempt, batch.job_id, batch.workload, batch.first_item, batch.item_count,
-            next_item=batch.first_item, options=options,
+            next_item=batch.first_item, options=options, plan=plan,
         )  # fmt: skip
         self.changed(self.session_id)
-        self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=_assignment(batch, options)))
+        assign = _assignment(batch, options)
+        if plan is not None and plan.message is not None:
+            assign.known.CopyFrom(plan.message)
+        self.outbox.put_nowait(worker_pb2.SchedulerFrame(assign=assign))
 
     def forget(self, batch_id: int) -> None:
         """Its outcome is durable."""
@@ -272,12 +280,12 @@ class SessionRegistry:
             for s in (self._sessions[session_id] for session_id in chosen)
         ]
 
-    def assign(self, batch: records.Leased) -> bool:
+    def assign(self, batch: records.Leased, plan: attempt_plans.Plan | None = None) -> bool:
         """Hands a leased batch to its session; False when that is gone."""
         session = self._sessions.get(batch.session_id)
         if session is None:
             return False
-        session.assign(batch)
+        session.assign(batch, plan)
         return True
 
     def _counted(self) -> openings.Openings:

@@ -4,6 +4,7 @@
 stateDiagram-v2
     [*] --> PENDING: admit
     PENDING --> QUEUED: feed
+    PENDING --> COMPLETED: assemble (all of its items are known already)
     QUEUED --> LEASED: claim
     QUEUED --> PENDING: refeed (its entry is gone from Redis)
     LEASED --> COMPLETED: complete
@@ -40,7 +41,8 @@ class State(StrEnum):
     """Where a batch stands."""
 
     PENDING = "PENDING"
-    """In the ledger only. The feeder moves it on when the work stream has room and its turn has come."""
+    """In the ledger only. The feeder moves it on when the work stream has room and its turn has come; the assembler,
+    when it waits for items that others compute and all of them are known."""
     QUEUED = "QUEUED"
     """A reference is in the work stream. A replica with a worker that has credit claims it."""
     LEASED = "LEASED"
@@ -64,6 +66,7 @@ class Event(StrEnum):
     CLAIM = "claim"
     REFEED = "refeed"
     COMPLETE = "complete"
+    ASSEMBLE = "assemble"
     RETRY = "retry"
     SPLIT = "split"
     GIVE_UP = "give_up"
@@ -76,6 +79,7 @@ class Event(StrEnum):
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PENDING, Event.FEED): State.QUEUED,
+    (State.PENDING, Event.ASSEMBLE): State.COMPLETED,
     (State.QUEUED, Event.CLAIM): State.LEASED,
     (State.QUEUED, Event.REFEED): State.PENDING,
     (State.LEASED, Event.COMPLETE): State.COMPLETED,

@@ -46,6 +46,10 @@ class Scaling:
         """Likewise."""
         return []
 
+    async def budgeted(self) -> list[records.BudgetedJob]:
+        """No job of a trace has a budget of its own."""
+        return []
+
     async def demands(self) -> list[records.DemandRow]:
         """Items without an outcome, summed up by workload and by when they are due."""
         self._take_in()

@@ -78,6 +78,16 @@ class Outcome:
     """What was done, when, and why."""
 
 
+class _Awake:
+    """Whoever waits for a wake-up: nobody, as the agenda has the time of every round."""
+
+    def __init__(self) -> None:
+        self.autoscaler = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Pods are to be created or destroyed."""
+
+
 class World:
     """One run."""
 
@@ -100,7 +110,7 @@ class World:
         make = ids.SequentialIds()
         self._offers = autoscaler.OfferWatch([self.cloud], agenda)
         self._autoscaler = autoscaler.Autoscaler(
-            self.ledger, scaling, facts, self._offers, floor, Policy(), "podium", make, agenda, self._ask
+            self.ledger, scaling, facts, self._offers, floor, Policy(), "podium", make, agenda, _Awake(), self._ask
         )
         patience = pod_watch.Patience(boot=timedelta(seconds=market.boot_patience_s))
         rules = pod_keeper.Rules(patience, interval_s=_KEEPER_EVERY_S)

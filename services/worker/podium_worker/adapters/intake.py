@@ -24,7 +24,7 @@ from typing import Protocol
 from podium.common.v1 import item_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, logs
-from podium_worker.adapters import arena, decoder_pool, payloads
+from podium_worker.adapters import arena, decoder_pool, known, payloads
 from podium_worker.app import ports
 from podium_worker.domain import pictures, problems
 
@@ -254,16 +254,19 @@ class Intake:
 
 
 def _read(body: bytes, max_payload_bytes: int) -> tuple[bytes, list[_Source]]:
-    """The Assign with the keys as its whole payload, and where the images are. Raises payloads.BadPayload.
+    """The Assign with the keys as its whole payload, and where the images are that are to be computed. Raises
+    payloads.BadPayload.
 
     Nothing refers to the message any more: it would hold every file until the last one is let go of.
     """
     assign = worker_pb2.Assign.FromString(body)
     images = payloads.images(assign, max_payload_bytes).items
+    plan = known.plan(assign)
+    asked = images if plan is None else [images[item] for item in plan.computed]
     keys = item_pb2.ImageItems(items=[item_pb2.ImageItem(key=image.key) for image in images])
     assign.payload = keys.SerializeToString()
     assign.payload_encoding = item_pb2.PAYLOAD_ENCODING_IDENTITY
-    return assign.SerializeToString(), [_source(image) for image in images]
+    return assign.SerializeToString(), [_source(image) for image in asked]
 
 
 def _source(image: item_pb2.ImageItem) -> _Source:

@@ -18,7 +18,7 @@ from google.protobuf import duration_pb2
 from podium.common.v1 import result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import protowire
-from podium_worker.adapters import rows
+from podium_worker.adapters import known, rows
 from podium_worker.app import backend
 from podium_worker.domain import chunks, encodings, problems
 
@@ -49,6 +49,7 @@ _CHUNK_OF_BATCH = worker_pb2.BatchChunk.CHUNK_FIELD_NUMBER
 _VECTORS = result_pb2.ResultChunk.VECTORS_FIELD_NUMBER
 Bytes = npt.NDArray[np.uint8]
 _NOT_FINITE = "The model gave a vector with a NaN or an infinity."
+_LEFT_OUT = "An identical item is being computed elsewhere."
 _OUT_OF_MEMORY = "The item alone does not fit into the device's memory."
 
 
@@ -109,6 +110,12 @@ class Batch:
     keys: Sequence[str] = ()
     truncations: Sequence[backend.Truncated] = ()
     token_count: int = 0
+    plan: known.Plan | None = None
+    """Of a batch of which not all was computed: the other items' outcomes are added when it is packed."""
+
+
+class AnotherModel(Exception):
+    """Known vectors came that something else has made than what this worker makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,7 @@ class Packed:
 
     frames: list[bytes]
     failed_items: int
+    truncated_items: int = 0
 
 
 def provenance(model: backend.Model, description: backend.Description) -> result_pb2.Provenance:
@@ -164,24 +172,33 @@ def examine(item_count: int, outcome: Outcome, made_by: result_pb2.Provenance) -
 
 
 def pack(examined: Examined, batch: Batch, max_chunk_bytes: int) -> Packed:
-    """Chunks and BatchDone of one batch; `max_chunk_bytes` bounds the encoded vectors of a chunk."""
+    """Chunks and BatchDone of one batch; `max_chunk_bytes` bounds the encoded vectors of a chunk.
+
+    Of a batch with a plan: of all its items. Raises AnotherModel, and payloads.BadPayload for known rows that are none.
+    """
     encoded, places, errors = _encode(examined, batch)
+    truncations = batch.truncations
+    if batch.plan is not None:
+        encoded, places, errors = _completed(batch, batch.plan, encoded, places, errors)
+        told = batch.assign.known.truncations
+        truncations = known.truncations(batch.plan, truncations, told, batch.assign.first_item)
     frames = []
     spans = chunks.cut(batch.assign.item_count, batch.encoding.row_bytes, max_chunk_bytes)
     bounds = np.searchsorted(places, [span.start for span in spans] + [batch.assign.item_count]).tolist()
     for index, span in enumerate(spans):
-        chunk, vectors = _chunk(batch, errors, span, encoded[bounds[index] : bounds[index + 1]])
+        chunk, vectors = _chunk(batch, errors, truncations, span, encoded[bounds[index] : bounds[index + 1]])
         chunk.chunk_index = index
         chunk.last_in_batch = index == len(spans) - 1
         frames.append(_framed(batch.assign.lease, chunk, vectors))
     frames.append(worker_pb2.WorkerFrame(done=_done(batch, len(spans))).SerializeToString())
-    return Packed(frames, failed_items=len(errors))
+    return Packed(frames, failed_items=len(errors), truncated_items=len(truncations))
 
 
 def pack_call(examined: Examined, batch: Batch) -> result_pb2.ResultChunk:
     """The one chunk of an interactive call."""
     encoded, _, errors = _encode(examined, batch)
-    chunk = _chunk(batch, errors, chunks.Span(0, batch.assign.item_count), encoded)
+    chunk, vectors = _chunk(batch, errors, batch.truncations, chunks.Span(0, batch.assign.item_count), encoded)
+    chunk.vectors = vectors.tobytes()
     chunk.last_in_batch, chunk.attempt = True, 1
     return chunk
 
@@ -198,6 +215,30 @@ def _encode(
             errors[int(places[row])] = _Error(result_pb2.ITEM_ERROR_REASON_NOT_FINITE, message)
         encoded, places = encoded[kept], places[kept]
     return encoded, places, errors
+
+
+def _completed(
+    batch: Batch,
+    plan: known.Plan,
+    encoded: npt.NDArray[np.generic],
+    places: npt.NDArray[np.intp],
+    errors: Mapping[int, _Error],
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.intp], dict[int, _Error]]:
+    """Rows, their items and the errors of a whole batch, from those of the items that were computed."""
+    given = batch.assign.known
+    if given.vectors and given.provenance != _provenance(batch):
+        raise AnotherModel("The known vectors of the batch were made by something else than what this worker makes.")
+    all_rows = known.spread(plan, encoded, places, known.rows(given, batch.encoding.row_bytes))
+    found = {item: errors[computed] for item, computed in all_rows.sources.items()}
+    found |= dict.fromkeys(all_rows.left_out, _Error(result_pb2.ITEM_ERROR_REASON_LEFT_OUT, _LEFT_OUT))
+    return all_rows.encoded, all_rows.places, found
+
+
+def _provenance(batch: Batch) -> result_pb2.Provenance:
+    made_by = result_pb2.Provenance()
+    made_by.CopyFrom(batch.made_by)
+    made_by.dimension, made_by.dtype = batch.encoding.dimensions, _DTYPES[batch.encoding.dtype]
+    return made_by
 
 
 def _check_lengths(squares: npt.NDArray[np.float32], places: npt.NDArray[np.intp]) -> None:
@@ -221,7 +262,11 @@ def _framed(lease: worker_pb2.Lease, chunk: result_pb2.ResultChunk, vectors: Byt
 
 
 def _chunk(
-    batch: Batch, errors: Mapping[int, _Error], span: chunks.Span, encoded: npt.NDArray[np.generic]
+    batch: Batch,
+    errors: Mapping[int, _Error],
+    truncations: Sequence[backend.Truncated],
+    span: chunks.Span,
+    encoded: npt.NDArray[np.generic],
 ) -> tuple[result_pb2.ResultChunk, Bytes]:
     """A chunk without its vectors, and these as bytes."""
     assign, encoding = batch.assign, batch.encoding
@@ -244,16 +289,14 @@ def _chunk(
             result_pb2.Truncation(
                 item_index=assign.first_item + cut.index, token_count=cut.token_count, max_tokens=cut.max_tokens
             )
-            for cut in batch.truncations
+            for cut in truncations
             if span.start <= cut.index < span.stop
         ],
         keys=batch.keys[span.start : span.stop],
-        provenance=batch.made_by,
+        provenance=_provenance(batch),
         batch_first_item=assign.first_item,
         attempt=assign.lease.attempt,
     )
-    chunk.provenance.dimension = encoding.dimensions
-    chunk.provenance.dtype = _DTYPES[encoding.dtype]
     return chunk, vectors
 
 

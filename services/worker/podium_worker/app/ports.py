@@ -36,6 +36,13 @@ class Assignment:
     body: bytes
     images: bool = False
     """Whether its items are images, which the front fetches and decodes before an executor gets the batch."""
+    known: int = 0
+    """Items that need not be computed."""
+
+    @property
+    def to_compute(self) -> int:
+        """Items that are to be computed."""
+        return self.item_count - self.known
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,7 +343,7 @@ class Worker:
         entry.finished_at = self._clock.monotonic()
         offer = self._offers.get(entry.workload)
         if offer is not None:
-            offer.measure(entry.assignment.item_count, entry.nbytes, result)
+            offer.measure(entry.assignment.to_compute, entry.nbytes, result)
         # From here on only the frames are held.
         entry.nbytes = sum(len(frame) for frame in result.frames)
         seat.deaths, seat.faults = devices.Deaths(), 0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_worker.adapters import payloads, results, wire
+from podium_worker.adapters import known, payloads, results, wire
 from podium_worker.app import backend
 from podium_worker.domain import encodings, problems
 from podium_worker.executor import album, models
@@ -53,6 +53,13 @@ class Ready:
     encoding: encodings.Encoding
     prepared: backend.Prepared | None
     prepare_s: float
+    plan: known.Plan | None = None
+    """Of a batch that is not computed as a whole: what follows counts the items that are."""
+
+    @property
+    def item_count(self) -> int:
+        """Items that are computed."""
+        return self.received.assign.item_count if self.plan is None else len(self.plan.computed)
 
     @property
     def failures(self) -> Sequence[problems.ItemFailure]:
@@ -107,13 +114,15 @@ class Preparer:
         """Raises payloads.BadPayload, and whatever the backend does."""
         started = time.monotonic()
         encoding = payloads.options(batch.assign.options, loaded.workload)
+        plan = known.plan(batch.assign)
         if batch.assign.modality == workload_pb2.MODALITY_IMAGE:
-            keys, rows = self.pictures(batch, loaded)
+            keys, rows = self.pictures(batch, loaded, plan)
             prepared = None if rows is None else loaded.backend.prepare_pictures(rows)
         else:
             texts = self.texts(batch, loaded)
-            keys, prepared = texts.keys, loaded.backend.prepare_texts(texts.texts)
-        return Ready(batch, loaded, keys, encoding, prepared, time.monotonic() - started)
+            asked = texts.texts if plan is None else [texts.texts[item] for item in plan.computed]
+            keys, prepared = texts.keys, loaded.backend.prepare_texts(asked) if asked else None
+        return Ready(batch, loaded, keys, encoding, prepared, time.monotonic() - started, plan)
 
     def texts(self, batch: Received, loaded: models.Loaded) -> payloads.Texts:
         """The texts of a batch or call. Raises payloads.BadPayload."""
@@ -121,7 +130,9 @@ class Preparer:
             raise payloads.BadPayload(f"Workload {loaded.model.workload!r} takes no texts.")
         return payloads.texts(batch.assign, loaded.workload, self._max_payload_bytes)
 
-    def pictures(self, batch: Received, loaded: models.Loaded) -> tuple[Sequence[str], npt.NDArray[np.uint8] | None]:
+    def pictures(
+        self, batch: Received, loaded: models.Loaded, plan: known.Plan | None = None
+    ) -> tuple[Sequence[str], npt.NDArray[np.uint8] | None]:
         """Keys of all images of a batch or call, and the pictures of those that have not failed, if there is one.
 
         Raises payloads.BadPayload, and ValueError for pictures that are not there.
@@ -135,9 +146,10 @@ class Preparer:
             # The registry has changed between the intake and now.
             raise ValueError(f"pictures of {shelf.height} x {shelf.width} came to a model of another size")
         keys = payloads.keys_of_images(batch.assign, self._max_payload_bytes)
-        if len(shelf.failures) == batch.assign.item_count:
+        count = batch.assign.item_count if plan is None else len(plan.computed)
+        if len(shelf.failures) == count:
             return keys, None
-        return keys, self._album.pictures(shelf, batch.assign.item_count)
+        return keys, self._album.pictures(shelf, count)
 
 
 def finished(
@@ -153,5 +165,6 @@ def finished(
         keys=ready.keys,
         truncations=prepared.truncations if prepared else (),
         token_count=prepared.token_count if prepared else 0,
+        plan=ready.plan,
     )
     return Finished(ready.received, examined, batch, items, ready.prepare_s, idle_s)

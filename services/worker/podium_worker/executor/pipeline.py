@@ -229,7 +229,7 @@ class Pipeline:
         try:
             computed, compute_s = self._on_device(ready, watching)
             outcome = ready.outcome(computed)
-            examined = results.examine(received.assign.item_count, outcome, ready.loaded.provenance)
+            examined = results.examine(ready.item_count, outcome, ready.loaded.provenance)
             if examined.not_finite:
                 self._vouch(ready.loaded)
         except backend.Abandoned:
@@ -310,7 +310,7 @@ class Pipeline:
             "items": done.items,
             "sizes": [len(frame) for frame in frames],
             "items_failed": packed.failed_items,
-            "items_truncated": len(done.batch.truncations),
+            "items_truncated": packed.truncated_items,
             "tokens": done.batch.token_count,
             "wait_s": timing.wait_s,
             "fetch_s": timing.fetch_s or 0.0,

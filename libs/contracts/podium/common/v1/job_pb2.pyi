@@ -74,7 +74,7 @@ BATCH_FAILURE_REASON_INTERNAL: BatchFailureReason
 BATCH_FAILURE_REASON_EXECUTOR_HUNG: BatchFailureReason
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality", "results_expired", "budget_usd")
+    __slots__ = ("job_id", "request_id", "workload", "state", "priority", "labels", "options", "progress", "create_time", "start_time", "finish_time", "deadline", "expire_time", "results_released", "cost", "modality", "results_expired", "budget_usd", "deduplicated")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class Job(_message.Message):
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     RESULTS_EXPIRED_FIELD_NUMBER: _ClassVar[int]
     BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
+    DEDUPLICATED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     request_id: str
     workload: str
@@ -118,10 +119,11 @@ class Job(_message.Message):
     modality: _workload_pb2.Modality
     results_expired: bool
     budget_usd: float
-    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., results_expired: _Optional[bool] = ..., budget_usd: _Optional[float] = ...) -> None: ...
+    deduplicated: bool
+    def __init__(self, job_id: _Optional[str] = ..., request_id: _Optional[str] = ..., workload: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., results_released: _Optional[bool] = ..., cost: _Optional[_Union[JobCost, _Mapping]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., results_expired: _Optional[bool] = ..., budget_usd: _Optional[float] = ..., deduplicated: _Optional[bool] = ...) -> None: ...
 
 class JobProgress(_message.Message):
-    __slots__ = ("items_total", "items_succeeded", "items_failed", "items_truncated", "batches_total", "batches_finished", "items_released")
+    __slots__ = ("items_total", "items_succeeded", "items_failed", "items_truncated", "batches_total", "batches_finished", "items_released", "items_deduplicated")
     ITEMS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ITEMS_SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +131,7 @@ class JobProgress(_message.Message):
     BATCHES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FINISHED_FIELD_NUMBER: _ClassVar[int]
     ITEMS_RELEASED_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_DEDUPLICATED_FIELD_NUMBER: _ClassVar[int]
     items_total: int
     items_succeeded: int
     items_failed: int
@@ -136,7 +139,8 @@ class JobProgress(_message.Message):
     batches_total: int
     batches_finished: int
     items_released: int
-    def __init__(self, items_total: _Optional[int] = ..., items_succeeded: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_truncated: _Optional[int] = ..., batches_total: _Optional[int] = ..., batches_finished: _Optional[int] = ..., items_released: _Optional[int] = ...) -> None: ...
+    items_deduplicated: int
+    def __init__(self, items_total: _Optional[int] = ..., items_succeeded: _Optional[int] = ..., items_failed: _Optional[int] = ..., items_truncated: _Optional[int] = ..., batches_total: _Optional[int] = ..., batches_finished: _Optional[int] = ..., items_released: _Optional[int] = ..., items_deduplicated: _Optional[int] = ...) -> None: ...
 
 class JobCost(_message.Message):
     __slots__ = ("gpu_seconds", "usd")

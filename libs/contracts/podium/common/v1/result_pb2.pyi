@@ -21,6 +21,7 @@ class ItemErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ITEM_ERROR_REASON_OUT_OF_MEMORY: _ClassVar[ItemErrorReason]
     ITEM_ERROR_REASON_NOT_FINITE: _ClassVar[ItemErrorReason]
     ITEM_ERROR_REASON_HANDLER: _ClassVar[ItemErrorReason]
+    ITEM_ERROR_REASON_LEFT_OUT: _ClassVar[ItemErrorReason]
 ITEM_ERROR_REASON_UNSPECIFIED: ItemErrorReason
 ITEM_ERROR_REASON_EMPTY_INPUT: ItemErrorReason
 ITEM_ERROR_REASON_TOO_LARGE: ItemErrorReason
@@ -31,6 +32,7 @@ ITEM_ERROR_REASON_POISON: ItemErrorReason
 ITEM_ERROR_REASON_OUT_OF_MEMORY: ItemErrorReason
 ITEM_ERROR_REASON_NOT_FINITE: ItemErrorReason
 ITEM_ERROR_REASON_HANDLER: ItemErrorReason
+ITEM_ERROR_REASON_LEFT_OUT: ItemErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("item_index", "reason", "message")

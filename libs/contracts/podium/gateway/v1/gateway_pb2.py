@@ -30,7 +30,7 @@ from podium.common.v1 import result_pb2 as podium_dot_common_dot_v1_dot_result__
 from podium.common.v1 import workload_pb2 as podium_dot_common_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpodium/gateway/v1/gateway.proto\x12\x11podium.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpodium/common/v1/item.proto\x1a\x1apodium/common/v1/job.proto\x1a\x1dpodium/common/v1/result.proto\x1a\x1fpodium/common/v1/workload.proto\"\xe7\x04\n\x12SubmitBatchRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1a\n\x08workload\x18\x02 \x01(\tR\x08workload\x12\x1f\n\x08priority\x18\x03 \x01(\rH\x01R\x08priority\x88\x01\x01\x12I\n\x06labels\x18\x04 \x03(\x0b\x32\x31.podium.gateway.v1.SubmitBatchRequest.LabelsEntryR\x06labels\x12<\n\x07options\x18\x05 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x33\n\x05texts\x18\x06 \x01(\x0b\x32\x1b.podium.common.v1.TextItemsH\x00R\x05texts\x12\x36\n\x06images\x18\x07 \x01(\x0b\x32\x1c.podium.common.v1.ImageItemsH\x00R\x06images\x12\x33\n\x05tasks\x18\x08 \x01(\x0b\x32\x1b.podium.common.v1.TaskItemsH\x00R\x05tasks\x12\x46\n\x11\x63ompletion_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x10\x63ompletionWindow\x12\"\n\nbudget_usd\x18\n \x01(\x01H\x02R\tbudgetUsd\x88\x01\x01\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x07\n\x05itemsB\x0b\n\t_priorityB\r\n\x0b_budget_usd\"i\n\x13SubmitBatchResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\x12)\n\x10\x61lready_accepted\x18\x02 \x01(\x08R\x0f\x61lreadyAccepted\"&\n\rGetJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\xa0\x02\n\x0fListJobsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x32\n\x06states\x18\x03 \x03(\x0e\x32\x1a.podium.common.v1.JobStateR\x06states\x12\x46\n\x06labels\x18\x04 \x03(\x0b\x32..podium.gateway.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x1a\n\x08workload\x18\x05 \x01(\tR\x08workload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.podium.common.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n\x0fWatchJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\";\n\x10WatchJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\")\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"<\n\x11\x43\x61ncelJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"u\n\x14StreamResultsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12!\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tR\x0b\x61\x66terCursor\x12#\n\rresume_cursor\x18\x03 \x01(\tR\x0cresumeCursor\"\xde\x01\n\x15StreamResultsResponse\x12\x35\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkH\x00R\x05\x63hunk\x12:\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1e.podium.common.v1.BatchFailureH\x00R\x07\x66\x61ilure\x12\x30\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.podium.gateway.v1.StreamEndH\x00R\x03\x65nd\x12\x16\n\x06\x63ursor\x18\x04 \x01(\tR\x06\x63ursorB\x08\n\x06result\"4\n\tStreamEnd\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\x8e\x01\n\x15\x43onsumeResultsRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .podium.gateway.v1.ConsumerHelloH\x00R\x05hello\x12\x32\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1e.podium.gateway.v1.DeliveryAckH\x00R\x03\x61\x63kB\x07\n\x05\x66rame\"Y\n\rConsumerHello\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n\x06window\x18\x02 \x01(\rR\x06window\x12\x1a\n\x08workload\x18\x03 \x01(\tR\x08workload\".\n\x0b\x44\x65liveryAck\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\"\xe1\x01\n\x16\x43onsumeResultsResponse\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkH\x00R\x05\x63hunk\x12:\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1e.podium.common.v1.BatchFailureH\x00R\x07\x66\x61ilure\x12)\n\x03job\x18\x04 \x01(\x0b\x32\x15.podium.common.v1.JobH\x00R\x03jobB\x08\n\x06result\"\xde\x01\n\x0c\x45mbedRequest\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12<\n\x07options\x18\x02 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x33\n\x05texts\x18\x03 \x01(\x0b\x32\x1b.podium.common.v1.TextItemsH\x00R\x05texts\x12\x36\n\x06images\x18\x04 \x01(\x0b\x32\x1c.podium.common.v1.ImageItemsH\x00R\x06imagesB\x07\n\x05items\"\xa4\x01\n\rEmbedResponse\x12\x33\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkR\x05\x63hunk\x12=\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63omputeTime\x12\x1f\n\x0btoken_count\x18\x03 \x01(\x04R\ntokenCount\"R\n\x14ListWorkloadsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"y\n\x15ListWorkloadsResponse\x12\x38\n\tworkloads\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.WorkloadR\tworkloads\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc2\x06\n\x0eGatewayService\x12\\\n\x0bSubmitBatch\x12%.podium.gateway.v1.SubmitBatchRequest\x1a&.podium.gateway.v1.SubmitBatchResponse\x12M\n\x06GetJob\x12 .podium.gateway.v1.GetJobRequest\x1a!.podium.gateway.v1.GetJobResponse\x12S\n\x08ListJobs\x12\".podium.gateway.v1.ListJobsRequest\x1a#.podium.gateway.v1.ListJobsResponse\x12U\n\x08WatchJob\x12\".podium.gateway.v1.WatchJobRequest\x1a#.podium.gateway.v1.WatchJobResponse0\x01\x12V\n\tCancelJob\x12#.podium.gateway.v1.CancelJobRequest\x1a$.podium.gateway.v1.CancelJobResponse\x12\x64\n\rStreamResults\x12\'.podium.gateway.v1.StreamResultsRequest\x1a(.podium.gateway.v1.StreamResultsResponse0\x01\x12i\n\x0e\x43onsumeResults\x12(.podium.gateway.v1.ConsumeResultsRequest\x1a).podium.gateway.v1.ConsumeResultsResponse(\x01\x30\x01\x12J\n\x05\x45mbed\x12\x1f.podium.gateway.v1.EmbedRequest\x1a .podium.gateway.v1.EmbedResponse\x12\x62\n\rListWorkloads\x12\'.podium.gateway.v1.ListWorkloadsRequest\x1a(.podium.gateway.v1.ListWorkloadsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpodium/gateway/v1/gateway.proto\x12\x11podium.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpodium/common/v1/item.proto\x1a\x1apodium/common/v1/job.proto\x1a\x1dpodium/common/v1/result.proto\x1a\x1fpodium/common/v1/workload.proto\"\x89\x05\n\x12SubmitBatchRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1a\n\x08workload\x18\x02 \x01(\tR\x08workload\x12\x1f\n\x08priority\x18\x03 \x01(\rH\x01R\x08priority\x88\x01\x01\x12I\n\x06labels\x18\x04 \x03(\x0b\x32\x31.podium.gateway.v1.SubmitBatchRequest.LabelsEntryR\x06labels\x12<\n\x07options\x18\x05 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x33\n\x05texts\x18\x06 \x01(\x0b\x32\x1b.podium.common.v1.TextItemsH\x00R\x05texts\x12\x36\n\x06images\x18\x07 \x01(\x0b\x32\x1c.podium.common.v1.ImageItemsH\x00R\x06images\x12\x33\n\x05tasks\x18\x08 \x01(\x0b\x32\x1b.podium.common.v1.TaskItemsH\x00R\x05tasks\x12\x46\n\x11\x63ompletion_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x10\x63ompletionWindow\x12\"\n\nbudget_usd\x18\n \x01(\x01H\x02R\tbudgetUsd\x88\x01\x01\x12 \n\x0b\x64\x65\x64uplicate\x18\x0b \x01(\x08R\x0b\x64\x65\x64uplicate\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x07\n\x05itemsB\x0b\n\t_priorityB\r\n\x0b_budget_usd\"i\n\x13SubmitBatchResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\x12)\n\x10\x61lready_accepted\x18\x02 \x01(\x08R\x0f\x61lreadyAccepted\"&\n\rGetJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\xa0\x02\n\x0fListJobsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x32\n\x06states\x18\x03 \x03(\x0e\x32\x1a.podium.common.v1.JobStateR\x06states\x12\x46\n\x06labels\x18\x04 \x03(\x0b\x32..podium.gateway.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x1a\n\x08workload\x18\x05 \x01(\tR\x08workload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.podium.common.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n\x0fWatchJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\";\n\x10WatchJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\")\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"<\n\x11\x43\x61ncelJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"u\n\x14StreamResultsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12!\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tR\x0b\x61\x66terCursor\x12#\n\rresume_cursor\x18\x03 \x01(\tR\x0cresumeCursor\"\xde\x01\n\x15StreamResultsResponse\x12\x35\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkH\x00R\x05\x63hunk\x12:\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1e.podium.common.v1.BatchFailureH\x00R\x07\x66\x61ilure\x12\x30\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.podium.gateway.v1.StreamEndH\x00R\x03\x65nd\x12\x16\n\x06\x63ursor\x18\x04 \x01(\tR\x06\x63ursorB\x08\n\x06result\"4\n\tStreamEnd\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.podium.common.v1.JobR\x03job\"\x8e\x01\n\x15\x43onsumeResultsRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .podium.gateway.v1.ConsumerHelloH\x00R\x05hello\x12\x32\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1e.podium.gateway.v1.DeliveryAckH\x00R\x03\x61\x63kB\x07\n\x05\x66rame\"Y\n\rConsumerHello\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n\x06window\x18\x02 \x01(\rR\x06window\x12\x1a\n\x08workload\x18\x03 \x01(\tR\x08workload\".\n\x0b\x44\x65liveryAck\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\"\xe1\x01\n\x16\x43onsumeResultsResponse\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkH\x00R\x05\x63hunk\x12:\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1e.podium.common.v1.BatchFailureH\x00R\x07\x66\x61ilure\x12)\n\x03job\x18\x04 \x01(\x0b\x32\x15.podium.common.v1.JobH\x00R\x03jobB\x08\n\x06result\"\xde\x01\n\x0c\x45mbedRequest\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12<\n\x07options\x18\x02 \x01(\x0b\x32\".podium.common.v1.EmbeddingOptionsR\x07options\x12\x33\n\x05texts\x18\x03 \x01(\x0b\x32\x1b.podium.common.v1.TextItemsH\x00R\x05texts\x12\x36\n\x06images\x18\x04 \x01(\x0b\x32\x1c.podium.common.v1.ImageItemsH\x00R\x06imagesB\x07\n\x05items\"\xa4\x01\n\rEmbedResponse\x12\x33\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1d.podium.common.v1.ResultChunkR\x05\x63hunk\x12=\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63omputeTime\x12\x1f\n\x0btoken_count\x18\x03 \x01(\x04R\ntokenCount\"R\n\x14ListWorkloadsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"y\n\x15ListWorkloadsResponse\x12\x38\n\tworkloads\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.WorkloadR\tworkloads\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc2\x06\n\x0eGatewayService\x12\\\n\x0bSubmitBatch\x12%.podium.gateway.v1.SubmitBatchRequest\x1a&.podium.gateway.v1.SubmitBatchResponse\x12M\n\x06GetJob\x12 .podium.gateway.v1.GetJobRequest\x1a!.podium.gateway.v1.GetJobResponse\x12S\n\x08ListJobs\x12\".podium.gateway.v1.ListJobsRequest\x1a#.podium.gateway.v1.ListJobsResponse\x12U\n\x08WatchJob\x12\".podium.gateway.v1.WatchJobRequest\x1a#.podium.gateway.v1.WatchJobResponse0\x01\x12V\n\tCancelJob\x12#.podium.gateway.v1.CancelJobRequest\x1a$.podium.gateway.v1.CancelJobResponse\x12\x64\n\rStreamResults\x12\'.podium.gateway.v1.StreamResultsRequest\x1a(.podium.gateway.v1.StreamResultsResponse0\x01\x12i\n\x0e\x43onsumeResults\x12(.podium.gateway.v1.ConsumeResultsRequest\x1a).podium.gateway.v1.ConsumeResultsResponse(\x01\x30\x01\x12J\n\x05\x45mbed\x12\x1f.podium.gateway.v1.EmbedRequest\x1a .podium.gateway.v1.EmbedResponse\x12\x62\n\rListWorkloads\x12\'.podium.gateway.v1.ListWorkloadsRequest\x1a(.podium.gateway.v1.ListWorkloadsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,51 +42,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITBATCHREQUEST']._serialized_start=241
-  _globals['_SUBMITBATCHREQUEST']._serialized_end=856
-  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_start=762
-  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_end=819
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=858
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=963
-  _globals['_GETJOBREQUEST']._serialized_start=965
-  _globals['_GETJOBREQUEST']._serialized_end=1003
-  _globals['_GETJOBRESPONSE']._serialized_start=1005
-  _globals['_GETJOBRESPONSE']._serialized_end=1062
-  _globals['_LISTJOBSREQUEST']._serialized_start=1065
-  _globals['_LISTJOBSREQUEST']._serialized_end=1353
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=762
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=819
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1355
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1456
-  _globals['_WATCHJOBREQUEST']._serialized_start=1458
-  _globals['_WATCHJOBREQUEST']._serialized_end=1498
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1500
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1559
-  _globals['_CANCELJOBREQUEST']._serialized_start=1561
-  _globals['_CANCELJOBREQUEST']._serialized_end=1602
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1604
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1664
-  _globals['_STREAMRESULTSREQUEST']._serialized_start=1666
-  _globals['_STREAMRESULTSREQUEST']._serialized_end=1783
-  _globals['_STREAMRESULTSRESPONSE']._serialized_start=1786
-  _globals['_STREAMRESULTSRESPONSE']._serialized_end=2008
-  _globals['_STREAMEND']._serialized_start=2010
-  _globals['_STREAMEND']._serialized_end=2062
-  _globals['_CONSUMERESULTSREQUEST']._serialized_start=2065
-  _globals['_CONSUMERESULTSREQUEST']._serialized_end=2207
-  _globals['_CONSUMERHELLO']._serialized_start=2209
-  _globals['_CONSUMERHELLO']._serialized_end=2298
-  _globals['_DELIVERYACK']._serialized_start=2300
-  _globals['_DELIVERYACK']._serialized_end=2346
-  _globals['_CONSUMERESULTSRESPONSE']._serialized_start=2349
-  _globals['_CONSUMERESULTSRESPONSE']._serialized_end=2574
-  _globals['_EMBEDREQUEST']._serialized_start=2577
-  _globals['_EMBEDREQUEST']._serialized_end=2799
-  _globals['_EMBEDRESPONSE']._serialized_start=2802
-  _globals['_EMBEDRESPONSE']._serialized_end=2966
-  _globals['_LISTWORKLOADSREQUEST']._serialized_start=2968
-  _globals['_LISTWORKLOADSREQUEST']._serialized_end=3050
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=3052
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=3173
-  _globals['_GATEWAYSERVICE']._serialized_start=3176
-  _globals['_GATEWAYSERVICE']._serialized_end=4010
+  _globals['_SUBMITBATCHREQUEST']._serialized_end=890
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_start=796
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_end=853
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=892
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=997
+  _globals['_GETJOBREQUEST']._serialized_start=999
+  _globals['_GETJOBREQUEST']._serialized_end=1037
+  _globals['_GETJOBRESPONSE']._serialized_start=1039
+  _globals['_GETJOBRESPONSE']._serialized_end=1096
+  _globals['_LISTJOBSREQUEST']._serialized_start=1099
+  _globals['_LISTJOBSREQUEST']._serialized_end=1387
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=796
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=853
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1389
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1490
+  _globals['_WATCHJOBREQUEST']._serialized_start=1492
+  _globals['_WATCHJOBREQUEST']._serialized_end=1532
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1534
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1593
+  _globals['_CANCELJOBREQUEST']._serialized_start=1595
+  _globals['_CANCELJOBREQUEST']._serialized_end=1636
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1638
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1698
+  _globals['_STREAMRESULTSREQUEST']._serialized_start=1700
+  _globals['_STREAMRESULTSREQUEST']._serialized_end=1817
+  _globals['_STREAMRESULTSRESPONSE']._serialized_start=1820
+  _globals['_STREAMRESULTSRESPONSE']._serialized_end=2042
+  _globals['_STREAMEND']._serialized_start=2044
+  _globals['_STREAMEND']._serialized_end=2096
+  _globals['_CONSUMERESULTSREQUEST']._serialized_start=2099
+  _globals['_CONSUMERESULTSREQUEST']._serialized_end=2241
+  _globals['_CONSUMERHELLO']._serialized_start=2243
+  _globals['_CONSUMERHELLO']._serialized_end=2332
+  _globals['_DELIVERYACK']._serialized_start=2334
+  _globals['_DELIVERYACK']._serialized_end=2380
+  _globals['_CONSUMERESULTSRESPONSE']._serialized_start=2383
+  _globals['_CONSUMERESULTSRESPONSE']._serialized_end=2608
+  _globals['_EMBEDREQUEST']._serialized_start=2611
+  _globals['_EMBEDREQUEST']._serialized_end=2833
+  _globals['_EMBEDRESPONSE']._serialized_start=2836
+  _globals['_EMBEDRESPONSE']._serialized_end=3000
+  _globals['_LISTWORKLOADSREQUEST']._serialized_start=3002
+  _globals['_LISTWORKLOADSREQUEST']._serialized_end=3084
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=3086
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=3207
+  _globals['_GATEWAYSERVICE']._serialized_start=3210
+  _globals['_GATEWAYSERVICE']._serialized_end=4044
 # @@protoc_insertion_point(module_scope)

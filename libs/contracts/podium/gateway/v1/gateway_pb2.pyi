@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SubmitBatchRequest(_message.Message):
-    __slots__ = ("request_id", "workload", "priority", "labels", "options", "texts", "images", "tasks", "completion_window", "budget_usd")
+    __slots__ = ("request_id", "workload", "priority", "labels", "options", "texts", "images", "tasks", "completion_window", "budget_usd", "deduplicate")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class SubmitBatchRequest(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
+    DEDUPLICATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     workload: str
     priority: int
@@ -43,7 +44,8 @@ class SubmitBatchRequest(_message.Message):
     tasks: _item_pb2.TaskItems
     completion_window: _duration_pb2.Duration
     budget_usd: float
-    def __init__(self, request_id: _Optional[str] = ..., workload: _Optional[str] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., texts: _Optional[_Union[_item_pb2.TextItems, _Mapping]] = ..., images: _Optional[_Union[_item_pb2.ImageItems, _Mapping]] = ..., tasks: _Optional[_Union[_item_pb2.TaskItems, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., budget_usd: _Optional[float] = ...) -> None: ...
+    deduplicate: bool
+    def __init__(self, request_id: _Optional[str] = ..., workload: _Optional[str] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., texts: _Optional[_Union[_item_pb2.TextItems, _Mapping]] = ..., images: _Optional[_Union[_item_pb2.ImageItems, _Mapping]] = ..., tasks: _Optional[_Union[_item_pb2.TaskItems, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., budget_usd: _Optional[float] = ..., deduplicate: _Optional[bool] = ...) -> None: ...
 
 class SubmitBatchResponse(_message.Message):
     __slots__ = ("job", "already_accepted")

@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AdmitJobRequest(_message.Message):
-    __slots__ = ("app_id", "request_id", "payload_digest", "workload", "modality", "priority", "labels", "options", "completion_window", "batches", "traceparent", "budget_usd")
+    __slots__ = ("app_id", "request_id", "payload_digest", "workload", "modality", "priority", "labels", "options", "completion_window", "batches", "traceparent", "budget_usd", "deduplicate")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class AdmitJobRequest(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
+    DEDUPLICATE_FIELD_NUMBER: _ClassVar[int]
     app_id: str
     request_id: str
     payload_digest: bytes
@@ -47,19 +48,30 @@ class AdmitJobRequest(_message.Message):
     batches: _containers.RepeatedCompositeFieldContainer[NewBatch]
     traceparent: str
     budget_usd: float
-    def __init__(self, app_id: _Optional[str] = ..., request_id: _Optional[str] = ..., payload_digest: _Optional[bytes] = ..., workload: _Optional[str] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., batches: _Optional[_Iterable[_Union[NewBatch, _Mapping]]] = ..., traceparent: _Optional[str] = ..., budget_usd: _Optional[float] = ...) -> None: ...
+    deduplicate: bool
+    def __init__(self, app_id: _Optional[str] = ..., request_id: _Optional[str] = ..., payload_digest: _Optional[bytes] = ..., workload: _Optional[str] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., completion_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., batches: _Optional[_Iterable[_Union[NewBatch, _Mapping]]] = ..., traceparent: _Optional[str] = ..., budget_usd: _Optional[float] = ..., deduplicate: _Optional[bool] = ...) -> None: ...
 
 class NewBatch(_message.Message):
-    __slots__ = ("first_item", "item_count", "payload", "payload_encoding")
+    __slots__ = ("first_item", "item_count", "payload", "payload_encoding", "identities")
     FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
     ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_ENCODING_FIELD_NUMBER: _ClassVar[int]
+    IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     first_item: int
     item_count: int
     payload: bytes
     payload_encoding: _item_pb2.PayloadEncoding
-    def __init__(self, first_item: _Optional[int] = ..., item_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ...) -> None: ...
+    identities: ItemIdentities
+    def __init__(self, first_item: _Optional[int] = ..., item_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., identities: _Optional[_Union[ItemIdentities, _Mapping]] = ...) -> None: ...
+
+class ItemIdentities(_message.Message):
+    __slots__ = ("hashes", "keys")
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    hashes: bytes
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hashes: _Optional[bytes] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AdmitJobResponse(_message.Message):
     __slots__ = ("job", "already_accepted")

@@ -291,7 +291,7 @@ class Welcome(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_chunk_bytes: _Optional[int] = ..., workloads: _Optional[_Iterable[_Union[_workload_pb2.Workload, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., resume_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("lease", "job_id", "workload", "first_item", "item_count", "payload", "payload_encoding", "modality", "options", "deadline", "traceparent", "payload_offset")
+    __slots__ = ("lease", "job_id", "workload", "first_item", "item_count", "payload", "payload_encoding", "modality", "options", "deadline", "traceparent", "payload_offset", "known")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +304,7 @@ class Assign(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     job_id: str
     workload: str
@@ -316,7 +317,20 @@ class Assign(_message.Message):
     deadline: _timestamp_pb2.Timestamp
     traceparent: str
     payload_offset: int
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., job_id: _Optional[str] = ..., workload: _Optional[str] = ..., first_item: _Optional[int] = ..., item_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., payload_offset: _Optional[int] = ...) -> None: ...
+    known: KnownItems
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., job_id: _Optional[str] = ..., workload: _Optional[str] = ..., first_item: _Optional[int] = ..., item_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., payload_encoding: _Optional[_Union[_item_pb2.PayloadEncoding, str]] = ..., modality: _Optional[_Union[_workload_pb2.Modality, str]] = ..., options: _Optional[_Union[_item_pb2.EmbeddingOptions, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., payload_offset: _Optional[int] = ..., known: _Optional[_Union[KnownItems, _Mapping]] = ...) -> None: ...
+
+class KnownItems(_message.Message):
+    __slots__ = ("sources", "vectors", "provenance", "truncations")
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATIONS_FIELD_NUMBER: _ClassVar[int]
+    sources: bytes
+    vectors: bytes
+    provenance: _result_pb2.Provenance
+    truncations: _containers.RepeatedCompositeFieldContainer[_result_pb2.Truncation]
+    def __init__(self, sources: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., provenance: _Optional[_Union[_result_pb2.Provenance, _Mapping]] = ..., truncations: _Optional[_Iterable[_Union[_result_pb2.Truncation, _Mapping]]] = ...) -> None: ...
 
 class Desired(_message.Message):
     __slots__ = ("resident_workloads", "drain", "check")

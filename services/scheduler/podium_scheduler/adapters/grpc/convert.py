@@ -33,6 +33,7 @@ def job(record: records.Job) -> job_pb2.Job:
             batches_total=record.batch_count,
             batches_finished=record.batches_finished,
             items_released=record.items_released,
+            items_deduplicated=record.items_deduplicated,
         ),
         create_time=timestamp(record.create_time),
         start_time=timestamp(record.start_time),
@@ -43,6 +44,7 @@ def job(record: records.Job) -> job_pb2.Job:
         modality=workload_pb2.Modality.Name(record.modality),
         results_expired=record.results_expired,
         budget_usd=None if record.budget_micro_usd is None else record.budget_micro_usd / 1e6,
+        deduplicated=record.dedupe_scope is not None,
     )
 
 
@@ -89,9 +91,11 @@ def new_job(request: scheduler_pb2.AdmitJobRequest) -> records.NewJob:
                 b.item_count,
                 b.payload,
                 _known(item_pb2.PayloadEncoding, b.payload_encoding, f"batches[{number}].payload_encoding"),
+                *((b.identities.hashes, b.identities.SerializeToString()) if request.deduplicate else ()),
             )
             for number, b in enumerate(request.batches)
         ),
+        deduplicate=request.deduplicate,
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from podium.common.v1 import workload_pb2
 from podium.scheduler.v1 import scheduler_pb2
 from podium_runtime import errors
+from podium_scheduler.domain import deduplication
 
 MAX_ITEMS = 50_000
 MAX_CALL_ITEMS = 64
@@ -36,7 +38,22 @@ def admit_job(request: scheduler_pb2.AdmitJobRequest) -> None:
         bad.append(errors.Violation("budget_usd", f"must be {MIN_BUDGET_USD} to {MAX_BUDGET_USD:,.0f} USD"))
     if sum(batch.item_count for batch in request.batches) > MAX_ITEMS:
         bad.append(errors.Violation("batches", f"must have at most {MAX_ITEMS:,} items together"))
+    if request.deduplicate:
+        bad += _identities(request)
     _raise(bad)
+
+
+def _identities(request: scheduler_pb2.AdmitJobRequest) -> list[errors.Violation]:
+    bad = []
+    if request.modality not in (workload_pb2.MODALITY_TEXT, workload_pb2.MODALITY_IMAGE):
+        bad.append(errors.Violation("deduplicate", "is for texts and images"))
+    for number, batch in enumerate(request.batches):
+        field, given = f"batches[{number}].identities", batch.identities
+        if len(given.hashes) != deduplication.BYTES * batch.item_count:
+            bad.append(errors.Violation(f"{field}.hashes", f"must be {deduplication.BYTES} bytes for each item"))
+        if len(given.keys) not in (0, batch.item_count):
+            bad.append(errors.Violation(f"{field}.keys", "must be one for each item, or none"))
+    return bad
 
 
 def list_jobs(request: scheduler_pb2.ListJobsRequest) -> None:

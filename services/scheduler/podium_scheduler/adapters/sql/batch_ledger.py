@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_scheduler.adapters.sql import job_counters, offers
+from podium_scheduler.adapters.sql import finishing, job_counters, offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, fairness, room
@@ -73,7 +73,8 @@ _CLAIM = text("""
     RETURNING b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id, j.workload, j.modality, b.first_item,
         b.item_count, b.payload, b.payload_encoding, b.payload_offset, j.options, j.deadline, j.traceparent,
         j.state = 'PENDING' AS job_starts,
-        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s
+        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s,
+        j.dedupe_scope, b.identities
 """)
 
 _START_JOBS = text("""
@@ -127,10 +128,13 @@ _SPLIT = text("""
         WHERE b.batch_id = s.batch_id AND b.state = 'LEASED' AND b.lease_token = s.lease_token
           AND b.item_count = s.first + s.second
         RETURNING b.batch_id, b.job_id, b.first_item, b.payload, b.payload_encoding, b.payload_offset, b.offered,
-            s.first, s.second
+            b.identities, s.first, s.second
     ), added AS (
-        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, payload_offset, offered)
-        SELECT job_id, first_item + first, second, payload, payload_encoding, payload_offset + first, offered FROM kept
+        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, payload_offset, offered,
+                             identities)
+        SELECT job_id, first_item + first, second, payload, payload_encoding, payload_offset + first, offered,
+            identities
+        FROM kept
         RETURNING batch_id, job_id, first_item
     )
     SELECT k.batch_id, k.job_id, k.offered, a.batch_id AS second_id
@@ -386,18 +390,8 @@ class BatchLedger:
         async with self._database.transaction() as connection:
             await job_counters.lock(connection, {c.job_id for c in completions})
             rows = (await connection.execute(_COMPLETE, values)).all()
-            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
-            for row in rows:
-                delta = deltas[row.job_id]
-                delta.finished += 1
-                delta.succeeded += row.items_succeeded
-                delta.failed += row.items_failed
-                delta.truncated += row.items_truncated
-            acknowledged = await self._apply(connection, deltas)
-            groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
-            # Some were computed again although all that wanted them have acknowledged them meanwhile.
-            over = [r.batch_id for r in rows if r.offered or r.end_item <= acknowledged[r.job_id]]
-            released = await offers.release(connection, over)
+            await finishing.count_deduplicated(connection, rows, completions)
+            groups, released = await finishing.finish(connection, rows, self._retention)
         self._news(groups, released)
         return {row.batch_id for row in rows}
 

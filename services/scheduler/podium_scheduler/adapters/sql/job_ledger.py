@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, and_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_scheduler.adapters.sql import offers, schema
+from podium_scheduler.adapters.sql import item_claims, offers, schema
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, jobs
@@ -20,10 +20,10 @@ from podium_scheduler.domain import batches, jobs
 _INSERT_JOB = text("""
     INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
                       traceparent, state, item_count, batch_count, batches_pending, feedable, deadline,
-                      budget_micro_usd)
+                      budget_micro_usd, dedupe_scope)
     VALUES (:job_id, :app_id, :request_id, :payload_digest, :workload, :modality, :priority, CAST(:labels AS jsonb),
             :options, :traceparent, 'PENDING', :item_count, :batch_count, :batch_count, true,
-            now() + CAST(:window AS interval), :budget_micro_usd)
+            now() + CAST(:window AS interval), :budget_micro_usd, :dedupe_scope)
     ON CONFLICT (app_id, request_id) DO NOTHING
     RETURNING job_id
 """)
@@ -123,9 +123,15 @@ class Ended:
 class JobLedger:
     """Jobs in Postgres. Every method is one transaction; all raise errors.Unavailable while the database is away."""
 
-    def __init__(self, database: Database, news: offers.News = offers.untold) -> None:
+    def __init__(
+        self,
+        database: Database,
+        news: offers.News = offers.untold,
+        dedupe: item_claims.Terms | None = None,
+    ) -> None:
         self._database = database
         self._news = news
+        self._dedupe = dedupe or item_claims.Terms()
 
     @ledger_call
     async def app(self, app_id: str) -> records.App | None:
@@ -171,13 +177,23 @@ class JobLedger:
     @ledger_call
     async def admit(self, job_id: UUID, new: records.NewJob) -> tuple[records.Job, bool]:
         """Writes a job and its batches; returns the job of this request id, and whether it was there already."""
+        items = await item_claims.cut(new) if new.deduplicate else None
         async with self._database.transaction() as connection:
             created = await connection.scalar(_INSERT_JOB, _job_row(job_id, new))
             if created is not None:
-                await connection.execute(_INSERT_BATCHES, _batch_rows(job_id, new.batches))
+                await self._insert_batches(connection, job_id, new, items)
             where = and_(schema.jobs.c.app_id == new.app_id, schema.jobs.c.request_id == new.request_id)
             row = (await connection.execute(select(*JOB_COLUMNS).where(where))).mappings().one()
         return job_of(row), created is None
+
+    async def _insert_batches(
+        self, connection: AsyncConnection, job_id: UUID, new: records.NewJob, items: item_claims.Cut | None
+    ) -> None:
+        rows = _batch_rows(job_id, new.batches)
+        if items is not None:
+            await item_claims.insert_batches(connection, job_id, new, items, rows, self._dedupe)
+        else:
+            await connection.execute(_INSERT_BATCHES, rows)
 
     @ledger_call
     async def job(self, app_id: str, job_id: UUID) -> records.Job | None:
@@ -353,6 +369,7 @@ def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
         "batch_count": len(new.batches),
         "window": new.completion_window,
         "budget_micro_usd": new.budget_micro_usd,
+        "dedupe_scope": new.scope if new.deduplicate else None,
     }
 
 

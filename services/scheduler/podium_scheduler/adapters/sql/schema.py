@@ -106,12 +106,15 @@ jobs = Table(
     _counter("items_failed"),
     _counter("items_truncated"),
     _counter("items_released"),
+    _counter("items_deduplicated"),
     # The reader has acknowledged all before it. Apart from items_released: some of that may have been lost before the
     # acknowledgement and be computed again, or be waited for by a consumer group.
     _counter("acknowledged_item"),
     # True while batches_pending > 0 and the job is active. A column of its own, so that the counters, which change
     # with every batch, stay out of the index that the feeder reads.
     Column("feedable", Boolean, nullable=False),
+    # Within what identical items are computed once; NULL: each is computed. See `item_claims.py`.
+    Column("dedupe_scope", LargeBinary),
     # It was COMPLETED before some of it was lost and is computed again: its groups were told then, or will be.
     Column("offered", Boolean, nullable=False, server_default=text("false")),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=_now),
@@ -141,6 +144,7 @@ jobs = Table(
     CheckConstraint("items_succeeded + items_failed <= item_count", name="items"),
     CheckConstraint("items_released BETWEEN 0 AND item_count", name="items_released"),
     CheckConstraint("acknowledged_item BETWEEN 0 AND item_count", name="acknowledged_item"),
+    CheckConstraint("items_deduplicated BETWEEN 0 AND item_count", name="items_deduplicated"),
     CheckConstraint(
         "state <> 'COMPLETED' OR (batches_finished = batch_count AND items_succeeded + items_failed = item_count)",
         name="completed_has_every_outcome",
@@ -232,6 +236,9 @@ batches = Table(
     _counter("items_succeeded"),
     _counter("items_failed"),
     _counter("items_truncated"),
+    _counter("items_deduplicated"),
+    # A serialized ItemIdentities, of the whole payload: by what its items are recognised, and their keys.
+    Column("identities", LargeBinary),
     UniqueConstraint("job_id", "first_item"),
     CheckConstraint(
         "state IN ('PENDING','QUEUED','LEASED','COMPLETED','DELIVERED','FAILED','CANCELLED','EXPIRED')",
@@ -546,3 +553,37 @@ pod_work = Table(
 
 # For what came lately, and for nothing else.
 Index("ix_jobs_create_time", jobs.c.create_time)
+
+# Items of jobs with a dedupe_scope: who computes them, and then their vectors. A cache: what is lost is computed again.
+known_items = Table(
+    "known_items",
+    metadata,
+    Column("scope", LargeBinary, primary_key=True),
+    Column("item_hash", LargeBinary, primary_key=True),
+    # Who has claimed it, and once there is a vector, who has computed it. No foreign key: it may outlive the batch.
+    Column("batch_id", BigInteger, nullable=False),
+    Column("vector", LargeBinary),
+    # A serialized Provenance.
+    Column("made_by", LargeBinary),
+    _counter("token_count"),
+    _counter("max_tokens"),
+    _time("expire_time", nullable=False),
+    CheckConstraint("octet_length(item_hash) = 16", name="item_hash"),
+    CheckConstraint("(vector IS NULL) = (made_by IS NULL)", name="made_by"),
+)
+Index("ix_known_items_expire_time", known_items.c.expire_time)
+
+# Unfinished batches that others compute something for, or of which all is known. No foreign key, or every batch that
+# leaves the ledger would be looked up here; the assembler tidies up.
+waiting_batches = Table(
+    "waiting_batches",
+    metadata,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_id", Uuid, nullable=False),
+    Column("app_id", Text, nullable=False),
+    # The batches it waits for.
+    Column("owners", ARRAY(BigInteger), nullable=False),
+    # Then it computes what is missing itself.
+    _time("until", nullable=False),
+)
+Index("ix_waiting_batches_app_id", waiting_batches.c.app_id, waiting_batches.c.job_id)

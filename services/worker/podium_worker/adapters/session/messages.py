@@ -8,7 +8,7 @@ from google.protobuf import duration_pb2
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_worker.adapters import model_files, registry
+from podium_worker.adapters import known, model_files, payloads, registry
 from podium_worker.app import backend, hand, offers, ports, seats
 from podium_worker.domain import devices, leases
 
@@ -68,6 +68,7 @@ def assignment_of(message: worker_pb2.Assign) -> ports.Assignment:
         item_count=message.item_count,
         body=message.SerializeToString(),
         images=message.modality == workload_pb2.MODALITY_IMAGE,
+        known=_known_items(message) if message.HasField("known") else 0,
     )
 
 
@@ -96,6 +97,15 @@ def embed_failed_message(call_id: int, failure: ports.CallFailure) -> worker_pb2
     reason = f"EMBED_FAILURE_REASON_{failure.reason}"
     told = worker_pb2.EmbedFailure(reason=reason, message=failure.message, retryable=failure.retryable)
     return worker_pb2.WorkerFrame(embedded=worker_pb2.EmbedAnswer(call_id=call_id, failure=told))
+
+
+def _known_items(message: worker_pb2.Assign) -> int:
+    """Items that are not computed here. What is wrong with them is told by whoever reads the payload."""
+    try:
+        plan = known.plan(message)
+    except payloads.BadPayload:
+        return 0
+    return message.item_count - len(plan.computed) if plan is not None else 0
 
 
 def failed_message(lease: leases.Lease, failure: ports.Failure) -> worker_pb2.WorkerFrame:
