@@ -180,7 +180,7 @@ class Plan(_Strict):
     environment: Mapping[str, str] = pydantic.Field(default_factory=dict)
     """What every pod has beside what it needs to join: TLS files, proxies, PODIUM_ settings of the worker."""
     disk_gb: int = pydantic.Field(default=40, ge=1)
-    idle_s: _Seconds = 300.0
+    idle_s: _Seconds = policy.Policy().idle_s
     drain_grace_s: _Seconds = 300.0
     providers: Providers
     limits: Limits = Limits()
