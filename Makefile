@@ -104,7 +104,7 @@ imports: venv ## import-linter: who may import whom
 
 .PHONY: test test-faults test-gpu nemesis planted recovery bench bench-idle bench-scale bench-worker bench-peers
 test: setup ## Unit, contract and integration tests (ARGS="-k name" for some)
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: setup ## Tests that kill and cut things on purpose, three seeds of the nemesis among them
 	@$(PY) -m pytest tests/faults $(ARGS)

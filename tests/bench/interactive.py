@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-<<<<<<< HEAD
 import itertools
-=======
->>>>>>> 7d74471 (Docs: settings and metrics of interactive calls)
 import json
 import tempfile
 import time
@@ -21,14 +18,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-<<<<<<< HEAD
 import podium_client
 from tests.bench import children, corpus, report, rounds, whole_model, worker_meter
 from tests.support import stack
-=======
-from podium_client import AsyncClient, FailedPrecondition
-from tests.support import embed_calls, processes, stack
->>>>>>> 7d74471 (Docs: settings and metrics of interactive calls)
 
 _WORKLOAD = whole_model.FLOAT32
 _CALL_S = 60.0
@@ -132,7 +124,6 @@ async def measure(
     return [_idle_line(rig, idle), _busy_line(rig), _bulk_line(rig, bulk)]
 
 
-<<<<<<< HEAD
 @contextlib.asynccontextmanager
 async def _rig(
     client: podium_client.AsyncClient, running: stack.Stack, folder: Path, *, calls: int, texts: int
@@ -144,44 +135,6 @@ async def _rig(
         await bare.answer()
         sides = await whole_model.Rig(client, bare, folder, 1).sides("short", texts, _PILE_S)
         yield _Rig(client, bare, running.workers[0].metrics, folder / "calls.json", asked, sides.texts)
-=======
-async def _bulk(
-    client: AsyncClient,
-    running: stack.Stack,
-    texts: Sequence[str],
-    workload: str,
-    seconds: float,
-    times: list[float],
-    caller: embed_calls.Caller | None = None,
-) -> float:
-    """Items a second of jobs one after the other; calls beside them at a tenth of a second's distance."""
-    (worker,) = running.workers
-    stop = asyncio.Event()
-
-    async def feed(lane: int) -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            await client.embed_texts(texts, workload=workload, run=f"{time.monotonic()}-{lane}-{number}")
-
-    feeders = [asyncio.create_task(feed(lane)) for lane in range(2)]
-    await asyncio.sleep(3)
-    began, items = time.monotonic(), await _items(worker, workload)
-    while time.monotonic() - began < seconds:
-        if caller is not None:
-            times.append(await _one(caller, workload, len(times)))
-        await asyncio.sleep(_PAUSE_S)
-    rate = (await _items(worker, workload) - items) / (time.monotonic() - began)
-    stop.set()
-    for feeder in feeders:
-        feeder.cancel()
-    await asyncio.gather(*feeders, return_exceptions=True)
-    async for job in client.jobs(states=["pending", "running"]):
-        # It may have ended by itself.
-        with contextlib.suppress(FailedPrecondition):
-            await client.cancel(job.job_id)
-    return rate
->>>>>>> 7d74471 (Docs: settings and metrics of interactive calls)
 
 
 async def _warm(rig: _Rig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -146,54 +145,6 @@ async def test_images_are_fetched_and_decoded_for_a_call_too(running: stack.Stac
     assert told == [(1, "UNDECODABLE"), (2, "URL_NOT_ALLOWED")]
 
 
-async def test_a_call_that_kills_its_executor_ends_with_its_caller(tmp_path: Path) -> None:
-    async with (
-        stack.running(tmp_path, workers=2, fault_poison=POISON) as running,
-        embed_calls.caller(running) as caller,
-        asyncio.timeout(STEP_S),
-    ):
-        await _everywhere_warm(running)
-        with pytest.raises(errors.Unavailable) as caught:
-            await caller.embed([f"this {POISON}"])
-        assert (caught.value.reason, caught.value.message[:9]) == ("WORKER_LOST", "2 workers")
-        await caller.warm()
-        await caller.embed(["alive"])
-
-
-async def test_a_call_whose_worker_is_killed_is_answered_by_another(tmp_path: Path) -> None:
-    async with (
-        stack.running(tmp_path, workers=2, fault_delay_s="2") as running,
-        embed_calls.caller(running) as caller,
-        asyncio.timeout(STEP_S),
-    ):
-        await _everywhere_warm(running)
-        # One for each worker, and each takes its time.
-        calls = [asyncio.create_task(caller.embed([f"call {n}"], timeout_s=60.0)) for n in range(2)]
-        await _in_flight(running, 2)
-        await running.workers[0].stop(signal.SIGKILL)
-        answers = await asyncio.gather(*calls)
-        for number, answer in enumerate(answers):
-            expected = hash_vectors([f"call {number}".encode()], 384)
-            np.testing.assert_array_equal(embed_calls.rows(answer), expected)
-
-
-async def test_a_worker_whose_answers_are_wrong_is_not_believed(tmp_path: Path) -> None:
-    async with (
-        stack.running(tmp_path, fault_corrupt="flip", quarantine_refusals="2") as running,
-        embed_calls.caller(running) as caller,
-        asyncio.timeout(STEP_S),
-    ):
-        reasons: list[str] = []
-        while len(reasons) < 2 or reasons[-1] == "WORKER_LOST":
-            with pytest.raises(errors.Unavailable) as caught:
-                await caller.embed(["a"])
-            if caught.value.reason == "WORKER_LOST" or "WORKER_LOST" in reasons:
-                reasons.append(caught.value.reason)
-            await asyncio.sleep(0.05)
-        # Two refusals, and it is quarantined: it gets no calls either.
-        assert reasons == ["WORKER_LOST", "WORKER_LOST", "NO_WARM_WORKER"]
-
-
 async def test_a_gateway_finds_the_replica_that_has_the_worker(tmp_path: Path) -> None:
     async with stack.servers(tmp_path) as running:
         first, second = await running.start("scheduler"), await running.start("scheduler")
@@ -217,12 +168,3 @@ async def _in_flight(running: stack.Stack, count: int, *, at_most: bool = False)
 
 async def _calls_computed(worker: stack.Service) -> float:
     return await processes.metric(worker.metrics, "podium_worker_calls_total", workload="hash-384")
-
-
-async def _everywhere_warm(running: stack.Stack) -> None:
-    """Small jobs go to all workers alike, and each loads the model."""
-    async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client:
-        for worker in running.workers:
-            while not await processes.metric(worker.metrics, "podium_worker_model_loads_total", outcome="loaded"):
-                jobs = (client.embed_texts([f"text {n}"], workload="hash-384") for n in range(4))
-                await asyncio.gather(*jobs)

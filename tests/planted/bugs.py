@@ -85,8 +85,8 @@ BUGS = (
     Bug(
         "half of a split batch begins at the wrong place of its payload",
         _BATCHES,
-        "payload_encoding, payload_offset + first, offered FROM kept",
-        "payload_encoding, first, offered FROM kept",
+        "payload_encoding, payload_offset + first, offered,",
+        "payload_encoding, first, offered,",
         _MACHINE,
     ),
     Bug(

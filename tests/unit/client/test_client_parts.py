@@ -93,7 +93,7 @@ def test_request_ids_are_the_same_for_the_same_input_only() -> None:
         rerun_request_id(first, "job", 1),
         rerun_request_id(first, "job", 2),
     }
-    assert len(others) == 11
+    assert len(others) == 12
     assert first not in others
 
 

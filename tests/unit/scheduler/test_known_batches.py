@@ -18,6 +18,7 @@ from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.scheduler.v1 import scheduler_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import errors
+from podium_scheduler.adapters.grpc import worker_wire
 from podium_scheduler.app import (
     assembler,
     attempt_plans,
@@ -313,7 +314,7 @@ class Frames:
         for error in chunk.errors:
             error.reason = result_pb2.ITEM_ERROR_REASON_LEFT_OUT
         chunk_frame = worker_pb2.BatchChunk(lease=lease, chunk=chunk)
-        self.use.apply(self.session, worker_pb2.WorkerFrame(chunk=chunk_frame))
+        self.use.apply(self.session, worker_wire.read(worker_pb2.WorkerFrame(chunk=chunk_frame).SerializeToString()))
         done = worker_pb2.BatchDone(lease=lease, chunk_count=1)
         self.use.apply(self.session, worker_pb2.WorkerFrame(done=done))
 

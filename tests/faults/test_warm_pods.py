@@ -17,7 +17,7 @@ from podium_runtime import auth
 from tests.support import local_fleet, stack
 from tests.support.local_fleet import states
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 OPERATOR = auth.authorization(stack.OPERATOR_TOKEN)
 IDLE = timedelta(seconds=2)
