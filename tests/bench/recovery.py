@@ -39,10 +39,10 @@ TOKEN = auth.authorization(stack.INTERNAL_TOKEN)
 
 _HELD = """
     SELECT b.batch_id FROM batches b JOIN sessions s USING (session_id)
-    WHERE s.pod_id = $1 AND s.state = 'OPEN' AND b.lease_time > clock_timestamp() - interval '0.1 s'
+    WHERE s.hostname = $1 AND s.state = 'OPEN' AND b.lease_time > clock_timestamp() - interval '0.1 s'
 """
 _MOVED_ON = """
-    SELECT bool_and(coalesce(s.pod_id <> $2, b.state <> 'LEASED' AND b.finish_time IS NOT NULL)), max(b.lease_time)
+    SELECT bool_and(coalesce(s.hostname <> $2, b.state <> 'LEASED' AND b.finish_time IS NOT NULL)), max(b.lease_time)
     FROM batches b LEFT JOIN sessions s USING (session_id) WHERE b.batch_id = ANY($1::bigint[])
 """
 _ATTACHED = "SELECT worker_id, replica_id FROM sessions WHERE state = 'OPEN'"
@@ -50,7 +50,7 @@ _LEADER = "SELECT leader_replica_id, leader_term FROM cluster"
 _FED = "SELECT min(queue_time) FROM batches WHERE queue_time > $1"
 _TAKEN = """
     SELECT b.batch_id, b.attempt FROM batches b JOIN sessions s USING (session_id)
-    WHERE s.pod_id = $1 AND b.state = 'LEASED' AND b.lease_time > $2
+    WHERE s.hostname = $1 AND b.state = 'LEASED' AND b.lease_time > $2
 """
 _DONE = "SELECT batch_id, attempt, finish_time FROM batches WHERE batch_id = ANY($1::bigint[]) AND state = 'COMPLETED'"
 
@@ -71,7 +71,7 @@ class Bench:
     async def start(self, kind: str) -> None:
         """Starts one more, findable by name in `sessions` or `cluster`."""
         name = f"{kind}-{next(self.numbers)}"
-        setting = {"scheduler": "replica_id", "worker": "pod_id"}[kind]
+        setting = {"scheduler": "replica_id", "worker": "hostname"}[kind]
         self.names[name] = await self.running.start(kind, **{setting: name})
 
     async def now(self) -> datetime:
@@ -100,7 +100,7 @@ class Bench:
 
         async def at_work() -> bool:
             leader = await self.ledger.fetchval("SELECT leader_replica_id FROM cluster")
-            rows = await self.ledger.fetch("SELECT DISTINCT pod_id FROM sessions WHERE state = 'OPEN'")
+            rows = await self.ledger.fetch("SELECT DISTINCT hostname FROM sessions WHERE state = 'OPEN'")
             return leader in self.alive("scheduler") and {r[0] for r in rows} >= self.alive("worker").keys()
 
         await self.until(at_work)

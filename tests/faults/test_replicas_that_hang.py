@@ -36,7 +36,7 @@ SDK_NOTICES_S = 15.0
 ROOM_S = 5.0
 
 LEADER = "SELECT leader_replica_id FROM cluster"
-ATTACHED = "SELECT DISTINCT pod_id, replica_id FROM sessions WHERE state = 'OPEN'"
+ATTACHED = "SELECT DISTINCT hostname, replica_id FROM sessions WHERE state = 'OPEN'"
 
 
 async def other_than_the_leader(replicas: Replicas) -> str:
@@ -58,7 +58,7 @@ async def workers_leave(replicas: Replicas, victim: str) -> float:
     async with ledger_moves.ledger(replicas.running) as connection, asyncio.timeout(STEP_S):
         while True:
             rows = await connection.fetch(ATTACHED)
-            if {r["pod_id"] for r in rows if r["replica_id"] != victim} == set(WORKERS):
+            if {r["hostname"] for r in rows if r["replica_id"] != victim} == set(WORKERS):
                 return time.monotonic() - began
             await asyncio.sleep(0.02)
 

@@ -31,7 +31,7 @@ _CLAIMED_AGAIN = """
 """
 _IN_FLIGHT = """
     WITH gone AS (
-        SELECT session_id FROM sessions WHERE replica_id = ANY($1::text[]) OR pod_id = ANY($1::text[])
+        SELECT session_id FROM sessions WHERE replica_id = ANY($1::text[]) OR hostname = ANY($1::text[])
     ), steps AS (
         SELECT batch_id, became, session_id,
                lead(became) OVER of_batch AS next, lead(session_id) OVER of_batch AS next_session_id
@@ -42,7 +42,7 @@ _IN_FLIGHT = """
       AND NOT coalesce(next = 'COMPLETED' AND next_session_id IN (SELECT session_id FROM gone), false)
 """
 _BUSIEST = """
-    SELECT CASE $1 WHEN 'scheduler' THEN s.replica_id ELSE s.pod_id END AS name
+    SELECT CASE $1 WHEN 'scheduler' THEN s.replica_id ELSE s.hostname END AS name
     FROM sessions s JOIN batches b USING (session_id) WHERE s.state = 'OPEN' AND b.state = 'LEASED'
     GROUP BY 1 ORDER BY count(*) DESC LIMIT 1
 """
@@ -72,7 +72,7 @@ async def claimed_again(running: stack.Stack) -> dict[int, int]:
 
 
 async def in_flight(running: stack.Stack, gone: Iterable[str]) -> set[int]:
-    """What sessions of these replicas or pods held when they ended: claimed in one of them, completed in none."""
+    """What sessions of these replicas or workers held when they ended: claimed in one of them, completed in none."""
     async with ledger(running) as connection:
         return {r["batch_id"] for r in await connection.fetch(_IN_FLIGHT, list(gone))}
 
@@ -84,7 +84,7 @@ async def in_states(running: stack.Stack, *states: str) -> set[int]:
 
 
 async def busiest(running: stack.Stack, kind: str) -> str:
-    """The replica ("scheduler") or pod ("worker") whose sessions hold the most now. AssertionError when none does."""
+    """The replica ("scheduler") or worker whose sessions hold the most now. AssertionError when none does."""
     async with ledger(running) as connection:
         name = await connection.fetchval(_BUSIEST, kind)
     assert isinstance(name, str), "nothing is in flight"

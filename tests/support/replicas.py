@@ -19,7 +19,7 @@ STEP_S = 240.0
 SCHEDULERS = ("scheduler0", "scheduler1")
 GATEWAYS = ("gateway0", "gateway1")
 WORKERS = ("worker0", "worker1", "worker2")
-_NAME_SETTING = {"scheduler": "replica_id", "worker": "pod_id"}
+_NAME_SETTING = {"scheduler": "replica_id", "worker": "hostname"}
 
 
 @dataclass(slots=True)

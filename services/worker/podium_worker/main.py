@@ -151,7 +151,7 @@ def _in_turn(addresses: Sequence[str]) -> Sequence[str]:
 def _identity(config: WorkerSettings, found: Sequence[devices.Device], backends: Sequence[str]) -> connection.Identity:
     return connection.Identity(
         worker_id=str(uuid.uuid4()),
-        hostname=socket.gethostname(),
+        hostname=config.hostname or socket.gethostname(),
         version=importlib.metadata.version("podium-worker"),
         devices=[messages.device_message(device) for device in found],
         backends=backends,

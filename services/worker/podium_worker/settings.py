@@ -34,6 +34,8 @@ class WorkerSettings(settings.ServiceSettings):
     """`auto` (GPUs if there are any, else the CPU), `cpu`, or indices of GPUs: `0,1`."""
     torch_threads: int = pydantic.Field(default=0, ge=0)
     """Threads of one computation on the CPU. 0: the cores, shared out over the executors."""
+    hostname: str = ""
+    """What people know this machine by. Empty: its own name."""
     pod_id: str = ""
     """Pod that this worker runs on, from its bootstrap."""
     reserve_s: float = pydantic.Field(default=0.5, gt=0)
