@@ -4,46 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
 from podium.common.v1 import workload_pb2
 from podium.operator.v1 import operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
-from podium_scheduler import pod_wiring, readiness
+from podium_scheduler import pod_wiring, readiness, storage
 from podium_scheduler.adapters import pods_file, registry_file, registry_listing
 from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer, worker_wire
-from podium_scheduler.adapters.redis import buffer, wakeups
 from podium_scheduler.adapters.sql import (
-    archive_ledger,
-    batch_ledger,
-    cluster_ledger,
-    consumer_ledger,
-    cost_ledger,
-    database,
-    demand_ledger,
     due_ledger,
-    holdings_ledger,
-    item_claims,
-    job_ledger,
-    known_items_ledger,
-    leadership,
     ledger_watch,
-    load_ledger,
     migrate,
     operator_ledger,
-    pod_ledger,
     requeue_ledger,
-    scaling_ledger,
-    session_ledger,
 )
 from podium_scheduler.app import (
     admission,
@@ -54,14 +34,12 @@ from podium_scheduler.app import (
     consumer_keeper,
     consumption,
     deduplication,
-    delivery_news,
     demand,
     desires,
     dispatcher,
     draining,
     embedding,
     feeder,
-    fleet_facts,
     janitor,
     job_costs,
     jobs_of_apps,
@@ -73,9 +51,7 @@ from podium_scheduler.app import (
     placer,
     pod_janitor,
     pod_keeper,
-    pod_readiness,
     pod_uses,
-    pods_of_operators,
     pressure,
     queue_metrics,
     reconciler,
@@ -94,7 +70,6 @@ from podium_scheduler.app import (
     worker_sessions,
 )
 from podium_scheduler.domain import batches, room
-from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.settings import RegistrySettings, SchedulerSettings
 
 log = logs.get_logger(__name__)
@@ -134,80 +109,6 @@ def _registry(settings: SchedulerSettings) -> Mapping[str, workload_pb2.Workload
     return found.workloads
 
 
-@dataclass(frozen=True, slots=True)
-class _Stores:
-    """The adapters to Postgres and Redis."""
-
-    settings: SchedulerSettings
-    database: database.Database
-    buffer: buffer.Buffer
-    wakeups: wakeups.Wakeups
-    leadership: leadership.Leadership
-    jobs: job_ledger.JobLedger
-    archive: archive_ledger.ArchiveLedger
-    batches: batch_ledger.BatchLedger
-    holdings: holdings_ledger.HoldingsLedger
-    items: known_items_ledger.KnownItemsLedger
-    sessions: session_ledger.SessionLedger
-    cluster: cluster_ledger.ClusterLedger
-    consumers: consumer_ledger.ConsumerLedger
-    loads: load_ledger.LoadLedger
-    costs: cost_ledger.CostLedger
-    pods: pod_ledger.PodLedger
-    scaling: scaling_ledger.ScalingLedger
-    asked: demand_ledger.DemandLedger
-    news: delivery_news.DeliveryNews
-
-    def under(self, term: int, refused: Callable[[], None]) -> _Stores:
-        """The same, with ledgers that write under this term only; `refused` is called when it is over."""
-        pool = self.database.under(leadership.fence(term, refused))
-        return dataclasses.replace(self, database=pool, **_ledgers(pool, self.settings, self.news))
-
-
-def _stores(settings: SchedulerSettings) -> _Stores:
-    pool = database.Database(settings.postgres_url, pool_size=settings.postgres_pool_size)
-    away_after = session_ledger.away_after(timedelta(seconds=settings.lease_ttl_s))
-    redis = buffer.Buffer(
-        settings.redis_url,
-        prefix=settings.redis_prefix,
-        consumer=settings.replica_id,
-        # Keys outlive every retention, so that only those that were forgotten go by themselves.
-        result_ttl_s=round(settings.result_retention_s * 2) + 86_400,
-    )
-    waker = wakeups.Wakeups(redis, settings.redis_prefix, settings.replica_id)
-    news = delivery_news.DeliveryNews(redis, waker)
-    return _Stores(
-        settings=settings,
-        database=pool,
-        buffer=redis,
-        wakeups=waker,
-        leadership=leadership.Leadership(settings.postgres_url, settings.replica_id, away_after=away_after),
-        news=news,
-        **_ledgers(pool, settings, news),
-    )
-
-
-def _ledgers(pool: database.Database, settings: SchedulerSettings, news: delivery_news.DeliveryNews) -> dict[str, Any]:
-    terms = item_claims.Terms(
-        timedelta(seconds=settings.known_item_retention_s), timedelta(seconds=settings.deduplication_patience_s)
-    )
-    return {
-        "jobs": job_ledger.JobLedger(pool, news.note, terms),
-        "archive": archive_ledger.ArchiveLedger(pool),
-        "batches": batch_ledger.BatchLedger(pool, settings.retention, news.note),
-        "holdings": holdings_ledger.HoldingsLedger(pool),
-        "items": known_items_ledger.KnownItemsLedger(pool, terms, settings.retention, news.note),
-        "sessions": session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),
-        "cluster": cluster_ledger.ClusterLedger(pool),
-        "consumers": consumer_ledger.ConsumerLedger(pool, timedelta(seconds=settings.consumer_lease_s)),
-        "loads": load_ledger.LoadLedger(pool),
-        "costs": cost_ledger.CostLedger(pool),
-        "pods": pod_ledger.PodLedger(pool, timedelta(seconds=settings.pod_token_ttl_s)),
-        "scaling": scaling_ledger.ScalingLedger(pool),
-        "asked": demand_ledger.DemandLedger(pool),
-    }
-
-
 class Scheduler:
     """One replica."""
 
@@ -221,7 +122,7 @@ class Scheduler:
         self._fleet = fleet
         self._workloads = workloads
         self._ids = ids.SystemIds()
-        self._stores = stores = _stores(settings)
+        self._stores = stores = storage.open_stores(settings)
         retries = batches.RetryPolicy(max_attempts=settings.max_attempts)
         self._wakers = wakers.Wakers(stores.wakeups, stores.leadership)
         self._registry = worker_sessions.SessionRegistry()
@@ -349,7 +250,7 @@ class Scheduler:
                 self._draining,
                 requeues,
                 stores.loads,
-                self._pods_of_operators(),
+                pod_wiring.of_operators(self._fleet, stores, self._wakers, self._draining, self._ids),
                 job_costs.JobCosts(stores.costs),
                 self._workloads,
             ),
@@ -360,19 +261,6 @@ class Scheduler:
     def _embedding(self) -> embedding.Embedding:
         return embedding.Embedding(
             self._registry, self._workloads, self._demand, self._starts, self._settings.session_calls
-        )
-
-    def _pods_of_operators(self) -> pods_of_operators.PodsOfOperators:
-        fleet = self._fleet
-        return pods_of_operators.PodsOfOperators(
-            self._stores.pods,
-            self._stores.scaling,
-            {provider.name: provider for provider in fleet.renting} if fleet else {},
-            self._draining,
-            self._ids,
-            fleet.plan.cluster if fleet else "podium",
-            fleet.plan.policy if fleet else policy.Policy(),
-            self._wakers,
         )
 
     def _lives(self) -> session_lives.SessionLives:
@@ -524,10 +412,14 @@ class Scheduler:
                 [provider.name for provider in self._fleet.renting] if self._fleet else [],
                 timedelta(seconds=settings.job_retention_s),
             ),
-            *self._pod_loops(stores),
+            *(
+                pod_wiring.loops(self._fleet, stores, self._workloads, self._wakers, self._draining, self._ids)
+                if self._fleet
+                else ()
+            ),
         ]
 
-    def _what_is_due(self, stores: _Stores) -> list[supervision.Loop]:
+    def _what_is_due(self, stores: storage.Stores) -> list[supervision.Loop]:
         """The loops that have to do when a time has come, and the lookout that wakes them."""
         settings = self._settings
         recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, self._policy)
@@ -549,52 +441,6 @@ class Scheduler:
             due, feeder=self._wakers.feeder, rescuer=rescue.wake, janitor=clean.wake, consumer_keeper=keep.wake
         )
         return [rescue, clean, keep, watch]
-
-    def _pod_loops(self, stores: _Stores) -> list[supervision.Loop]:
-        fleet, time = self._fleet, clock.SystemClock()
-        if fleet is None:
-            return []
-        plan = fleet.plan
-        rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
-        facts = fleet_facts.FleetFacts(
-            stores.pods,
-            stores.scaling,
-            stores.sessions,
-            stores.loads,
-            stores.costs,
-            self._workloads,
-            stores.asked,
-            job_costs.JobCosts(stores.costs),
-        )
-        on_offer = autoscaler.OfferWatch(fleet.renting, time)
-        return [
-            *(
-                pod_keeper.PodKeeper(
-                    stores.pods,
-                    provider,
-                    fleet.order,
-                    self._ids,
-                    time,
-                    rules,
-                    self._wakers.keepers[provider.name],
-                )
-                for provider in fleet.renting
-            ),
-            pod_readiness.PodReadiness(stores.pods, stores.sessions),
-            on_offer,
-            autoscaler.Autoscaler(
-                stores.pods,
-                stores.scaling,
-                facts,
-                on_offer,
-                self._draining,
-                plan.policy,
-                plan.cluster,
-                self._ids,
-                time,
-                self._wakers,
-            ),
-        ]
 
 
 def _workers(join_token: str | None) -> auth.Verify:

@@ -1,19 +1,32 @@
-"""Wires what rents and watches pods: providers, and the leader's loops over them."""
+"""Wires what rents and watches pods: providers, the leader's loops over them, and what operators may do with them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydantic
 
-from podium_runtime import clock
+from podium.common.v1 import workload_pb2
+from podium_runtime import clock, ids, supervision
+from podium_scheduler import storage
 from podium_scheduler.adapters import pods_file
 from podium_scheduler.adapters.providers import digitalocean, docker, local, runpod, runpod_v1
-from podium_scheduler.app import fleet_facts, providers
+from podium_scheduler.app import (
+    autoscaler,
+    draining,
+    fleet_facts,
+    job_costs,
+    pod_keeper,
+    pod_readiness,
+    pods_of_operators,
+    providers,
+    wakers,
+)
 from podium_scheduler.domain import pods
+from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.settings import SchedulerSettings
 
 _CREDENTIALS = {"runpod": "runpod_api_key", "digitalocean": "digitalocean_token"}
@@ -67,6 +80,54 @@ def fleet(settings: SchedulerSettings, time: clock.Clock) -> Fleet | None:
         if getattr(plan.providers, name) is not None and getattr(settings, setting) is None:
             raise CredentialMissing(f"{settings.pods} names {name}: set PODIUM_{setting.upper()}")
     return Fleet(plan, _providers(plan, settings, time))
+
+
+def loops(
+    fleet: Fleet,
+    stores: storage.Stores,
+    workloads: Mapping[str, workload_pb2.Workload],
+    wake: wakers.Wakers,
+    drains: draining.Draining,
+    make: ids.Ids,
+) -> list[supervision.Loop]:
+    """The leader's, with `stores` that write under its term only."""
+    plan, time = fleet.plan, clock.SystemClock()
+    rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
+    facts = fleet_facts.FleetFacts(
+        stores.pods,
+        stores.scaling,
+        stores.sessions,
+        stores.loads,
+        stores.costs,
+        workloads,
+        stores.asked,
+        job_costs.JobCosts(stores.costs),
+    )
+    on_offer = autoscaler.OfferWatch(fleet.renting, time)
+    decides = autoscaler.Autoscaler(
+        stores.pods, stores.scaling, facts, on_offer, drains, plan.policy, plan.cluster, make, time, wake
+    )
+    keepers = [
+        pod_keeper.PodKeeper(stores.pods, provider, fleet.order, make, time, rules, wake.keepers[provider.name])
+        for provider in fleet.renting
+    ]
+    return [*keepers, pod_readiness.PodReadiness(stores.pods, stores.sessions), on_offer, decides]
+
+
+def of_operators(
+    fleet: Fleet | None, stores: storage.Stores, wake: wakers.Wakers, drains: draining.Draining, make: ids.Ids
+) -> pods_of_operators.PodsOfOperators:
+    """What operators may do; without a fleet they can look."""
+    return pods_of_operators.PodsOfOperators(
+        stores.pods,
+        stores.scaling,
+        {provider.name: provider for provider in fleet.renting} if fleet else {},
+        drains,
+        make,
+        fleet.plan.cluster if fleet else "podium",
+        fleet.plan.policy if fleet else policy.Policy(),
+        wake,
+    )
 
 
 def _providers(plan: pods_file.Plan, settings: SchedulerSettings, time: clock.Clock) -> list[providers.Provider]:
