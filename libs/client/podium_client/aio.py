@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Literal, Self, TypeVar, Unpack
 
 from podium.common.v1.item_pb2 import EmbeddingOptions
 from podium.gateway.v1 import gateway_pb2
-from podium_client import queries
+from podium_client import arguments, queries
+from podium_client.arguments import InputType, Target
 from podium_client.config import Endpoint, Tls, resolve_endpoint
 from podium_client.consuming import DEFAULT_WINDOW, Consumer, Delivery
 from podium_client.embedding import EmbedCall, ProgressCallback
 from podium_client.encodings import Dtype
-from podium_client.errors import ItemsFailed
-from podium_client.feed import PartFeed
 from podium_client.fetch import fetch
 from podium_client.items import IMAGES, TEXTS, ImageLike, Kind
 from podium_client.jobs import Job, JobState, Workload, embedding_options
@@ -26,78 +24,16 @@ from podium_client.parts import (
     DEFAULT_BYTES_PER_JOB,
     DEFAULT_IMAGE_BYTES_PER_JOB,
     DEFAULT_ITEMS_PER_JOB,
-    JobSpec,
-    cut,
     whole,
 )
 from podium_client.results import Embeddings, ResultChunk, Summary
 from podium_client.retry import RetryPolicy
 from podium_client.rpc import Gateway
-from podium_client.sinks import MemorySink, Sink, open_sink
+from podium_client.sinks import MemorySink, Sink
 from podium_client.streams import ResultStream, release, watch
 from podium_client.submission import place, put_items
 
 T = TypeVar("T")
-Target = str | os.PathLike[str] | Sink
-InputType = Literal["query", "passage"]
-
-
-class _How(TypedDict):
-    """What the embed calls have in common, for texts and for images."""
-
-    workload: str
-    keys: Iterable[str] | None
-    priority: int | None
-    labels: Mapping[str, str] | None
-    deduplicate: bool
-    run: str | None
-    budget_usd: float | None
-    items_per_job: int
-    bytes_per_job: int
-
-
-class _Flow(TypedDict):
-    """How an embed call runs; nothing of it changes what comes out."""
-
-    max_jobs_in_flight: int
-    release: bool
-    progress: ProgressCallback | None
-
-
-def _checked(inputs: Iterable[T], kind: Kind[T]) -> Iterable[T]:
-    if isinstance(inputs, str | bytes | os.PathLike):
-        what = "str" if kind is TEXTS else "images"
-        raise TypeError(f"{kind.name}: a list or iterable of {what} is needed, not a single {type(inputs).__name__}")
-    return inputs
-
-
-def _length(inputs: Iterable[Any]) -> int | None:
-    return len(inputs) if isinstance(inputs, Sequence) else None
-
-
-def _sink(target: Target) -> Sink:
-    return open_sink(target) if isinstance(target, str | os.PathLike) else target
-
-
-def _spec(options: EmbeddingOptions, how: _How) -> JobSpec:
-    return JobSpec(
-        how["workload"], options, how["priority"], how["labels"], how["run"], how["deduplicate"], how["budget_usd"]
-    )
-
-
-def _feed(kind: Kind[T], inputs: Iterable[T], how: _How) -> PartFeed:
-    bounds = {"max_items": how["items_per_job"], "max_bytes": how["bytes_per_job"]}
-    return PartFeed(cut(_checked(inputs, kind), how["keys"], kind=kind, **bounds))
-
-
-def _raise_if_failed(result: Embeddings) -> None:
-    if result.errors:
-        first = result.errors[0]
-        raise ItemsFailed(
-            f"{len(result.errors):,} of {len(result):,} items failed; the first: item {first.index}: "
-            f"{first.reason}: {first.message}",
-            result,
-        )
 
 
 class AsyncClient:
@@ -171,8 +107,8 @@ class AsyncClient:
         `dtype`: another encoding, as podium_client.Layout says (see Embeddings.to_float32 and unpack). A workload
         says what it allows of both. `deduplicate`: identical texts (images: identical files, never URLs) are computed
         once, in this call and among this app's jobs that ask for it, as long as the service remembers them.
-        says what it allows of both. `budget_usd`: the most that rented pods may cost for each of the jobs, in USD; what
-        is left of a job then waits, or is done on pods that are there for others.
+        `budget_usd`: the most that rented pods may cost for each of the jobs, in USD; what is left of a job then waits,
+        or is done on pods that are there for others.
 
         on_error "raise": ItemsFailed, carrying the whole result, when any item failed (the other jobs'
         results stay at the service for a next run); "return": look at `errors` and `ok`.
@@ -182,7 +118,7 @@ class AsyncClient:
             texts,
             embedding_options(input_type, dimensions, dtype),
             on_error,
-            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            arguments.Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
             keys=keys,
             priority=priority,
@@ -223,10 +159,10 @@ class AsyncClient:
         """
         return await self._embed_to(
             TEXTS,
-            _sink(target),
+            arguments.sink_of(target),
             texts,
             embedding_options(input_type, dimensions, dtype),
-            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            arguments.Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
             keys=keys,
             priority=priority,
@@ -270,7 +206,7 @@ class AsyncClient:
             images,
             embedding_options(None, dimensions, dtype),
             on_error,
-            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            arguments.Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
             keys=keys,
             priority=priority,
@@ -305,10 +241,10 @@ class AsyncClient:
         """Embed images into PATH.npy, .parquet, .jsonl or a Sink: as embed_texts_to, of what embed_images takes."""
         return await self._embed_to(
             IMAGES,
-            _sink(target),
+            arguments.sink_of(target),
             images,
             embedding_options(None, dimensions, dtype),
-            _Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
+            arguments.Flow(max_jobs_in_flight=max_jobs_in_flight, release=release, progress=progress),
             workload=workload,
             keys=keys,
             priority=priority,
@@ -458,9 +394,9 @@ class AsyncClient:
         if budget_usd is not None:
             message.budget_usd = budget_usd
         if texts is not None and images is None:
-            put_items(message, whole(_checked(texts, TEXTS), keys, TEXTS))
+            put_items(message, whole(arguments.checked(texts, TEXTS), keys, TEXTS))
         elif images is not None and texts is None:
-            put_items(message, await asyncio.to_thread(whole, _checked(images, IMAGES), keys, IMAGES))
+            put_items(message, await asyncio.to_thread(whole, arguments.checked(images, IMAGES), keys, IMAGES))
         else:
             raise TypeError("submit: either texts or images are needed")
         job, _ = await self._gateway.submit(message)
@@ -472,17 +408,17 @@ class AsyncClient:
         inputs: Iterable[T],
         options: EmbeddingOptions,
         on_error: Literal["raise", "return"],
-        flow: _Flow,
-        **how: Unpack[_How],
+        flow: arguments.Flow,
+        **how: Unpack[arguments.How],
     ) -> Embeddings:
-        sink = MemorySink(_length(_checked(inputs, kind)))
+        sink = MemorySink(arguments.length(arguments.checked(inputs, kind)))
         call = self._call(kind, inputs, sink, options, flow, **how)
         summary = await call.run()
         result = sink.embeddings(summary.jobs)
         if flow["release"]:
             await call.release(only_failed=on_error == "raise" and bool(result.errors))
         if on_error == "raise":
-            _raise_if_failed(result)
+            arguments.raise_if_failed(result)
         return result
 
     async def _query(
@@ -495,12 +431,12 @@ class AsyncClient:
         timeout_s: float,
         on_error: Literal["raise", "return"],
     ) -> Embeddings:
-        inputs = list(_checked(inputs, kind))
+        inputs = list(arguments.checked(inputs, kind))
         # Files are read here, which may take a while.
         request = await asyncio.to_thread(queries.request_of, kind, inputs, workload, options, keys)
         result = await queries.query(self._gateway, request, len(inputs), timeout_s, with_keys=keys is not None)
         if on_error == "raise":
-            _raise_if_failed(result)
+            arguments.raise_if_failed(result)
         return result
 
     async def _embed_to(
@@ -509,8 +445,8 @@ class AsyncClient:
         sink: Sink,
         inputs: Iterable[T],
         options: EmbeddingOptions,
-        flow: _Flow,
-        **how: Unpack[_How],
+        flow: arguments.Flow,
+        **how: Unpack[arguments.How],
     ) -> Summary:
         call = self._call(kind, inputs, sink, options, flow, **how)
         summary = await call.run()
@@ -524,26 +460,26 @@ class AsyncClient:
         inputs: Iterable[T],
         sink: Sink,
         options: EmbeddingOptions,
-        flow: _Flow,
-        **how: Unpack[_How],
+        flow: arguments.Flow,
+        **how: Unpack[arguments.How],
     ) -> EmbedCall:
         if flow["max_jobs_in_flight"] < 1:
             raise ValueError(f"max_jobs_in_flight: at least 1, not {flow['max_jobs_in_flight']}")
         return EmbedCall(
             self._gateway,
-            _spec(options, how),
-            _feed(kind, inputs, how),
+            arguments.spec_of(options, how),
+            arguments.feed_of(kind, inputs, how),
             sink,
             window=flow["max_jobs_in_flight"],
-            total=_length(inputs),
+            total=arguments.length(inputs),
             may_release=flow["release"],
             on_progress=flow["progress"],
         )
 
     async def _submit(
-        self, kind: Kind[T], inputs: Iterable[T], options: EmbeddingOptions, **how: Unpack[_How]
+        self, kind: Kind[T], inputs: Iterable[T], options: EmbeddingOptions, **how: Unpack[arguments.How]
     ) -> list[Job]:
-        spec, feed = _spec(options, how), _feed(kind, inputs, how)
+        spec, feed = arguments.spec_of(options, how), arguments.feed_of(kind, inputs, how)
         patience = self._gateway.patience()
         jobs = []
         try:
@@ -600,14 +536,15 @@ class AsyncClient:
         summary = await fetch(self._gateway, job_id, sink, release_after=release, on_progress=None)
         result = sink.embeddings(summary.jobs)
         if on_error == "raise":
-            _raise_if_failed(result)
+            arguments.raise_if_failed(result)
         return result
 
     async def fetch_to(
         self, target: Target, job_id: str, *, release: bool = False, progress: ProgressCallback | None = None
     ) -> Summary:
         """All results of one job into a file or sink."""
-        return await fetch(self._gateway, job_id, _sink(target), release_after=release, on_progress=progress)
+        sink = arguments.sink_of(target)
+        return await fetch(self._gateway, job_id, sink, release_after=release, on_progress=progress)
 
     async def consume(
         self, *, group: str, window: int = DEFAULT_WINDOW, workload: str | None = None

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Itera
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from podium_client.aio import AsyncClient, InputType, Target
+from podium_client.aio import AsyncClient
+from podium_client.arguments import InputType, Target
 from podium_client.config import Endpoint, Tls
 from podium_client.consuming import DEFAULT_WINDOW, Delivery
 from podium_client.embedding import ProgressCallback
