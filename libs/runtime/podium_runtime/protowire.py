@@ -60,6 +60,13 @@ def field(data: bytes, at: int, end: int) -> Field:
     return Field(number, kind, at, start, stop)
 
 
+def integer(data: bytes, of: Field) -> int:
+    """The value of a field of the kind VARINT. Raises Malformed for another."""
+    if of.kind != VARINT:
+        raise Malformed(f"field {of.number} is no integer")
+    return _read_varint(data, of.start, of.stop)[0]
+
+
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift <= _MAX_SHIFT:

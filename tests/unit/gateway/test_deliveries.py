@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from podium.common.v1 import result_pb2
 from podium.gateway.v1 import gateway_pb2
-from podium_gateway.domain import deliveries, frames
+from podium_gateway.app import frames
+from podium_gateway.domain import deliveries
 
 
 def window(size: int = 10, max_bytes: int = 1_000) -> deliveries.Window:

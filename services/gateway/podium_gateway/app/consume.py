@@ -20,8 +20,8 @@ from contextlib import aclosing, suppress
 from podium.common.v1 import job_pb2, result_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, cancellation, consumer_lease, ports, refusals, workloads
-from podium_gateway.domain import deliveries, frames, requests, violations
+from podium_gateway.app import callers, cancellation, consumer_lease, frames, ports, refusals, workloads
+from podium_gateway.domain import deliveries, requests, violations
 from podium_runtime import clock, errors
 
 READ_BYTES = 2 << 20

@@ -24,8 +24,8 @@ from contextlib import aclosing
 from podium.common.v1 import job_pb2, result_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, cancellation, jobs, ports, refusals, trimming, wakes
-from podium_gateway.domain import cursors, frames
+from podium_gateway.app import callers, cancellation, frames, jobs, ports, refusals, trimming, wakes
+from podium_gateway.domain import cursors
 from podium_runtime import clock, errors
 
 READ_BYTES = 2 << 20

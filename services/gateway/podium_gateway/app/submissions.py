@@ -13,8 +13,8 @@ from google.protobuf import duration_pb2
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import ports, refusals
-from podium_gateway.domain import cutting, frames, identities, items, requests, violations, workloads
+from podium_gateway.app import frames, ports, refusals
+from podium_gateway.domain import cutting, identities, items, requests, violations, workloads
 from podium_runtime import errors
 
 # Below this a frame's header eats what compression gives.
