@@ -61,7 +61,7 @@ async def refused(call: Awaitable[object]) -> errors.PodiumError:
 
 async def fields(call: Awaitable[object]) -> list[str]:
     error = await refused(call)
-    assert isinstance(error, errors.InvalidArgument)
+    assert isinstance(error, errors.InvalidArgument), error
     return [v.field for v in error.violations]
 
 

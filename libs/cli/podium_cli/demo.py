@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -212,8 +211,7 @@ def main() -> None:
 async def _until_terminated(options: argparse.Namespace) -> int:
     """The demo, which SIGTERM ends as Ctrl-C does: in order."""
     work = asyncio.ensure_future(demo(options.items, options.workload, options.workers, options.out))
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     # Nothing of this machine's own Podium may leak in.
     for name in ("PODIUM_ADDRESS", "PODIUM_TOKEN", "PODIUM_TLS_CA"):
         os.environ.pop(name, None)
