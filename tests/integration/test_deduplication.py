@@ -128,8 +128,9 @@ async def test_an_owner_that_is_cancelled_gives_its_items_up(tmp_path: Path) -> 
         found = await asyncio.gather(*(results(stub, job_id) for job_id in (second, third, fourth)))
         for chunks, _ in found:
             check(chunks, texts)
-        # One of them has taken the claims over; the two that had waited for the first may compute what is missing too.
-        assert 400 <= await computed(running) <= 3 * 400
+        # The fourth has taken the claims over. The two that had waited for the first are nobody's owners: what is not
+        # remembered yet when one of their batches is claimed is computed once for each such batch.
+        assert 400 <= await computed(running) <= 400 + 2 * 1_000
 
 
 async def test_errors_are_nobodys_vectors(tmp_path: Path) -> None:

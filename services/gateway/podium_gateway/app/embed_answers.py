@@ -28,7 +28,8 @@ def entries(answer: scheduler_pb2.EmbedResponse) -> Iterator[vector_cache.Entry 
     failed = {error.item_index for error in chunk.errors}
     truncated = {t.item_index: t for t in chunk.truncations}
     provenance = chunk.provenance.SerializeToString()
-    row_bytes = len(chunk.vectors) // chunk.count if chunk.count else 0
+    vectors = chunk.vectors  # each look at the field is another copy of all of it
+    row_bytes = len(vectors) // chunk.count if chunk.count else 0
     start = 0
     for index in range(chunk.item_count):
         if index in failed:
@@ -36,7 +37,7 @@ def entries(answer: scheduler_pb2.EmbedResponse) -> Iterator[vector_cache.Entry 
             continue
         cut = truncated.get(index)
         yield vector_cache.Entry(
-            row=chunk.vectors[start : start + row_bytes],
+            row=vectors[start : start + row_bytes],
             provenance=provenance,
             token_count=answer.token_counts[index] if index < len(answer.token_counts) else 0,
             max_tokens=cut.max_tokens if cut else 0,

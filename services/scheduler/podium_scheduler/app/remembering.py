@@ -114,11 +114,12 @@ def _rows(chunk: result_pb2.ResultChunk, first_item: int) -> Sequence[tuple[int,
     """Items of the batch that have a vector, and it."""
     if not chunk.count:
         return []
-    size = len(chunk.vectors) // chunk.count
+    rows = chunk.vectors  # each look at the field is another copy of all of it
+    size = len(rows) // chunk.count
     failed = {error.item_index for error in chunk.errors}
     cuts = {cut.item_index: (cut.token_count, cut.max_tokens) for cut in chunk.truncations}
     found = [i for i in range(chunk.first_item, chunk.first_item + chunk.item_count) if i not in failed]
     return [
-        (item - first_item, records.Vector(chunk.vectors[at * size : (at + 1) * size], *cuts.get(item, (0, 0))))
+        (item - first_item, records.Vector(rows[at * size : (at + 1) * size], *cuts.get(item, (0, 0))))
         for at, item in enumerate(found)
     ]
