@@ -72,6 +72,8 @@ class Game:
         self.ids = ids.SequentialIds()
         self.created: Counter[str] = Counter()
         self.deaths = 0
+        self.foreign = 0
+        """Pods of somebody else."""
         self.idle_until = self.time.now()
         self.rules = policy.Policy(
             limits=policy.Limits(max_pods=2 * PODS, usd_per_hour=PODS * price, usd_per_day=POD_HOURS * price),
@@ -90,7 +92,7 @@ class Game:
     @property
     def played(self) -> bool:
         """All lives are lived: no more work comes."""
-        return len(self.ours) >= LIVES
+        return len(self.cloud.pods) - self.foreign >= LIVES
 
     @property
     def over(self) -> bool:
@@ -113,7 +115,7 @@ class Game:
 
     async def turn(self) -> None:
         """The world moves on."""
-        self.cloud.add_foreign("somebody-elses-0")
+        self.intrude()
         while True:
             await self.fleet.tick()
             now = self.time.now()
@@ -125,8 +127,13 @@ class Game:
                 self.fleet.bursts.append(pod_fleet.Burst(items, now, now + window))
                 self.idle_until = now + timedelta(minutes=self.dice.randrange(20, 60))
             if self.dice.random() < 0.001:
-                self.cloud.add_foreign(f"somebody-elses-{len(self.cloud.pods)}")
+                self.intrude()
             await self.rest(ROUND_S)
+
+    def intrude(self) -> None:
+        """Somebody else has a pod on the same account."""
+        self.cloud.add_foreign(f"somebody-elses-{len(self.cloud.pods)}")
+        self.foreign += 1
 
     async def rest(self, round_s: float) -> None:
         """A round's time, and more when there is nothing to watch."""

@@ -233,19 +233,18 @@ class Kubernetes(stand_in.StandIn):
         for container in pod.body.get("spec", {}).get("containers", ()):
             for source in container.get("envFrom", ()):
                 name = source["secretRef"]["name"]
-                if name not in self.living_secrets():
+                if not self._is_living(name):
                     return ("CreateContainerConfigError", f'secret "{name}" not found')
         return None
 
     def living_secrets(self) -> dict[str, Mapping[str, Any]]:
         """Those whose owners exist."""
-        uids = {pod.pod_id for pod in self.existing()}
-        owners = {name: body["metadata"].get("ownerReferences", []) for name, body in self.secrets.items()}
-        return {
-            name: body
-            for name, body in self.secrets.items()
-            if not owners[name] or any(owner["uid"] in uids for owner in owners[name])
-        }
+        self._end_due()
+        return {name: body for name, body in self.secrets.items() if self._is_living(name)}
+
+    def _is_living(self, secret: str) -> bool:
+        owners = self.secrets.get(secret, {}).get("metadata", {}).get("ownerReferences", [])
+        return secret in self.secrets and (not owners or any(self.find(owner["uid"]) for owner in owners))
 
     def _mount(self, secret: Mapping[str, Any]) -> None:
         """Notes what the containers will find that take their environment from it."""

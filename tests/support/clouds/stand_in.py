@@ -176,9 +176,8 @@ class Pod:
 
     def end(self, now: datetime) -> datetime | None:
         """When it ceased to exist and to bill; None if it exists."""
-        vanishes = self._reached(now, self.misbehaviour.vanishes)
-        ends = [time for time in (self.delete_time, vanishes) if time is not None]
-        return min(ends, default=None)
+        vanishes, deleted = self._reached(now, self.misbehaviour.vanishes), self.delete_time
+        return vanishes if deleted is None else deleted if vanishes is None else min(deleted, vanishes)
 
     def phase(self, now: datetime, pace: Pace) -> Phase:
         """Where it stands, while it exists."""
@@ -291,6 +290,8 @@ class StandIn(ABC):
         self.quota = Quota(time, windows)
         self.pods: dict[str, Pod] = {}
         """Every one that ever was, by id."""
+        self._existing: dict[str, Pod] = {}
+        """Those of them that existed when they were last looked at: none begins to exist again."""
         self.calls: list[tuple[str, str]] = []
         """Method and path of every call."""
         self.agents: set[str] = set()
@@ -350,7 +351,8 @@ class StandIn(ABC):
     def existing(self) -> list[Pod]:
         """Pods that exist and bill now, listed or not."""
         now = self.time.now()
-        return [pod for pod in self.pods.values() if pod.end(now) is None]
+        self._existing = {pod_id: pod for pod_id, pod in self._existing.items() if pod.end(now) is None}
+        return list(self._existing.values())
 
     def bill(self) -> list[Charge]:
         """What every pod has cost up to now, exactly."""
@@ -372,7 +374,7 @@ class StandIn(ABC):
         """A pod that exists from now on. `price` in USD per hour; `more` is further fields of Pod."""
         more.setdefault("body", {})
         pod = Pod(len(self.pods) + 1, pod_id, name, self.time.now(), price, gpu_type, gpu_count, **more)
-        self.pods[pod_id] = pod
+        self.pods[pod_id] = self._existing[pod_id] = pod
         return pod
 
     def add_foreign(self, name: str) -> Pod:
@@ -383,7 +385,7 @@ class StandIn(ABC):
         """What a list call shows, oldest first."""
         if not misbehaviour.lists_stale:
             now = self.time.now()
-            self._shown = [pod for pod in self.pods.values() if pod.is_listed(now)]
+            self._shown = [pod for pod in self.existing() if pod.is_listed(now)]
         return self._shown
 
     def find(self, pod_id: str) -> Pod | None:

@@ -43,6 +43,9 @@ class PodLedgerModel:
     workers_gone: dict[UUID, datetime] = field(default_factory=dict)
     """worker_id: since when it has had no session."""
 
+    def __post_init__(self) -> None:
+        self._names = {pod.name for pod in self.rows.values()}
+
     def named(self, name: str) -> pods.Pod:
         """The pod of a name."""
         return next(pod for pod in self.rows.values() if pod.name == name)
@@ -51,10 +54,10 @@ class PodLedgerModel:
         """See adapters.sql.pod_ledger."""
         found, now = [], self.time.now()
         for new in wanted:
-            first = next((p for p in self.rows.values() if new.request_id and p.request_id == new.request_id), None)
+            first = self._requested(new.request_id)
             if first is None:
                 first = _intent(new, now)
-                assert new.name not in {pod.name for pod in self.rows.values()}, "names are unique"
+                assert new.name not in self._names, "names are unique"
                 self._put(first)
                 self._note(first, now)
             found.append(first)
@@ -80,8 +83,14 @@ class PodLedgerModel:
 
     async def list_pods(self, before: tuple[datetime, UUID] | None, limit: int) -> list[pods.Pod]:
         """See adapters.sql.pod_ledger."""
-        older = (pod for pod in self.rows.values() if before is None or (pod.create_time, pod.pod_id) < before)
-        return heapq.nlargest(limit, older, key=lambda pod: (pod.create_time, pod.pod_id))
+        found: list[pods.Pod] = []
+        # They came in the order of their times, of which only those of one call are the same.
+        for pod in reversed(self.rows.values()):
+            if len(found) >= limit and pod.create_time < found[-1].create_time:
+                break
+            if before is None or (pod.create_time, pod.pod_id) < before:
+                found.append(pod)
+        return heapq.nlargest(limit, found, key=lambda pod: (pod.create_time, pod.pod_id))
 
     async def move(self, moves: Sequence[pods.Move]) -> set[UUID]:
         """See adapters.sql.pod_ledger."""
@@ -108,7 +117,7 @@ class PodLedgerModel:
         """See adapters.sql.pod_ledger."""
         now = self.time.now()
         for orphan in orphans:
-            if orphan.name not in {pod.name for pod in self.rows.values()}:
+            if orphan.name not in self._names:
                 self._put(_adopted(orphan, now))
                 self._note(self.rows[orphan.pod_id], now)
                 self._price(orphan.pod_id, now)
@@ -131,6 +140,7 @@ class PodLedgerModel:
         over = sorted((p for p in self.rows.values() if p.end_time and p.end_time <= now - age), key=_ended)[:limit]
         for pod in over:
             del self.rows[pod.pod_id]
+            self._names.discard(pod.name)
             self.prices.pop(pod.pod_id, None)
             self.tokens.pop(pod.pod_id, None)
         gone = {pod.pod_id for pod in over}
@@ -142,9 +152,15 @@ class PodLedgerModel:
         found = [span for pod_id in sorted(self.prices) for span in self.prices[pod_id]]
         return [span for span in found if (span.end is None or span.end > start) and span.start < end]
 
+    def _requested(self, request_id: UUID | None) -> pods.Pod | None:
+        if request_id is None:
+            return None
+        return next((pod for pod in self.rows.values() if pod.request_id == request_id), None)
+
     def _put(self, pod: pods.Pod) -> None:
         _check(pod)
         self.rows[pod.pod_id] = pod
+        self._names.add(pod.name)
         if pod.end_time is None:
             self.open[pod.pod_id] = pod
         else:
