@@ -6,6 +6,7 @@ import asyncio
 import functools
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from podium_scheduler.domain import costs, pod_watch, pods
 from podium_scheduler.domain.join_tokens import Refusal
 from podium_scheduler.domain.pods import Move, Reason, State
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
-from tests.support import dying
+from tests.support import dying, virtual_time
 from tests.support.clouds.imaginary import Create, Destroy, Imaginary
 
 P = ParamSpec("P")
@@ -350,9 +351,33 @@ async def test_those_that_hang_do_not_keep_the_others_from_their_turn(world: Wor
     async with asyncio.timeout(DEADLINE_S):
         await world.rounds()
         assert len(world.cloud.alive) == 10
-        world.cloud.destroys.extend([Destroy.DONE] * 2 + [Destroy.HANGS_NOT_DONE] * 6)
+        world.cloud.destroys.extend([Destroy.DONE] * 2 + [Destroy.HANGS_NOT_DONE] * 8)
         await world.rounds()
     assert {machine.name for machine in world.cloud.alive} == {pod.name for pod in pods_[:8]}
+
+
+async def one_hangs_among_forty() -> None:
+    patience = replace(PATIENCE, call=timedelta(minutes=2))
+    world = World(pod_keeper.Rules(patience, interval_s=ROUND_S), clock=virtual_time.LoopClock())
+    doomed = await world.intend(40)
+    await world.keeper.run_once()
+    for pod in doomed:
+        await world.move(pod, State.DESTROYING, Reason.IDLE)
+    world.cloud.destroys.append(Destroy.HANGS_NOT_DONE)
+    begun = world.clock.now()
+    rest_s = await world.keeper.run_once()
+    assert world.clock.now() - begun == patience.call, "no call outlives its round"
+    assert [machine.name for machine in world.cloud.alive] == [doomed[0].name]
+    assert Counter(pod.state for pod in world.ledger.rows.values()) == {State.DESTROYED: 39, State.DESTROYING: 1}
+    ends = {world.ledger.prices[pod.pod_id][-1].end for pod in doomed[1:]}
+    assert ends == {begun + timedelta(seconds=ROUND_S)}, "the next list tells, not the one after the call that hangs"
+    await world.clock.sleep(rest_s)
+    await world.keeper.run_once()
+    assert world.cloud.alive == []
+
+
+def test_one_that_hangs_keeps_neither_the_others_nor_the_list_waiting() -> None:
+    virtual_time.run(one_hangs_among_forty())
 
 
 # --- what the list shows ----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 Promises: one create call a pod, ever, and none before its intent, its name and its join token are committed. No destroy
 call before DESTROYING is committed; one every round after it, until the list shows the pod no longer. Whoever dies
 between any two steps leaves a pod that the next leader finds in the list, by its name. No call to the provider happens
-within a transaction; each is bounded in time, and a provider that hangs or fails holds up no other's loop.
+within a transaction; each is bounded in time, and one that hangs keeps neither the other calls of its provider from
+their turn nor the list from being looked at, and no other provider's loop.
 
 Clocks: the ledger's decides about pods; ours only measures how long the provider wants to be left alone. Failure: an
 error of the provider ends the round and is waited out; an intent whose call had no clear answer stays CREATING until
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -23,7 +24,7 @@ from uuid import UUID
 from prometheus_client import Counter, Gauge
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import join_tokens, loops, ports, providers
+from podium_scheduler.app import join_tokens, loops, pod_calls, ports, providers
 from podium_scheduler.domain import pod_watch, pods
 
 log = logs.get_logger(__name__)
@@ -33,8 +34,6 @@ Orders = Callable[[pods.Pod, str], providers.Order]
 
 _BREATH_S = 0.2
 """Before the round that acts on what this one has decided."""
-_AT_ONCE = 8
-"""Create calls at the same time, and as many destroy calls."""
 _ACT_S = 30.0
 """After so long no more calls are begun in a round: the list is to be looked at again."""
 _MAX_PAUSE_S = 300.0
@@ -115,6 +114,12 @@ class PodKeeper(loops.PatientLoop):
 
     async def _watch(self) -> bool:
         """Whether there is more to do at once."""
+        still, moved = await self._look()
+        called = await self._act(still)
+        return called or moved
+
+    async def _look(self) -> tuple[list[pods.Pod], bool]:
+        """Lists, and moves what the list moves; the pods that stay where they are, and whether any moved."""
         census = await self._ledger.census(self._provider.name)
         _show(self._provider.name, census)
         listed = [_sighting(one) for one in await self._call("list", self._provider.list())]
@@ -127,8 +132,7 @@ class PodKeeper(loops.PatientLoop):
         seen = {pod.pod_id: seen[pod.pod_id] for pod in still if _is_news(pod, seen, census.now)}
         if seen:
             await self._ledger.sight(seen)
-        called = await self._act(still)
-        return called or bool(moves or strangers)
+        return still, bool(moves or strangers)
 
     def _follow(self, census: pods.Census, found: Mapping[UUID, pods.Sighting]) -> dict[UUID, pods.Move]:
         """What the list moves."""
@@ -188,36 +192,59 @@ class PodKeeper(loops.PatientLoop):
     async def _act(self, idle: Sequence[pods.Pod]) -> bool:
         """Destroys and creates, a few at a time; whether there is more to do at once, be it to see what came of it.
 
+        While some hang, the list is looked at all the same: what the others brought about is billed until it shows.
         Raises ProviderError when it is no use to go on.
         """
         until = self._clock.monotonic() + _ACT_S
+        calls, errors, created = pod_calls.Calls(), list[providers.ProviderError](), False
+        self._plan(calls, idle)
+        try:
+            while True:
+                if not errors and self._clock.monotonic() < until:
+                    created |= await self._begin(calls)
+                if not calls.under_way:
+                    break
+                answers = await calls.answers(self._rules.interval_s)
+                await self._move([answer.move for answer in answers if answer.move is not None])
+                errors += [a.error for a in answers if a.error and not isinstance(a.error, _OF_ONE_OFFER)]
+                if not answers:
+                    errors += await self._look_meanwhile(calls)
+        finally:
+            await calls.give_up()
+        if errors:
+            raise errors[0]
+        return created or calls.due
+
+    def _plan(self, calls: pod_calls.Calls, idle: Sequence[pods.Pod]) -> None:
         doomed = [p for p in idle if p.state is pods.State.DESTROYING and p.provider_pod_id]
         # Those that were asked the least first: a few that always hang must not keep the others from their turn.
         self._destroy_calls = Tally({p.pod_id: self._destroy_calls[p.pod_id] for p in doomed})
         doomed.sort(key=lambda pod: self._destroy_calls[pod.pod_id])
-        wanted = [p for p in idle if p.state is pods.State.INTENDED]
-        for first in range(0, max(len(doomed), len(wanted)), _AT_ONCE):
-            if self._clock.monotonic() >= until:
-                return True
-            these = slice(first, first + _AT_ONCE)
-            await self._act_on(doomed[these], wanted[these])
-        return bool(wanted)
+        calls.plan(doomed, [p for p in idle if p.state is pods.State.INTENDED])
 
-    async def _act_on(self, doomed: Sequence[pods.Pod], wanted: Sequence[pods.Pod]) -> None:
+    async def _begin(self, calls: pod_calls.Calls) -> bool:
+        """Begins the calls whose turn it is; whether any creates."""
+        doomed, wanted = calls.take()
         tokens = {pod.pod_id: join_tokens.issue(self._ids) for pod in wanted}
         before, after = pods.State.INTENDED, pods.State.CREATING
         begun = await self._move(
             [pods.Move(key, before, after, join_token_sha256=t.sha256) for key, t in tokens.items()]
         )
-        async with asyncio.TaskGroup() as group:
-            destroys = [group.create_task(self._destroy(pod)) for pod in doomed]
-            creates = [group.create_task(self._create(p, tokens[p.pod_id].words)) for p in wanted if p.pod_id in begun]
-        answers = [task.result() for task in creates]
-        await self._move([move for move, _ in answers if move is not None])
-        errors = [task.result() for task in destroys] + [error for _, error in answers]
-        _raise_first(error for error in errors if not isinstance(error, _OF_ONE_OFFER))
+        for pod in doomed:
+            calls.begin(asyncio.create_task(self._destroy(pod)), creates=False)
+        for pod in wanted:
+            if pod.pod_id in begun:
+                calls.begin(asyncio.create_task(self._create(pod, tokens[pod.pod_id].words)), creates=True)
+        return bool(wanted)
 
-    async def _create(self, pod: pods.Pod, token: str) -> tuple[pods.Move | None, providers.ProviderError | None]:
+    async def _look_meanwhile(self, calls: pod_calls.Calls) -> list[providers.ProviderError]:
+        try:
+            self._plan(calls, (await self._look())[0])
+        except providers.ProviderError as error:
+            return [error]
+        return []
+
+    async def _create(self, pod: pods.Pod, token: str) -> pod_calls.Answer:
         """What the answer moves: nothing when it is not clear."""
         begins = pods.State.CREATING
         try:
@@ -225,18 +252,18 @@ class PodKeeper(loops.PatientLoop):
         except providers.ProviderError as error:
             reason = _FAILURES.get(type(error))
             failed = reason and pods.Move(pod.pod_id, begins, pods.State.FAILED, reason, str(error))
-            return failed or None, error
-        return pods.Move(pod.pod_id, begins, pods.State.STARTING, sighting=_sighting(made)), None
+            return pod_calls.Answer(failed or None, error)
+        return pod_calls.Answer(pods.Move(pod.pod_id, begins, pods.State.STARTING, sighting=_sighting(made)))
 
-    async def _destroy(self, pod: pods.Pod) -> providers.ProviderError | None:
+    async def _destroy(self, pod: pods.Pod) -> pod_calls.Answer:
         """Its absence from the list is the answer; this one only tells whether to go on calling."""
         self._destroy_calls[pod.pod_id] += 1
         try:
             await self._call("destroy", self._provider.destroy(pod.provider_pod_id))
         except providers.ProviderError as error:
             log.warning("destroy_failed", pod_id=str(pod.pod_id), error=str(error))
-            return error
-        return None
+            return pod_calls.Answer(error=error)
+        return pod_calls.Answer()
 
     async def _call(self, what: str, call: Awaitable[T]) -> T:
         """Makes one call, bounded in time. Raises ProviderError, Ambiguous when there was no answer in time."""
@@ -280,9 +307,3 @@ def _show(provider: str, census: pods.Census) -> None:
     for state in pods.State:
         if state not in pods.FINAL:
             PODS.labels(provider, state).set(count[state])
-
-
-def _raise_first(errors: Iterable[providers.ProviderError | None]) -> None:
-    for error in errors:
-        if error is not None:
-            raise error
