@@ -39,20 +39,23 @@ from podium_gateway.app import (
 )
 from podium_gateway.domain import vector_cache
 from podium_gateway.settings import GatewaySettings
-from podium_runtime import auth, channels, clock, grpc_server, lifecycle, logs, metrics, settings, supervision
+from podium_runtime import auth, channels, clock, grpc_server, heap, lifecycle, logs, metrics, settings, supervision
 
 INSECURE_APP = "default"
+# A read of results for each of some streams, as it passes through.
+_KEPT_BYTES = 64 * 1024 * 1024
 
 
 def main() -> None:
     """Runs the gateway until SIGTERM."""
+    heap.keep_freed(_KEPT_BYTES)
     configured = settings.load(GatewaySettings)
     logs.configure(configured.log_level, configured.log_format, "gateway")
 
     async def serve(stop: asyncio.Event) -> None:
         await run(configured, stop)
 
-    lifecycle.run_service(serve)
+    lifecycle.run_service(serve, configured.event_loop)
 
 
 async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:

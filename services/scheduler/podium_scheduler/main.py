@@ -13,7 +13,7 @@ from datetime import timedelta
 from podium.common.v1 import workload_pb2
 from podium.operator.v1 import operator_pb2_grpc
 from podium.scheduler.v1 import scheduler_pb2_grpc
-from podium_runtime import auth, clock, errors, grpc_server, ids, lifecycle, logs, metrics, supervision
+from podium_runtime import auth, clock, errors, grpc_server, heap, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import pod_wiring, readiness, storage
 from podium_scheduler.adapters import pods_file, registry_file, registry_listing
@@ -74,6 +74,8 @@ from podium_scheduler.settings import RegistrySettings, SchedulerSettings
 
 log = logs.get_logger(__name__)
 _START_PATIENCE_S = 0.5
+# Results of the batches in hand, as they pass through.
+_KEPT_BYTES = 64 * 1024 * 1024
 
 
 def main() -> None:
@@ -86,7 +88,8 @@ def main() -> None:
         migrate.main(settings.postgres_url)
         return
     workloads = _registry(settings)
-    lifecycle.run_service(lambda stop: _serve(settings, workloads, stop))
+    heap.keep_freed(_KEPT_BYTES)
+    lifecycle.run_service(lambda stop: _serve(settings, workloads, stop), settings.event_loop)
 
 
 async def _serve(

@@ -14,9 +14,9 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from podium_runtime import clock, lifecycle, logs, settings
+from podium_runtime import clock, heap, lifecycle, logs, settings
 from podium_runtime import metrics as metrics_server
-from podium_worker.adapters import arena, decoder_pool, executor_process, fetch, heap, intake, metrics
+from podium_worker.adapters import arena, decoder_pool, executor_process, fetch, intake, metrics
 from podium_worker.adapters.devices import discovery, monitor
 from podium_worker.adapters.session import connection, messages
 from podium_worker.adapters.session.outbox import SessionOutbox
@@ -38,7 +38,7 @@ def main() -> None:
     heap.keep_freed(_KEPT_BYTES)
     config = settings.load(WorkerSettings)
     logs.configure(config.log_level, config.log_format, "worker")
-    lifecycle.run_service(lambda stop: serve(config, stop))
+    lifecycle.run_service(lambda stop: serve(config, stop), config.event_loop)
 
 
 async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:

@@ -9,7 +9,7 @@ import resource
 import signal
 from pathlib import Path
 
-from podium_worker.adapters import heap
+from podium_runtime import heap
 
 _STATM = Path("/proc/self/statm")
 # Behind everything that has to answer within a time: the front's heartbeat, the executor's own work.

@@ -9,8 +9,8 @@ import socket
 import sys
 from typing import cast
 
-from podium_runtime import lifecycle, logs
-from podium_worker.adapters import faults, hash_backend, heap
+from podium_runtime import heap, lifecycle, logs
+from podium_worker.adapters import faults, hash_backend
 from podium_worker.app import backend
 from podium_worker.domain import shares
 from podium_worker.executor import album, pipeline

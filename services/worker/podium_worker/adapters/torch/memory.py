@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from podium_worker.adapters import heap
+from podium_runtime import heap
 
 # Parts of torch have no annotations.
 _cuda: Any = torch.cuda
