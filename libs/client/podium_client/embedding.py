@@ -273,7 +273,8 @@ class EmbedCall:
             while True:
                 if reading is None and not exhausted and len(running) < self._window:
                     reading = asyncio.create_task(self._feed.next())
-                waiting: set[asyncio.Task[Finished] | asyncio.Task[Part | None]] = set(running)
+                # Those that are done wait for the first one: with them, each wait would end at once.
+                waiting: set[asyncio.Task[Any]] = {task for task in running if not task.done()}
                 if reading is not None:
                     waiting.add(reading)
                 if not waiting:
@@ -284,11 +285,11 @@ class EmbedCall:
                     exhausted = part is None
                     if part is not None:
                         running.append(asyncio.create_task(self._run_part(part)))
+                while running and running[0].done():
+                    await self._write(running.popleft().result())
                 for task in running:
                     if task.done():
                         task.result()
-                while running and running[0].done():
-                    await self._write(running.popleft().result())
         finally:
             left: list[asyncio.Task[Any]] = [*running, *([reading] if reading is not None else [])]
             for unfinished in left:
