@@ -18,6 +18,8 @@ from podium_embedded.process import ServerProcess
 
 PROBE_TIMEOUT_S = 5.0
 MIB = 1024 * 1024
+_REWRITE_FROM_BYTES = 1024 * MIB
+"""The append-only file may grow to this, or to twice what is kept; reading it back takes some seconds."""
 
 
 class EmbeddedRedis(ServerProcess):
@@ -63,6 +65,10 @@ class EmbeddedRedis(ServerProcess):
             "maxmemory-policy": "noeviction",
             "appendonly": "yes" if self._append_only else "no",
             "appendfsync": "everysec",
+            # Vectors come and go all the time and do not compress: a rewrite costs as much as what it copies, again
+            # and again at the default of 64 MB, and compressing was half of it.
+            "auto-aof-rewrite-min-size": _REWRITE_FROM_BYTES,
+            "rdbcompression": "no",
             "save": '""',
             "maxclients": 1000,
         }
