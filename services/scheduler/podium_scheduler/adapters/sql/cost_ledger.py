@@ -106,7 +106,7 @@ class CostLedger:
         self, job_ids: Sequence[UUID]
     ) -> tuple[list[records.PodUse], list[records.PodShare], list[costs.Span]]:
         """What some jobs had of which pods, what these did in all, and what they cost."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             own = [records.PodUse(*row) for row in (await connection.execute(_OWN, {"jobs": list(job_ids)})).all()]
             return own, *(await _shares(connection, sorted({use.pod_id for use in own})))
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, and_, select, text, tuple_
+from sqlalchemy import RowMapping, Select, and_, bindparam, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from podium_scheduler.adapters.sql import item_claims, offers, schema
@@ -198,7 +198,7 @@ class JobLedger:
     @ledger_call
     async def job(self, app_id: str, job_id: UUID) -> records.Job | None:
         """Reads a job of an app."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return await _read(connection, app_id, job_id)
 
     @ledger_call
@@ -232,7 +232,7 @@ class JobLedger:
     async def list_batches(self, job_id: UUID, from_item: int, limit: int) -> list[records.Batch]:
         """Batches of a job from an item on, by first_item. Of an archived job those that failed are left."""
         values = {"job_id": job_id, "from_item": from_item, "limit": limit}
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             rows = (await connection.execute(_LIST_BATCHES, values)).all()
         return [
             records.Batch(
@@ -305,6 +305,17 @@ class JobLedger:
 JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
 
 
+def _reading(*, of_app: bool, lock: bool) -> Select[Any]:
+    query = select(*JOB_COLUMNS).where(schema.jobs.c.job_id == bindparam("wanted_job"))
+    if of_app:
+        query = query.where(schema.jobs.c.app_id == bindparam("wanted_app"))
+    return query.with_for_update(key_share=True) if lock else query
+
+
+# Made once: putting one together, and finding its compiled form by what it is made of, costs as much as running it.
+_READS = {(of_app, lock): _reading(of_app=of_app, lock=lock) for of_app in (False, True) for lock in (False, True)}
+
+
 def job_of(row: RowMapping) -> records.Job:
     """The job of a row with JOB_COLUMNS."""
     values: dict[str, Any] = dict(row)
@@ -314,12 +325,8 @@ def job_of(row: RowMapping) -> records.Job:
 async def _read(
     connection: AsyncConnection, app_id: str | None, job_id: UUID, *, lock: bool = False
 ) -> records.Job | None:
-    query = select(*JOB_COLUMNS).where(schema.jobs.c.job_id == job_id)
-    if app_id is not None:
-        query = query.where(schema.jobs.c.app_id == app_id)
-    if lock:
-        query = query.with_for_update(key_share=True)
-    row = (await connection.execute(query)).mappings().first()
+    values = {"wanted_job": job_id} if app_id is None else {"wanted_job": job_id, "wanted_app": app_id}
+    row = (await connection.execute(_READS[app_id is not None, lock], values)).mappings().first()
     return job_of(row) if row else None
 
 
