@@ -150,13 +150,13 @@ async def test_one_result_is_lost_and_the_reader_who_waits_for_it_gets_it(tmp_pa
 
 
 async def test_keys_that_were_evicted_are_computed_again(tmp_path: Path) -> None:
-    """A wrong maxmemory-policy takes a key here and a key there: a job's stream, another's index."""
+    """A wrong maxmemory-policy takes a key here and a key there: a job's chunks, another's index."""
     async with stack.running(tmp_path) as running:
 
         async def evict() -> None:
             async with client_of(running.redis) as client:
-                indexes, streams = await client.keys("podium:index:*"), await client.keys("podium:results:*")
-                await client.delete(sorted(indexes)[0], sorted(streams)[-1])
+                indexes, chunks = await client.keys("podium:index:*"), await client.keys("podium:chunks:*")
+                await client.delete(sorted(indexes)[0], sorted(chunks)[-1])
 
         assert_exact(await embed_while(running, evict, read=False, at=1.0))
         await logged(running, "lost_results_recomputed")

@@ -471,10 +471,13 @@ async def store(
     publish: bool = True,
 ) -> None:
     """Does what the scheduler does with the result of one batch."""
-    ids: list[Any] = [await client.xadd(f"podium:results:{{{job_id}}}", {"c": c.SerializeToString()}) for c in chunks]
-    items = sum(c.item_count for c in chunks)
-    entry = f"{ids[0].decode()} {ids[-1].decode()} {items}"
-    await client.hset(f"podium:index:{{{job_id}}}", str(chunks[0].batch_first_item), entry)
+    first, serialized = chunks[0].batch_first_item, [c.SerializeToString() for c in chunks]
+    upload = f"{google_crc32c.value(b''.join(serialized)):08x}"
+    fields = {f"{first}:{upload}:{number}": chunk for number, chunk in enumerate(serialized)}
+    await client.hset(f"podium:chunks:{{{job_id}}}", mapping=dict(fields))
+    sizes = " ".join(str(len(chunk)) for chunk in serialized)
+    entry = f"{upload} {sum(c.item_count for c in chunks)} {sizes}"
+    await client.hset(f"podium:index:{{{job_id}}}", str(first), entry)
     if publish:
         await client.publish(f"podium:job:{job_id}", "results")
 

@@ -45,13 +45,13 @@ async def test_a_life_keeps_its_epoch_over_a_restart_but_is_another(
     assert after.split("/")[0] == before.split("/")[0] == "first"
 
 
-@pytest.mark.parametrize("evicted", ["index", "results"])
+@pytest.mark.parametrize("evicted", ["index", "chunks"])
 async def test_half_of_a_job_s_keys_is_as_good_as_none(buffer: adapter.Buffer, evicted: str) -> None:
     job_id = uuid.uuid4()
     await buffer.admit_results([(job_id, 0, 1, [b"chunk"])])
-    await buffer.client.delete(buffer.index_key(job_id) if evicted == "index" else buffer.results_key(job_id))
+    await buffer.client.delete(buffer.index_key(job_id) if evicted == "index" else buffer.chunks_key(job_id))
     assert await buffer.result_items(job_id) == set()
-    assert await buffer.client.exists(buffer.index_key(job_id), buffer.results_key(job_id)) == 0
+    assert await buffer.client.exists(buffer.index_key(job_id), buffer.chunks_key(job_id)) == 0
     await buffer.admit_results([(job_id, 0, 1, [b"chunk"])])
     assert await buffer.result_items(job_id) == {0}
 
@@ -61,9 +61,9 @@ async def test_named_batches_are_dropped_and_the_others_stay(buffer: adapter.Buf
     await buffer.admit_results([(job_id, first, 10, [b"a", b"b", b"c"]) for first in (0, 10, 20, 30)])
     await buffer.drop_batches(job_id, [10, 30, 99])
     assert await buffer.result_items(job_id) == {0, 20}
-    assert await buffer.client.xlen(buffer.results_key(job_id)) == 6
+    assert await buffer.client.hlen(buffer.chunks_key(job_id)) == 6
     await buffer.drop_batches(job_id, [0, 20])
-    assert await buffer.client.exists(buffer.results_key(job_id)) == 0
+    assert await buffer.client.exists(buffer.chunks_key(job_id)) == 0
 
 
 async def test_a_full_redis_can_be_reconciled_released_and_shed(buffer: adapter.Buffer) -> None:

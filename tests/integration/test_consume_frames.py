@@ -254,7 +254,7 @@ async def test_no_id_names_two_messages_when_a_delivery_is_lost_on_its_way_and_c
     call = await started(rig, window=1)
     offered = await offer_bulky(rig, items=30)
     seen = [(await call.read()).delivery_id]
-    await rig.redis.delete(f"podium:results:{{{offered.job_id}}}", f"podium:index:{{{offered.job_id}}}")
+    await rig.redis.delete(f"podium:chunks:{{{offered.job_id}}}", f"podium:index:{{{offered.job_id}}}")
     for _ in range(3):
         await call.write(ack(seen[-1]))
         seen.append((await call.read()).delivery_id)

@@ -220,7 +220,7 @@ async def test_recomputed_results_cut_otherwise_go_on_at_the_very_item(rig: gate
     first = await call.read()
     call.cancel()
     assert first.chunk.item_count == 3
-    await rig.redis.delete(f"podium:index:{{{job.job_id}}}", f"podium:results:{{{job.job_id}}}")
+    await rig.redis.delete(f"podium:index:{{{job.job_id}}}", f"podium:chunks:{{{job.job_id}}}")
     for batch in (0, 1):
         await complete(rig, job, batch, rows_per_chunk=5)
     rest = await read_all(stream(rig, job.job_id, first.cursor))
@@ -231,7 +231,7 @@ async def test_recomputed_results_cut_otherwise_go_on_at_the_very_item(rig: gate
 
 async def test_results_that_redis_lost_are_waited_for(rig: gateway_rig.Rig) -> None:
     job = await done_job(rig, items=10, batch_items=10)
-    await rig.redis.delete(f"podium:index:{{{job.job_id}}}", f"podium:results:{{{job.job_id}}}")
+    await rig.redis.delete(f"podium:index:{{{job.job_id}}}", f"podium:chunks:{{{job.job_id}}}")
     rig.ledger.calls.clear()
     rig.ledger.looked.clear()
     reading = asyncio.create_task(read_all(stream(rig, job.job_id)))

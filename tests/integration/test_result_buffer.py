@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from podium_embedded import EmbeddedRedis
+from podium_runtime import errors
 from podium_scheduler.adapters.redis import buffer as adapter
 
 JOB = uuid.UUID(int=1)
@@ -24,8 +26,9 @@ async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
 
 
 async def chunks(buffer: adapter.Buffer) -> list[bytes]:
-    entries: Any = await buffer.client.xrange(buffer.results_key(JOB))
-    return [fields[b"c"] for _, fields in entries]
+    """Every chunk that is there, those that nobody can find too, by item and number."""
+    found: Any = await buffer.client.hgetall(buffer.chunks_key(JOB))
+    return [found[field] for field in sorted(found, key=lambda f: (int(f.split(b":")[0]), int(f.split(b":")[2])))]
 
 
 async def test_a_batch_is_admitted_once(buffer: adapter.Buffer) -> None:
@@ -34,6 +37,42 @@ async def test_a_batch_is_admitted_once(buffer: adapter.Buffer) -> None:
     await buffer.admit_results([(JOB, 2, 2, [b"late"]), (JOB, 0, 2, [b"late", b"later"])])
     assert await chunks(buffer) == [b"a0", b"a1", b"b0"]
     assert await buffer.result_items(JOB) == {0, 2}
+
+
+async def test_an_admission_whose_answer_was_lost_may_be_repeated(buffer: adapter.Buffer) -> None:
+    for _ in range(2):
+        await buffer.admit_results([(JOB, 0, 2, [b"a0", b"a1"])])
+    assert await chunks(buffer) == [b"a0", b"a1"]
+    assert await buffer.result_items(JOB) == {0}
+
+
+async def test_attempts_that_are_put_at_the_same_time_do_not_mix(buffer: adapter.Buffer) -> None:
+    """Each chunk is put by itself, so those of two attempts lie side by side for a moment."""
+    attempts = [[b"%d" % attempt] * (1 + attempt % 3) for attempt in range(20)]
+    await asyncio.gather(*(buffer.admit_results([(JOB, 0, 2, attempt)]) for attempt in attempts))
+    assert await chunks(buffer) in attempts
+
+
+async def test_results_that_are_lost_while_they_are_put_are_not_called_there(buffer: adapter.Buffer) -> None:
+    """Chunks without an index look like the rest of an eviction; who looks for lost results drops them."""
+    done = asyncio.Event()
+
+    async def look() -> None:
+        while not done.is_set():
+            await buffer.result_items(JOB)
+
+    looking = asyncio.create_task(look())
+    for first in range(0, 100, 2):
+        while True:
+            try:
+                await buffer.admit_results([(JOB, first, 2, [b"a" * 100_000, b"b"])])
+            except errors.Unavailable:
+                continue
+            break
+        assert await chunks(buffer) == [b"a" * 100_000, b"b"]
+        await buffer.release_results(JOB, first + 2)
+    done.set()
+    await looking
 
 
 async def test_what_is_released_is_gone_and_the_rest_stays(buffer: adapter.Buffer) -> None:

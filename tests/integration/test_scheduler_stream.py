@@ -87,8 +87,8 @@ class Client:
         return list((await self.stub.ListBatches(request, metadata=TOKEN)).batches)
 
     async def results(self, job_id: str) -> list[result_pb2.ResultChunk]:
-        entries: Any = await self.redis.xrange(f"podium:results:{{{job_id}}}")
-        return [result_pb2.ResultChunk.FromString(fields[b"c"]) for _, fields in entries]
+        found: Any = await self.redis.hvals(f"podium:chunks:{{{job_id}}}")
+        return [result_pb2.ResultChunk.FromString(chunk) for chunk in found]
 
     async def release(self, job_id: str, before_item: int) -> job_pb2.Job:
         request = scheduler_pb2.ReleaseResultsRequest(app_id="default", job_id=job_id, before_item=before_item)
@@ -309,11 +309,9 @@ async def test_a_result_of_the_whole_batch_does_no_harm_to_its_halves(client: Cl
     async with FakeWorker(client.address).session() as worker:
         await worker.offer(1)
         whole = await worker.assigned()
-        chunk = chunk_of(whole, rows_of(whole))
-        added = await client.redis.xadd(f"podium:results:{{{job.job_id}}}", {"c": chunk.SerializeToString()})
-        entry = added.decode() if isinstance(added, bytes) else added
-        index = f"podium:index:{{{job.job_id}}}"
-        await client.redis.hset(index, "0", f"{entry} {entry} 4")
+        chunk = chunk_of(whole, rows_of(whole)).SerializeToString()
+        await client.redis.hset(f"podium:chunks:{{{job.job_id}}}", "0:1f:0", chunk)
+        await client.redis.hset(f"podium:index:{{{job.job_id}}}", "0", f"1f 4 {len(chunk)}")
         await worker.fail(whole)
         await worker.hear("ack")
         for first in (0, 2):

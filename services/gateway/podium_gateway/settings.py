@@ -30,7 +30,7 @@ class GatewaySettings(settings.ServiceSettings):
     internal_token: str | None = None
     """Shared with the scheduler; presented with every call to it."""
     redis_url: str
-    """Where the result streams are, for example redis://127.0.0.1:6379/0 or unix:///run/redis.sock."""
+    """Where the results are, for example redis://127.0.0.1:6379/0 or unix:///run/redis.sock."""
     redis_prefix: str = "podium"
     """First part of every key and channel."""
     redis_timeout_s: float = pydantic.Field(default=10.0, gt=0)

@@ -207,7 +207,7 @@ class WorkBuffer(Protocol):
 
 
 class ResultBuffer(Protocol):
-    """Result streams; see adapters.redis.buffer."""
+    """Results; see adapters.redis.buffer."""
 
     async def admit_results(self, results: Sequence[tuple[UUID, int, int, Sequence[bytes | memoryview]]]) -> None: ...
     async def result_items(self, job_id: UUID) -> set[int]: ...

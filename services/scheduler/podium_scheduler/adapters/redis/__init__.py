@@ -1,1 +1,1 @@
-"""The buffer in Redis: work streams, result streams, wake-ups."""
+"""The buffer in Redis: work streams, results, wake-ups."""

@@ -1,4 +1,4 @@
-"""The buffer: work streams that workers are fed from, and result streams that gateways read.
+"""The buffer: work streams that workers are fed from, and results that gateways read.
 
 Nothing in it is truth. Every method raises errors.Unavailable while Redis is away and errors.ResourceExhausted when it
 is full; the caller waits and tries again.
@@ -7,11 +7,13 @@ is full; the caller waits and tries again.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
+import google_crc32c
 import redis.asyncio as redis
 from redis import exceptions
 from redis.commands.core import AsyncScript
@@ -27,6 +29,8 @@ _GROUP = "schedulers"
 _PORTION_BYTES = 1 << 20
 _HERE = Path(__file__).parent
 _SCAN = 1_000
+_GONE = -1
+"""The answer of `admit_result`."""
 
 # What a failover, a restart or a full disk makes Redis say for a while.
 _PASSING = (
@@ -89,21 +93,22 @@ class Buffer:
         """The work stream of a workload."""
         return f"{self._prefix}:work:{workload}"
 
-    def results_key(self, job_id: UUID) -> str:
-        """The result stream of a job; the braces keep it and its index on one node of a Redis cluster."""
-        return f"{self.results_key_prefix()}{job_id}}}"
+    def chunks_key(self, job_id: UUID) -> str:
+        """Hash of `first_item:upload:number` to a serialized ResultChunk, of a job; the braces keep it and its index on
+        one node of a Redis cluster."""
+        return f"{self.chunks_key_prefix()}{job_id}}}"
 
-    def results_key_prefix(self) -> str:
-        """How the keys of all result streams begin."""
-        return f"{self._prefix}:results:{{"
+    def chunks_key_prefix(self) -> str:
+        """How the keys of all jobs' chunks begin."""
+        return f"{self._prefix}:chunks:{{"
 
     def index_key(self, job_id: UUID) -> str:
-        """Hash of first_item to the batch's entries in the result stream."""
+        """Hash of first_item to `upload item_count size ...`: which of the chunks are the batch's, and how large."""
         return f"{self._prefix}:index:{{{job_id}}}"
 
     def _keys(self, job_id: UUID) -> list[str]:
         """What the scripts about a job's results work on."""
-        return [self.index_key(job_id), self.results_key(job_id)]
+        return [self.index_key(job_id), self.chunks_key(job_id)]
 
     @buffer_call
     async def ping(self) -> None:
@@ -221,9 +226,11 @@ class Buffer:
 
     @buffer_call
     async def admit_results(self, results: Sequence[Result]) -> None:
-        """Puts the chunks of batches (job, first_item, item_count, chunks) into their result streams, each once.
+        """Puts the results of batches (job, first_item, item_count, chunks) where gateways find them, each once.
 
-        In portions: what Redis has received and not yet stored counts as used memory too.
+        Nobody finds a chunk before a script has named its upload, of which a batch has one; so two attempts at the same
+        batch may put theirs at the same time. In portions: what Redis has received and not yet stored counts as used
+        memory too.
         """
         for portion in _portions(results):
             try:
@@ -236,9 +243,15 @@ class Buffer:
     async def _admit_portion(self, portion: Sequence[Result]) -> None:
         async with self.client.pipeline(transaction=False) as pipe:
             for job_id, first_item, item_count, chunks in portion:
-                keys = self._keys(job_id)
-                pipe.evalsha(self._admit.sha, len(keys), *keys, first_item, item_count, self._ttl, *chunks)
-            await pipe.execute()
+                keys, upload = self._keys(job_id), _upload(chunks)
+                for number, chunk in enumerate(chunks):
+                    pipe.execute_command("HSET", keys[1], f"{first_item}:{upload}:{number}", chunk)
+                sizes = [len(chunk) for chunk in chunks]
+                pipe.evalsha(self._admit.sha, len(keys), *keys, first_item, item_count, self._ttl, upload, *sizes)
+            answers = await pipe.execute()
+        ends = itertools.accumulate(len(chunks) + 1 for *_, chunks in portion)
+        if any(answers[end - 1] == _GONE for end in ends):
+            raise errors.Unavailable("results were lost while they were put", reason="BUFFER_UNAVAILABLE")
 
     @buffer_call
     async def result_items(self, job_id: UUID) -> set[int]:
@@ -258,7 +271,7 @@ class Buffer:
     @buffer_call
     async def jobs_there(self) -> list[UUID]:
         """Jobs of which Redis has results."""
-        prefix = self.results_key_prefix()
+        prefix = self.chunks_key_prefix()
         found = [key.decode() async for key in self.client.scan_iter(match=f"{prefix}*", count=_SCAN)]
         return [UUID(key.removeprefix(prefix).rstrip("}")) for key in found]
 
@@ -278,6 +291,14 @@ class Buffer:
     async def close(self) -> None:
         """Closes all connections."""
         await self.client.aclose()
+
+
+def _upload(chunks: Sequence[bytes | memoryview]) -> str:
+    """Names an attempt's chunks by what they are: repeating it takes no room, and another attempt's are others."""
+    checksum = 0
+    for chunk in chunks:
+        checksum = google_crc32c.extend(checksum, chunk)
+    return f"{checksum:08x}"
 
 
 def _portions(results: Sequence[Result]) -> Iterator[list[Result]]:

@@ -1,20 +1,18 @@
 -- Drops the chunks of the batches that begin before an item.
--- KEYS: index, results. ARGV: before_item. Returns the number of batches dropped.
--- All entries of a batch were added by one script run, in which Redis' clock stands still: their ids differ only in
--- the sequence number, so they can be named without reading them.
+-- KEYS: index, chunks. ARGV: before_item. Returns the number of batches dropped.
 local dropped = 0
 local index = redis.call('HGETALL', KEYS[1])
 for i = 1, #index, 2 do
-  if tonumber(index[i]) < tonumber(ARGV[1]) then
-    local ms, first, last = string.match(index[i + 1], '^(%d+)-(%d+) %d+-(%d+) ')
-    for sequence = tonumber(first), tonumber(last) do
-      redis.call('XDEL', KEYS[2], ms .. '-' .. string.format('%d', sequence))
+  local item = index[i]
+  if tonumber(item) < tonumber(ARGV[1]) then
+    local upload, sizes = string.match(index[i + 1], '^(%x+) %d+ (.*)$')
+    local chunk = 0
+    for _ in string.gmatch(sizes or '', '%d+') do
+      redis.call('HDEL', KEYS[2], item .. ':' .. upload .. ':' .. chunk)
+      chunk = chunk + 1
     end
-    redis.call('HDEL', KEYS[1], index[i])
+    redis.call('HDEL', KEYS[1], item)
     dropped = dropped + 1
   end
-end
-if redis.call('XLEN', KEYS[2]) == 0 then
-  redis.call('DEL', KEYS[2])
 end
 return dropped
