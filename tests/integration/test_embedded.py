@@ -169,3 +169,13 @@ async def test_wait_returns_when_the_server_ends(tmp_path: Path) -> None:
         assert redis.pid is not None
         os.kill(redis.pid, signal.SIGKILL)
         assert await asyncio.wait_for(redis.wait(), DEADLINE_S) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("folder", ["a folder, 100 %", "d" * 100])
+async def test_redis_answers_on_a_socket_where_its_path_allows_one(tmp_path: Path, folder: str) -> None:
+    async with EmbeddedRedis(tmp_path / folder) as server:
+        client = redis_asyncio.Redis.from_url(server.local_url)
+        assert await client.ping()
+        await client.aclose()
+        assert server.local_url == server.url or server.local_url.startswith("unix://")
+    assert len(folder) < 100 or server.local_url == server.url

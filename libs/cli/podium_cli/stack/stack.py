@@ -102,7 +102,7 @@ class Stack:
             self._report("starting Postgres and Redis" if len(wanted) == 2 else "starting the embedded server")
         await _all(wanted)
         postgres_url = self.options.postgres_url or (self.postgres.url if self.postgres else "")
-        redis_url = self.options.redis_url or (self.redis.url if self.redis else "")
+        redis_url = self.options.redis_url or (self.redis.local_url if self.redis else "")
         return postgres_url, redis_url
 
     async def _migrate(self, environments: Environments) -> None:
