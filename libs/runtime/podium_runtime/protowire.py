@@ -42,7 +42,7 @@ def opening(number: int, size: int) -> bytes:
     return varint(number << 3 | LENGTH) + varint(size)
 
 
-def field(data: bytes, at: int, end: int) -> Field:
+def field(data: bytes | bytearray, at: int, end: int) -> Field:
     """The field whose tag is at `at` of a message that ends at `end`. Raises Malformed."""
     tag, start = _read_varint(data, at, end)
     number, kind = tag >> 3, tag & 7
@@ -60,14 +60,14 @@ def field(data: bytes, at: int, end: int) -> Field:
     return Field(number, kind, at, start, stop)
 
 
-def integer(data: bytes, of: Field) -> int:
+def integer(data: bytes | bytearray, of: Field) -> int:
     """The value of a field of the kind VARINT. Raises Malformed for another."""
     if of.kind != VARINT:
         raise Malformed(f"field {of.number} is no integer")
     return _read_varint(data, of.start, of.stop)[0]
 
 
-def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+def _read_varint(data: bytes | bytearray, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift <= _MAX_SHIFT:
         byte = data[at]

@@ -15,6 +15,7 @@ from redis.asyncio import retry
 from podium_gateway.adapters import (
     compression,
     job_events,
+    large_replies,
     metering,
     registration,
     result_store,
@@ -93,6 +94,7 @@ def _redis(configured: GatewaySettings) -> redis.asyncio.Redis:
     """Few connections for any number of streams: a read is short, and waits for a connection when all are busy."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         configured.redis_url,
+        parser_class=large_replies.Parser,
         # One more carries the wake-ups.
         max_connections=configured.redis_connections - 1,
         timeout=configured.redis_timeout_s,

@@ -66,7 +66,7 @@ def _span(raw: list[Any]) -> _Span:
     return _Span(first_item, item_count, complete == 1, upload.decode(), first, stop)
 
 
-def _stored(spans: Sequence[_Span], found: Sequence[bytes | None]) -> list[ports.StoredBatch]:
+def _stored(spans: Sequence[_Span], found: Sequence[bytes | bytearray | None]) -> list[ports.StoredBatch]:
     """The batches up to the first that was dropped between the two looks, or lost."""
     batches: list[ports.StoredBatch] = []
     at = 0

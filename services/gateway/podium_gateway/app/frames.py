@@ -30,19 +30,19 @@ class RecordOverheads(dict[int, int]):
         return self[size]
 
 
-def chunk_message(chunk: bytes, cursor: bytes) -> bytes:
+def chunk_message(chunk: bytes | bytearray, cursor: bytes) -> bytes:
     """A serialized StreamResultsResponse with this serialized ResultChunk and this cursor."""
     return b"".join((_TAG_CHUNK, varint(len(chunk)), chunk, _TAG_CURSOR, varint(len(cursor)), cursor))
 
 
-def delivery_message(delivery_id: bytes, chunk: bytes) -> bytes:
+def delivery_message(delivery_id: bytes, chunk: bytes | bytearray) -> bytes:
     """A serialized ConsumeResultsResponse with this id and this serialized ResultChunk."""
     return b"".join(
         (_TAG_DELIVERY_ID, varint(len(delivery_id)), delivery_id, _TAG_DELIVERED, varint(len(chunk)), chunk)
     )
 
 
-def span(chunk: bytes) -> tuple[int, int]:
+def span(chunk: bytes | bytearray) -> tuple[int, int]:
     """(first_item, item_count) of a serialized ResultChunk; a field that is absent is 0. Raises protowire.Malformed."""
     first = position = 0
     while position < len(chunk):

@@ -99,7 +99,7 @@ class StoredBatch:
     item_count: int
     complete: bool
     last_entry: str
-    chunks: tuple[bytes, ...]
+    chunks: tuple[bytes | bytearray, ...]
 
 
 class ResultStore(Protocol):

@@ -11,12 +11,12 @@ import google_crc32c
 from podium.common.v1 import result_pb2
 
 
-def from_item(chunk: bytes, item: int) -> bytes:
+def from_item(chunk: bytes | bytearray, item: int) -> bytes:
     """The serialized ResultChunk without the items before `item`, which must lie inside of it.
 
     Rows, errors, truncations, keys and task outputs keep their items; the checksum is that of the rows left.
     """
-    message = result_pb2.ResultChunk.FromString(chunk)
+    message = result_pb2.ResultChunk.FromString(bytes(chunk))
     dropped = item - message.first_item
     failed = sum(1 for error in message.errors if error.item_index < item)
     rows = dropped - failed
