@@ -33,7 +33,7 @@ async def chunks(buffer: adapter.Buffer) -> list[bytes]:
 
 async def test_a_batch_is_admitted_once(buffer: adapter.Buffer) -> None:
     """The first attempt's answer was lost, or two attempts have finished: readers see one."""
-    await buffer.admit_results([(JOB, 0, 2, [b"a0", b"a1"]), (JOB, 2, 2, [b"b0"])])
+    await buffer.admit_results([(JOB, 0, 2, [memoryview(b"-a0")[1:], b"a1"]), (JOB, 2, 2, [b"b0"])])
     await buffer.admit_results([(JOB, 2, 2, [b"late"]), (JOB, 0, 2, [b"late", b"later"])])
     assert await chunks(buffer) == [b"a0", b"a1", b"b0"]
     assert await buffer.result_items(JOB) == {0, 2}

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import google_crc32c
+import numpy as np
 import redis.asyncio as redis
 from redis import exceptions
 from redis.commands.core import AsyncScript
@@ -297,7 +298,8 @@ def _upload(chunks: Sequence[bytes | memoryview]) -> str:
     """Names an attempt's chunks by what they are: repeating it takes no room, and another attempt's are others."""
     checksum = 0
     for chunk in chunks:
-        checksum = google_crc32c.extend(checksum, chunk)
+        # It takes arrays, but no memoryview.
+        checksum = google_crc32c.extend(checksum, np.frombuffer(chunk, np.uint8))
     return f"{checksum:08x}"
 
 
