@@ -23,7 +23,7 @@ PROBE_TIMEOUT_S = 5.0
 MIB = 1024 * 1024
 _LONGEST_SOCKET_PATH = 100
 """Bytes; the kernel takes 107, others less."""
-_REWRITE_FROM_BYTES = 1024 * MIB
+_REWRITE_FROM_BYTES = 512 * MIB
 """The append-only file may grow to this, or to twice what is kept; reading it back takes some seconds."""
 
 

@@ -27,7 +27,7 @@ def run_service(serve: Callable[[asyncio.Event], Awaitable[None]], event_loop: E
 
     `event_loop`: `auto` takes uvloop where it is installed, which is cheaper for every socket and every callback.
     """
-    _collect_rarely()
+    collect_rarely()
     with asyncio.Runner(loop_factory=_loop_factory(event_loop)) as runner:
         runner.run(_run(serve))
 
@@ -46,9 +46,9 @@ def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLo
     return uvloop.new_event_loop
 
 
-def _collect_rarely() -> None:
+def collect_rarely() -> None:
     """What the imports have left stays for good and need not be looked through again and again; of what comes, nearly
-    all is freed by its count, and cycles can wait."""
+    all is freed by its count, and cycles can wait. Called once, when everything is imported."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 20)

@@ -22,6 +22,7 @@ _KEPT_BYTES = 256 * 1024 * 1024
 def main() -> None:
     """Runs until the front closes the socket."""
     heap.keep_freed(_KEPT_BYTES)
+    lifecycle.collect_rarely()
     options = _options()
     # It has nothing to put in order, and one that is stopped would never hear a gentler signal.
     lifecycle.die_with_parent(signal.SIGKILL)
