@@ -29,8 +29,15 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from podium_scheduler.adapters.sql import batch_ledger, database, job_ledger, requeue_ledger, session_ledger
-from podium_scheduler.app import records
+from podium_scheduler.adapters.sql import (
+    batch_ledger,
+    database,
+    feed_ledger,
+    job_ledger,
+    requeue_ledger,
+    session_ledger,
+)
+from podium_scheduler.app import feeding, records
 from podium_scheduler.domain import batches
 from tests.support import stack
 from tests.support.ledger_model import OPEN, Batch, Job, Model
@@ -62,6 +69,7 @@ class Ledger:
         self.pool = database.Database(url, pool_size=1)
         self.jobs = job_ledger.JobLedger(self.pool)
         self.batches = batch_ledger.BatchLedger(self.pool, LONG)
+        self.feeds = feed_ledger.FeedLedger(self.pool)
         self.sessions = session_ledger.SessionLedger(self.pool, LONG)
         self.failed = requeue_ledger.RequeueLedger(self.pool, LONG)
 
@@ -198,6 +206,23 @@ class Calls(RuleBasedStateMachine):
         self._claim(
             [self._new_claim(b, usable[p % len(usable)]) for b, p in zip(fed.get(job_id, []), picks, strict=False)]
         )
+
+    def hand_over(self, pick: int, picks: list[int]) -> None:
+        """Fed and claimed in one step, for a session that may be over."""
+        job_id, session_id = self.job(pick).job_id, self.session(pick)
+        self._learn_ids(self.ledger.do(self.ledger.rows())[1])
+        slots = [feeding.Slot(job_id, next(self.numbers).to_bytes(16, "big"), session_id) for _ in picks]
+        taken = self.ledger.do(self.ledger.feeds.lease(slots))
+        starts = self._waits(job_id)
+        expected = set()
+        if self.model.sessions[session_id].state == "OPEN":
+            fed = self.model.feed(job_id, len(picks))
+            expected = self.model.claim([(b, s.lease_token, session_id) for b, s in zip(fed, slots, strict=False)])
+        assert {(t.batch_id, t.lease_token, t.attempt) for t in taken} == expected
+        self.issued += [(batch_id, token) for batch_id, token, _ in sorted(expected)]
+        assert [t.job_starts for t in taken] == [starts] * len(taken)
+        if taken and starts:
+            self.model.start(job_id)
 
     def claim(self, picks: list[int], session: int, *, anything: bool) -> None:
         session_id = self.session(session)
@@ -460,12 +485,14 @@ class LedgerMachine(Calls):
     @rule(
         pick=PICK,
         picks=PICKS,
-        how=st.sampled_from(["feed", "claim", "claim anything", "claim again", "admit again", "requeue"]),
+        how=st.sampled_from(["feed", "hand over", "claim", "claim anything", "claim again", "admit again", "requeue"]),
     )
     def a_step_alone(self, pick: int, picks: list[int], how: str) -> None:
         match how:
             case "feed":
                 self.feed(pick, len(picks))
+            case "hand over":
+                self.hand_over(pick, picks)
             case "claim again":
                 self.claim_again(picks)
             case "admit again":

@@ -18,11 +18,12 @@ from podium_scheduler.adapters.sql import (
     batch_ledger,
     cluster_ledger,
     database,
+    feed_ledger,
     job_ledger,
     leadership,
     session_ledger,
 )
-from podium_scheduler.app import records
+from podium_scheduler.app import feeding, records
 from podium_scheduler.domain import batches
 from tests.support import stack
 
@@ -63,6 +64,7 @@ RETRY = records.Failure(LEASED, TOKEN, JOB, batches.Retry(timedelta(0), counts=T
 Write = Callable[[database.Database], Awaitable[object]]
 WRITES: Mapping[str, Write] = {
     "feed": lambda db: batch_ledger.BatchLedger(db, WEEK).feed({JOB: 1}),
+    "lease": lambda db: feed_ledger.FeedLedger(db).lease([feeding.Slot(JOB, b"n" * 16, SESSION)]),
     "fail": lambda db: batch_ledger.BatchLedger(db, WEEK).fail([RETRY]),
     "unqueue": lambda db: batch_ledger.BatchLedger(db, WEEK).unqueue([QUEUED]),
     "recompute": lambda db: batch_ledger.BatchLedger(db, WEEK).recompute(JOB, [COMPLETED]),

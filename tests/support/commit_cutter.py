@@ -2,7 +2,8 @@
 
 Promises: `AFTER`: Postgres has committed and has said so, and nobody hears it; `BEFORE`: the COMMIT never arrives, so
 Postgres rolls back. The caller cannot tell one from the other. All other connections, and this one until then, pass
-untouched. For clients that wait for each answer before they go on, without TLS, as asyncpg here.
+untouched. A statement outside a transaction commits itself: its Sync is its COMMIT. For clients that wait for each
+answer before they go on, without TLS, as asyncpg here.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class Conversation:
         self.statements: list[str] = []
         self._prepared: dict[bytes, str] = {}
         self._begun = False
+        self._in_transaction = False
         self._rest = b""
 
     def hear(self, data: bytes) -> bool:
-        """Takes what was sent; True when it ends with the COMMIT of `statements`."""
+        """Takes what was sent; True when it ends with what commits `statements`."""
         self._rest += data
         commits = False
         while (message := self._next()) is not None:
@@ -61,11 +63,17 @@ class Conversation:
             self._prepared[name] = query.decode()
         elif kind == b"B":
             _, name, _ = body.split(b"\0", 2)
+            if not self._in_transaction:
+                self.statements = []
             self.statements.append(self._prepared[name])
+        elif kind == b"S":
+            return not self._in_transaction
         elif kind == b"Q":
             if body.startswith(b"COMMIT"):
+                self._in_transaction = False
                 return True
             if body.startswith((b"BEGIN", b"ROLLBACK")):
+                self._in_transaction = body.startswith(b"BEGIN")
                 self.statements = []
         return False
 

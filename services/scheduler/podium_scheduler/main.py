@@ -28,6 +28,7 @@ from podium_scheduler.adapters.sql import (
 from podium_scheduler.app import (
     admission,
     assembler,
+    assigner,
     autoscaler,
     cold_starts,
     completer,
@@ -40,6 +41,7 @@ from podium_scheduler.app import (
     draining,
     embedding,
     feeder,
+    handover,
     janitor,
     job_costs,
     jobs_of_apps,
@@ -139,6 +141,11 @@ class Scheduler:
         )
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, retries)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)
+        known = deduplication.Deduplication(stores.items, workloads, self._registry)
+        self._assigner = assigner.Assigner(self._registry, known)
+        self._handover = handover.Handover(
+            self._registry, stores.batches, self._assigner, stores.wakeups, self._ids, clock.SystemClock()
+        )
         self._remembering = remembering.Remembering(stores.items, self._completer)
         self._policy = retries
         self._uses = pod_uses.PodUses(stores.costs)
@@ -350,7 +357,8 @@ class Scheduler:
                 stores.wakeups,
                 self._wakers,
                 self._ids,
-                deduplication.Deduplication(stores.items, self._workloads, self._registry),
+                self._assigner,
+                self._handover,
             ),
             self._keeper,
             self._loads,
@@ -370,11 +378,11 @@ class Scheduler:
         settings, names = self._settings, sorted(self._workloads)
         return [
             feeder.Feeder(
+                stores.feeds,
                 stores.batches,
-                stores.holdings,
-                stores.sessions,
                 stores.buffer,
                 self._wakers,
+                self._handover,
                 timedelta(seconds=settings.aging_s),
                 self._sizes,
             ),

@@ -17,6 +17,7 @@ from podium_scheduler.adapters.sql import (
     cost_ledger,
     database,
     demand_ledger,
+    feed_ledger,
     holdings_ledger,
     item_claims,
     job_ledger,
@@ -43,6 +44,7 @@ class Stores:
     jobs: job_ledger.JobLedger
     archive: archive_ledger.ArchiveLedger
     batches: batch_ledger.BatchLedger
+    feeds: feed_ledger.FeedLedger
     holdings: holdings_ledger.HoldingsLedger
     items: known_items_ledger.KnownItemsLedger
     sessions: session_ledger.SessionLedger
@@ -93,6 +95,7 @@ def _ledgers(pool: database.Database, settings: SchedulerSettings, news: deliver
         "jobs": job_ledger.JobLedger(pool, news.note, terms),
         "archive": archive_ledger.ArchiveLedger(pool),
         "batches": batch_ledger.BatchLedger(pool, settings.retention, news.note),
+        "feeds": feed_ledger.FeedLedger(pool),
         "holdings": holdings_ledger.HoldingsLedger(pool),
         "items": known_items_ledger.KnownItemsLedger(pool, terms, settings.retention, news.note),
         "sessions": session_ledger.SessionLedger(pool, timedelta(seconds=settings.lease_ttl_s)),

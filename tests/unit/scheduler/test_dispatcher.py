@@ -12,7 +12,7 @@ import pytest
 
 from podium.worker.v1 import worker_pb2
 from podium_runtime import errors, ids
-from podium_scheduler.app import attempt_plans, dispatcher, records, wakers, worker_sessions
+from podium_scheduler.app import assigner, attempt_plans, dispatcher, records, wakers, worker_sessions
 
 A, B = "a-workload", "b-workload"
 
@@ -202,7 +202,7 @@ async def test_batches_whose_items_may_be_known_are_planned_and_do_not_hold_up_t
     changed: Any = rig.ledger
     changed.claim = claim
     plans: Any = Plans()
-    rig.dispatcher._dedupe = plans
+    rig.dispatcher._assigner = assigner.Assigner(rig.registry, plans)
     rig.buffer.put(A, 1, 2, 3)
     await rig.rounds()
     assert asked == [1]

@@ -61,6 +61,10 @@ class Admission:
     async def _admitted(self, new: records.NewJob) -> tuple[records.Job, bool]:
         try:
             self._gauge.refuse_when_full()
+            if not new.deduplicate:
+                job = await self._jobs.admit_at_once(self._ids.uuid4(), new)
+                if job is not None:
+                    return job, False
             await self._check_quota(new)
         except errors.ResourceExhausted:
             # A job that is there already costs no room; its client may have come back to read and so to make some.

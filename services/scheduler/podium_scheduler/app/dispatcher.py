@@ -7,16 +7,21 @@ dies with the replica: the rescuer finds it.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from uuid import UUID
 
-from podium_runtime import ids, logs
-from podium_scheduler.app import attempt_plans, deduplication, loops, ports, records, wakers, worker_sessions
+from podium_runtime import ids
+from podium_scheduler.app import (
+    assigner,
+    handover,
+    loops,
+    ports,
+    records,
+    wakers,
+    worker_sessions,
+)
 from podium_scheduler.domain import dispatch
-
-log = logs.get_logger(__name__)
 
 _POLL_S = 0.25
 _IDLE_POLL_S = 1.0
@@ -40,9 +45,12 @@ class Dispatcher(loops.PatientLoop):
         wakeups: ports.Wakeups,
         wake: wakers.Wakers,
         make: ids.Ids,
-        dedupe: deduplication.Deduplication | None = None,
+        assign: assigner.Assigner | None = None,
+        hand_over: handover.Handover | None = None,
     ) -> None:
         super().__init__(wake.dispatcher)
+        self._assigner = assign or assigner.Assigner(registry)
+        self._handover = hand_over
         self._registry = registry
         self._batches = batches
         self._sessions = sessions
@@ -50,7 +58,6 @@ class Dispatcher(loops.PatientLoop):
         self._wakeups = wakeups
         self._wakers = wake
         self._ids = make
-        self._dedupe = dedupe
         self._rounds = 0
         self._unclaimed: list[records.Entry] = []
         self._doubtful: dict[int, records.Claim] = {}
@@ -58,6 +65,8 @@ class Dispatcher(loops.PatientLoop):
 
     async def round(self) -> float:
         """Takes as much as the sessions have credit for, at most one claim's worth."""
+        if self._handover is not None:
+            await self._handover.recover()
         wanted = await self._wanted()
         if wanted:
             read = await self._buffer.read(wanted) + await self._abandoned(wanted)
@@ -133,22 +142,8 @@ class Dispatcher(loops.PatientLoop):
 
     async def _claim(self, claims: dict[int, records.Claim]) -> list[records.Leased]:
         leased = await self._batches.claim(list(claims.values()))
-        for batch in leased:
-            if batch.dedupe_scope is None:
-                self._assign(batch, None)
-        others = [batch for batch in leased if batch.dedupe_scope is not None]
-        if others:
-            await asyncio.gather(*(self._plan(batch) for batch in others))
+        await self._assigner.assign(leased)
         return leased
-
-    async def _plan(self, batch: records.Leased) -> None:
-        """Assigns a batch once it is read what of it is known already."""
-        self._assign(batch, await self._dedupe.plan(batch) if self._dedupe else None)
-
-    def _assign(self, batch: records.Leased, plan: attempt_plans.Plan | None) -> None:
-        if not self._registry.assign(batch, plan):
-            # The session ended meanwhile; the rescuer finds the lease through it.
-            log.info("session_gone_before_assignment", batch_id=batch.batch_id)
 
     async def _untaken(self, claims: Mapping[int, records.Claim], leased: list[records.Leased]) -> set[int]:
         """Batches that were refused for their session's sake: it was fenced, and others must get them."""

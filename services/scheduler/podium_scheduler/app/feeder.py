@@ -1,8 +1,9 @@
 """The feeder: keeps each work stream at its target depth. Runs on the leader only.
 
 The backlog waits in the ledger, so Redis stays small however long the queue, and fairness has one home. Nothing is fed
-whose result might find no room (see domain.room). A crash between
-the commit and the push leaves QUEUED batches without an entry: the reconciler finds them.
+whose result might find no room (see domain.room). Where a work stream is empty, idle workers of this very replica get
+theirs without it (see app.handover). A crash between the commit and the push leaves QUEUED batches without an entry:
+the reconciler finds them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from podium_runtime import logs
-from podium_scheduler.app import loops, ports, wakers
+from podium_scheduler.app import feeding, handover, loops, ports, wakers
 from podium_scheduler.domain import fairness, room
 
 log = logs.get_logger(__name__)
@@ -33,19 +34,19 @@ class Feeder(loops.PatientLoop):
 
     def __init__(
         self,
+        ledger: ports.FeedLedger,
         batches: ports.BatchLedger,
-        holdings: ports.HoldingsLedger,
-        sessions: ports.SessionLedger,
         buffer: ports.WorkBuffer,
         wake: wakers.Wakers,
+        hand_over: handover.Handover,
         aging: timedelta,
         sizes: Mapping[str, room.Sizes],
     ) -> None:
         super().__init__(wake.feeder)
+        self._ledger = ledger
         self._batches = batches
-        self._holdings = holdings
-        self._sessions = sessions
         self._buffer = buffer
+        self._handover = hand_over
         self._wakers = wake
         self._aging = aging
         self._sizes = sizes
@@ -53,51 +54,59 @@ class Feeder(loops.PatientLoop):
 
     async def round(self) -> float:
         """Feeds every workload that has a backlog and room."""
-        waiting = await self._batches.waiting_workloads()
-        if not waiting:
+        outlook = await self._ledger.outlook()
+        if not outlook.waiting:
             return _IDLE_POLL_S
-        depths = await self._buffer.depths(waiting)
-        credits = await self._sessions.credits()
-        wanted = {w: fairness.refill(credits.get(w, 0), depths[w]) for w in waiting}
-        if not any(wanted.values()):
-            return _POLL_S
         # In this order: what completes in between is counted twice rather than not at all.
-        in_flight = await self._holdings.in_flight()
-        left = room.Room(await self._buffer.memory(), room.total(in_flight, self._sizes))
-        fed = 0
+        depths, memory = await self._buffer.depths_and_memory(outlook.waiting)
+        wanted = {w: fairness.refill(outlook.credits.get(w, 0), depths[w]) for w in outlook.waiting}
+        left = room.Room(memory, room.total(outlook.in_flight, self._sizes))
+        queued = 0
         for workload, count in wanted.items():
             if count:
-                fed += await self._feed_within(left, workload, min(count, _MAX_ROUND))
-        if fed:
+                order = await self._order(left, outlook, workload, min(count, _MAX_ROUND))
+                if not depths[workload]:
+                    order = await self._hand_over(left, workload, order)
+                queued += await self._queue(left, workload, order)
+        if queued:
             await self._wakers.work()
         return _POLL_S
 
-    async def _feed_within(self, left: room.Room, workload: str, wanted: int) -> int:
+    def _size(self, workload: str) -> int:
+        """What a batch's result takes of the buffer, in bytes."""
         # A workload that the registry has lost: nobody can compute it, so it takes no room.
-        size = self._sizes[workload].batch if workload in self._sizes else 1
-        fit, reserve = left.batches(size)
-        wanted = wanted if fit is None else min(wanted, fit)
-        fed = await self._feed(workload, wanted, reserve=reserve) if wanted else 0
-        left.take(fed * size)
-        return fed
+        return self._sizes[workload].batch if workload in self._sizes else 1
 
-    async def _feed(self, workload: str, wanted: int, *, reserve: bool) -> int:
-        candidates, weights = await self._batches.candidates(workload, _PER_LEVEL, small=reserve)
+    async def _order(self, left: room.Room, outlook: feeding.Outlook, workload: str, wanted: int) -> list[UUID]:
+        """Whose batches are next, as far as there is room for them: their jobs, one for each batch."""
+        fit, reserve = left.batches(self._size(workload))
+        wanted = wanted if fit is None else min(wanted, fit)
+        if not wanted:
+            return []
+        if workload in outlook.alone and not reserve:
+            candidates, weights = [outlook.alone[workload]], outlook.weights
+        else:
+            candidates, weights = await self._batches.candidates(workload, _PER_LEVEL, small=reserve)
         if reserve:
             candidates = [
                 replace(c, batches=min(c.batches, room.allowance(c.held_batches, gap=c.gap))) for c in candidates
             ]
         shares = self._shares.setdefault(workload, fairness.Shares())
-        order = fairness.plan(candidates, weights, shares, wanted, self._aging)
+        return [UUID(job_id) for job_id in fairness.plan(candidates, weights, shares, wanted, self._aging)]
+
+    async def _hand_over(self, left: room.Room, workload: str, order: list[UUID]) -> list[UUID]:
+        """Gives the first to idle workers; returns the others."""
+        meant, leased = await self._handover.lease(self._ledger, workload, order) if order else (0, 0)
+        left.take(leased * self._size(workload))
+        return order[meant:]
+
+    async def _queue(self, left: room.Room, workload: str, order: list[UUID]) -> int:
+        """Moves batches to the work stream; returns how many."""
         if not order:
             return 0
-        turns = {UUID(job_id): count for job_id, count in Counter(order).items()}
-        queued = await self._batches.feed(turns)
-        ids: list[int] = []
-        for job_id in order:
-            own = queued.get(UUID(job_id))
-            if own:
-                ids.append(own.pop(0))
+        queued = await self._batches.feed(Counter(order))
+        ids = [own.pop(0) for job_id in order if (own := queued.get(job_id))]
         await self._buffer.push(workload, ids)
+        left.take(len(ids) * self._size(workload))
         log.debug("fed", workload=workload, batches=len(ids))
         return len(ids)

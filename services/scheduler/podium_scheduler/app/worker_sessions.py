@@ -76,6 +76,8 @@ class Session:
         self.calls = calls.Calls()
         """Interactive calls that it is to answer."""
         self.in_hand: dict[int, Held] = {}
+        self.promised: Counter[str] = Counter()
+        """Batches of each workload that are being leased to it at this moment."""
         self.levels: dict[str, int] = {}
         self.total_level = 0
         self.status = worker_pb2.Status()
@@ -129,12 +131,23 @@ class Session:
         if self.closed.is_set():
             return openings.Opening({}, 0, len(self.in_hand))
         free = {workload: self.free(workload, {}) for workload in self.levels}
-        return openings.Opening(free, max(0, self.total_level - len(self.in_hand)), len(self.in_hand))
+        return openings.Opening(free, max(0, self.total_level - self.load), self.load)
+
+    @property
+    def load(self) -> int:
+        """Batches that it has or is about to have."""
+        return len(self.in_hand) + self.promised.total()
+
+    def promise(self, workload: str, batches: int) -> None:
+        """So many batches are on their way into its hands; negative: they have come, or will not."""
+        self.promised[workload] += batches
+        self.changed(self.session_id)
 
     def free(self, workload: str, planned: Mapping[str, int]) -> int:
         """Batches of a workload it can still take, beyond what is planned for it (by workload) already."""
-        own = sum(h.workload == workload for h in self.in_hand.values()) + planned.get(workload, 0)
-        everything = len(self.in_hand) + sum(planned.values())
+        own = sum(h.workload == workload for h in self.in_hand.values()) + self.promised[workload]
+        own += planned.get(workload, 0)
+        everything = self.load + sum(planned.values())
         return dispatch.free_credit(self.levels.get(workload, 0), self.total_level, own, everything)
 
     def held(self, lease: worker_pb2.Lease, frame: str) -> Held | None:
@@ -275,10 +288,15 @@ class SessionRegistry:
             dispatch.Offer(
                 str(s.session_id),
                 s.free(workload, {"": taken[s.session_id]}),
-                len(s.in_hand) + taken[s.session_id],
+                s.load + taken[s.session_id],
             )
             for s in (self._sessions[session_id] for session_id in chosen)
         ]
+
+    def idle(self, workload: str, limit: int) -> list[Session]:
+        """Up to `limit` sessions that can take a batch of a workload and have nothing at all."""
+        chosen = (self._sessions[session_id] for session_id in self._counted().least_loaded(workload, limit))
+        return [session for session in chosen if not session.load]
 
     def assign(self, batch: records.Leased, plan: attempt_plans.Plan | None = None) -> bool:
         """Hands a leased batch to its session; False when that is gone."""

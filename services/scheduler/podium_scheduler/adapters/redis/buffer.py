@@ -167,6 +167,16 @@ class Buffer:
             return dict(zip(workloads, await pipe.execute(), strict=True))
 
     @buffer_call
+    async def depths_and_memory(self, workloads: Sequence[str]) -> tuple[dict[str, int], room.Memory]:
+        """Both in one round trip."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for workload in workloads:
+                pipe.xlen(self.work_key(workload))
+            pipe.info("memory")
+            *depths, info = await pipe.execute()
+        return dict(zip(workloads, depths, strict=True)), _memory(info)
+
+    @buffer_call
     async def push(self, workload: str, batch_ids: Sequence[int]) -> None:
         """Appends references to a work stream."""
         async with self.client.pipeline(transaction=False) as pipe:
@@ -285,9 +295,7 @@ class Buffer:
     @buffer_call
     async def memory(self) -> room.Memory:
         """What Redis says of its memory."""
-        info: Mapping[str, Any] = await self.client.info("memory")
-        used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
-        return room.Memory(used, limit, evicts=str(info.get("maxmemory_policy", "noeviction")) != "noeviction")
+        return _memory(await self.client.info("memory"))
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -301,6 +309,11 @@ def _upload(chunks: Sequence[bytes | memoryview]) -> str:
         # It takes arrays, but no memoryview.
         checksum = google_crc32c.extend(checksum, np.frombuffer(chunk, np.uint8))
     return f"{checksum:08x}"
+
+
+def _memory(info: Mapping[str, Any]) -> room.Memory:
+    used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    return room.Memory(used, limit, evicts=str(info.get("maxmemory_policy", "noeviction")) != "noeviction")
 
 
 def _portions(results: Sequence[Result]) -> Iterator[list[Result]]:

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_scheduler.adapters.sql import finishing, job_counters, offers
+from podium_scheduler.adapters.sql import finishing, job_counters, leadership, offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, fairness, room
@@ -47,18 +47,30 @@ _CANDIDATES = text("""
 """)
 _LOOKED_AT = 64
 
-_FEED = text("""
-    WITH turns(job_id, batches) AS (
+# All of it in one statement. What it sees may be older than its locks on the jobs: then Postgres looks at each row that
+# it is about to change once more, so that nothing is fed that is not PENDING any more, and the counters are the newest.
+_FEED = text(f"""
+    WITH {leadership.HELD_TERM}, turns(job_id, batches) AS (
         SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:counts AS int[]))
-    ), picked AS (
-        SELECT b.batch_id FROM turns CROSS JOIN LATERAL (
+    ), locked AS MATERIALIZED (
+        SELECT job_id FROM jobs
+        WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND feedable AND EXISTS (SELECT FROM term)
+        ORDER BY job_id FOR NO KEY UPDATE
+    ), picked AS MATERIALIZED (
+        SELECT b.batch_id FROM turns JOIN locked ON locked.job_id = turns.job_id CROSS JOIN LATERAL (
             SELECT batch_id FROM batches
             WHERE job_id = turns.job_id AND state = 'PENDING' AND not_before <= now()
             ORDER BY first_item LIMIT turns.batches FOR UPDATE SKIP LOCKED) AS b
+    ), fed AS (
+        UPDATE batches SET state = 'QUEUED', queue_time = now()
+        FROM picked WHERE batches.batch_id = picked.batch_id
+        RETURNING batches.batch_id, batches.job_id, batches.first_item
+    ), counted AS (
+        UPDATE jobs SET batches_pending = jobs.batches_pending - f.batches,
+            feedable = jobs.batches_pending - f.batches > 0
+        FROM (SELECT job_id, count(*) AS batches FROM fed GROUP BY job_id) AS f WHERE jobs.job_id = f.job_id
     )
-    UPDATE batches SET state = 'QUEUED', queue_time = now()
-    FROM picked WHERE batches.batch_id = picked.batch_id
-    RETURNING batches.batch_id, batches.job_id, batches.first_item
+    SELECT EXISTS (SELECT FROM term) AS leads, fed.* FROM (VALUES (1)) AS always(one) LEFT JOIN fed ON true
 """)
 
 _CLAIM = text("""
@@ -78,8 +90,12 @@ _CLAIM = text("""
 """)
 
 _START_JOBS = text("""
+    WITH starting AS MATERIALIZED (
+        SELECT job_id FROM jobs WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state = 'PENDING'
+        ORDER BY job_id FOR NO KEY UPDATE
+    )
     UPDATE jobs SET state = 'RUNNING', start_time = now()
-    WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND state = 'PENDING'
+    FROM starting WHERE jobs.job_id = starting.job_id AND jobs.state = 'PENDING'
 """)
 
 _COMPLETE = text("""
@@ -344,13 +360,8 @@ class BatchLedger:
     @ledger_call
     async def feed(self, turns: Mapping[UUID, int]) -> dict[UUID, list[int]]:
         """Moves up to the given number of each job's next batches to QUEUED; returns their ids in order, by job."""
-        async with self._database.transaction() as connection:
-            await job_counters.lock(connection, turns)
-            rows = (await connection.execute(_FEED, {"job_ids": list(turns), "counts": list(turns.values())})).all()
-            deltas: dict[UUID, job_counters.Delta] = defaultdict(job_counters.Delta)
-            for row in rows:
-                deltas[row.job_id].pending -= 1
-            await self._apply(connection, deltas)
+        values = {"job_ids": list(turns), "counts": list(turns.values())}
+        rows = [row for row in await leadership.write(self._database, _FEED, values) if row.batch_id is not None]
         fed: dict[UUID, list[int]] = defaultdict(list)
         for row in sorted(rows, key=lambda r: r.first_item):
             fed[row.job_id].append(row.batch_id)
@@ -367,15 +378,14 @@ class BatchLedger:
             "tokens": [c.lease_token for c in claims],
             "session_ids": [c.session_id for c in claims],
         }
-        async with self._database.transaction() as connection:
+        async with self._database.stroke() as connection:
             rows = (await connection.execute(_CLAIM, values)).all()
         return [records.Leased(*row) for row in rows]
 
     @ledger_call
     async def start_jobs(self, job_ids: Iterable[UUID]) -> None:
         """Moves jobs whose first batch was leased to RUNNING."""
-        async with self._database.transaction() as connection:
-            await job_counters.lock(connection, job_ids)
+        async with self._database.stroke() as connection:
             await connection.execute(_START_JOBS, {"job_ids": list(job_ids)})
 
     @ledger_call

@@ -145,6 +145,22 @@ class Database:
         async with AsyncExitStack() as stack:
             yield await self._connect(self._peeks, stack)
 
+    @asynccontextmanager
+    async def stroke(self, *, holds_fence: bool = False) -> AsyncIterator[AsyncConnection]:
+        """For what one statement writes: a transaction of its own, in one round trip instead of three.
+
+        One statement only: a second one would be another transaction. Under a guard it is a `transaction`, unless the
+        statement does what the guard would (`leadership.write`).
+        """
+        plain = holds_fence or self._guard is None
+        async with self.peek() if plain else self.transaction() as connection:
+            yield connection
+
+    @property
+    def guard(self) -> Guard | None:
+        """What transactions of this pool have to pass."""
+        return self._guard
+
     async def _connect(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection:
         """One of the pool, or a new one; TimeoutError when the ledger is declared away meanwhile."""
         async with asyncio.timeout(None) as wait:

@@ -28,6 +28,33 @@ _INSERT_JOB = text("""
     RETURNING job_id
 """)
 
+# A job and its batches, if the app is there and has room for it, and if the request is new: nothing otherwise. Rows of
+# batches refer to the job's, which is there when the foreign key is checked, at the end of the statement.
+_ADMIT = """
+    WITH app AS (
+        SELECT app_id FROM apps
+        WHERE app_id = :app_id AND (max_waiting_items = 0 OR max_waiting_items >= :item_count + (
+            SELECT coalesce(sum(item_count - items_succeeded - items_failed), 0)
+            FROM jobs WHERE app_id = :app_id AND state IN ('PENDING', 'RUNNING')))
+    ), job AS (
+        INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
+                          traceparent, state, item_count, batch_count, batches_pending, feedable, deadline,
+                          budget_micro_usd)
+        SELECT CAST(:job_id AS uuid), app_id, CAST(:request_id AS uuid), CAST(:payload_digest AS bytea), :workload,
+               CAST(:modality AS smallint), CAST(:priority AS smallint), CAST(:labels AS jsonb),
+               CAST(:options AS bytea), :traceparent, 'PENDING', CAST(:item_count AS int), CAST(:batch_count AS int),
+               CAST(:batch_count AS int), true, now() + CAST(:window AS interval), CAST(:budget_micro_usd AS bigint)
+        FROM app ON CONFLICT (app_id, request_id) DO NOTHING
+        RETURNING {columns}
+    ), cut AS (
+        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding)
+        SELECT job.job_id, new.first_item, new.item_count, new.payload, new.payload_encoding
+        FROM job CROSS JOIN unnest(CAST(:first_items AS int[]), CAST(:item_counts AS int[]), CAST(:payloads AS bytea[]),
+            CAST(:encodings AS smallint[])) AS new(first_item, item_count, payload, payload_encoding)
+    )
+    SELECT {columns} FROM job
+"""
+
 _INSERT_BATCHES = text("""
     INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding)
     SELECT :job_id, first_item, item_count, payload, payload_encoding
@@ -137,14 +164,14 @@ class JobLedger:
     async def app(self, app_id: str) -> records.App | None:
         """Reads an app."""
         columns = (schema.apps.c.app_id, schema.apps.c.weight, schema.apps.c.max_waiting_items)
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             row = (await connection.execute(select(*columns).where(schema.apps.c.app_id == app_id))).first()
         return records.App(*row) if row else None
 
     @ledger_call
     async def app_of_token(self, token_sha256: bytes) -> str | None:
         """The app whose unrevoked token has this hash."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             found: str | None = await connection.scalar(_APP_OF_TOKEN, {"token_sha256": token_sha256})
         return found
 
@@ -171,8 +198,17 @@ class JobLedger:
     @ledger_call
     async def waiting_items(self, app_id: str) -> int:
         """Items of an app's active jobs that have no outcome."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return int(await connection.scalar(_WAITING_ITEMS, {"app_id": app_id}) or 0)
+
+    @ledger_call
+    async def admit_at_once(self, job_id: UUID, new: records.NewJob) -> records.Job | None:
+        """Writes a job and its batches, in one statement; None, and nothing is written, when the app is not there or
+        its quota has no room for it, or when the request id has been used: `admit` tells which."""
+        values = {**_job_row(job_id, new), **_batch_rows(job_id, new.batches)}
+        async with self._database.stroke() as connection:
+            row = (await connection.execute(_ADMIT_JOB, values)).mappings().first()
+        return job_of(row) if row else None
 
     @ledger_call
     async def admit(self, job_id: UUID, new: records.NewJob) -> tuple[records.Job, bool]:
@@ -205,7 +241,7 @@ class JobLedger:
     async def job_of_request(self, app_id: str, request_id: UUID) -> records.Job | None:
         """Reads the job of an app's request id."""
         where = and_(schema.jobs.c.app_id == app_id, schema.jobs.c.request_id == request_id)
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             row = (await connection.execute(select(*JOB_COLUMNS).where(where))).mappings().first()
         return job_of(row) if row else None
 
@@ -225,7 +261,7 @@ class JobLedger:
         if before:
             query = query.where(tuple_(table.create_time, table.job_id) < tuple_(*before))
         query = query.order_by(table.create_time.desc(), table.job_id.desc()).limit(limit)
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return [job_of(row) for row in (await connection.execute(query)).mappings()]
 
     @ledger_call
@@ -303,6 +339,7 @@ class JobLedger:
 
 
 JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
+_ADMIT_JOB = text(_ADMIT.format(columns=", ".join(column.name for column in JOB_COLUMNS))).columns(*JOB_COLUMNS)
 
 
 def _reading(*, of_app: bool, lock: bool) -> Select[Any]:

@@ -13,15 +13,16 @@ that cannot reach the database resigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from podium_runtime import clock, errors, logs
-from podium_scheduler.adapters.sql.database import GONE, Guard
+from podium_scheduler.adapters.sql.database import GONE, Database
 
 log = logs.get_logger(__name__)
 
@@ -65,20 +66,49 @@ _FENCE = text("""
 """)
 
 
-def fence(term: int, refused: Callable[[], None]) -> Guard:
+# The same within a statement that is a transaction of its own: it changes what it changes only where there is a `term`.
+# Without a term, as in tests and outside of the leader's loops, there always is.
+HELD_TERM = """term AS MATERIALIZED (
+        SELECT FROM cluster WHERE leader_term = coalesce(CAST(:term AS bigint), leader_term) FOR KEY SHARE
+    )"""
+
+
+class Fence:
     """A guard for `Database.under`: what was written commits only while `term` is the newest.
 
     It holds the cluster's row until the commit, so a new term waits for it or it sees the new term. Calls `refused`
     and raises errors.Unavailable when another leads.
     """
 
-    async def guard(connection: AsyncConnection) -> None:
-        if not await connection.scalar(_FENCE, {"term": term}):
-            log.warning("write_of_an_old_term_refused", term=term)
-            refused()
-            raise errors.Unavailable("another replica leads", reason="LEADERSHIP_LOST")
+    def __init__(self, term: int, refused: Callable[[], None]) -> None:
+        self.term = term
+        self._refused = refused
 
-    return guard
+    async def __call__(self, connection: AsyncConnection) -> None:
+        if not await connection.scalar(_FENCE, {"term": self.term}):
+            raise self.refusal()
+
+    def refusal(self) -> errors.Unavailable:
+        """Another leads: what to raise."""
+        log.warning("write_of_an_old_term_refused", term=self.term)
+        self._refused()
+        return errors.Unavailable("another replica leads", reason="LEADERSHIP_LOST")
+
+
+def fence(term: int, refused: Callable[[], None]) -> Fence:
+    """The fence of a term; see there."""
+    return Fence(term, refused)
+
+
+async def write(database: Database, statement: TextClause, values: Mapping[str, object]) -> Sequence[Row[Any]]:
+    """Runs one statement that holds the fence itself, with HELD_TERM: one round trip. Its first row tells whether this
+    replica `leads`; raises errors.Unavailable if it does not."""
+    held = database.guard if isinstance(database.guard, Fence) else None
+    async with database.stroke(holds_fence=held is not None) as connection:
+        rows = (await connection.execute(statement, {**values, "term": held.term if held else None})).all()
+    if held is not None and not rows[0].leads:
+        raise held.refusal()
+    return rows
 
 
 class Leadership:

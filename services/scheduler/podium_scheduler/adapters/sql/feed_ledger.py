@@ -1,0 +1,144 @@
+"""Statements of the feeder alone: what there is to feed and where to, and batches that go straight to idle workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+
+from podium_scheduler.adapters.sql import leadership
+from podium_scheduler.adapters.sql.database import Database, ledger_call
+from podium_scheduler.app import feeding, records
+from podium_scheduler.domain import fairness
+
+# One index descent for each workload that waits, however many jobs do, and one more to see whether a job is alone: then
+# nobody has to ask whose turn it is. What is in flight and offered is only of interest where something waits.
+_OUTLOOK = text("""
+    WITH RECURSIVE found(workload) AS (
+        (SELECT workload FROM jobs WHERE feedable ORDER BY workload LIMIT 1)
+        UNION ALL
+        SELECT (SELECT jobs.workload FROM jobs WHERE feedable AND jobs.workload > found.workload
+                ORDER BY jobs.workload LIMIT 1)
+        FROM found WHERE found.workload IS NOT NULL
+    ), waiting AS MATERIALIZED (SELECT workload FROM found WHERE workload IS NOT NULL),
+    offered AS (
+        SELECT c.key AS workload, CAST(sum(CAST(c.value AS int)) AS int) AS credits
+        FROM sessions s CROSS JOIN LATERAL jsonb_each_text(s.credits) AS c
+        WHERE s.state = 'OPEN' AND EXISTS (SELECT FROM waiting) GROUP BY c.key
+    ), busy AS (
+        SELECT j.workload, CAST(sum(b.item_count) AS bigint) AS items FROM (
+            SELECT job_id, item_count FROM batches WHERE state = 'QUEUED'
+            UNION ALL SELECT job_id, item_count FROM batches WHERE session_id IS NOT NULL) AS b
+        JOIN jobs j ON j.job_id = b.job_id WHERE EXISTS (SELECT FROM waiting) GROUP BY j.workload
+    )
+    SELECT coalesce(waiting.workload, offered.workload, busy.workload) AS workload,
+        waiting.workload IS NOT NULL AS waits, coalesce(offered.credits, 0) AS credits,
+        coalesce(busy.items, 0) AS in_flight, one.*
+    FROM waiting FULL JOIN offered ON offered.workload = waiting.workload
+    FULL JOIN busy ON busy.workload = coalesce(waiting.workload, offered.workload)
+    LEFT JOIN LATERAL (
+        SELECT two.job_id, two.app_id, two.priority, now() - two.create_time AS age, two.batches_pending,
+            two.batch_items, CAST(ceil(two.held_items / CAST(two.batch_items AS float8)) AS int) AS held_batches,
+            head.queue_time IS NOT NULL AS gap, a.weight
+        FROM (
+            SELECT job_id, app_id, priority, create_time, batches_pending, count(*) OVER () AS jobs,
+                greatest(1, item_count / batch_count) AS batch_items,
+                items_succeeded + items_failed - items_released
+                + (batch_count - batches_finished - batches_pending) * greatest(1, item_count / batch_count)
+                AS held_items
+            FROM (SELECT * FROM jobs WHERE feedable AND jobs.workload = waiting.workload LIMIT 2) AS first_two) AS two
+        JOIN apps a ON a.app_id = two.app_id
+        CROSS JOIN LATERAL (
+            SELECT queue_time FROM batches
+            WHERE job_id = two.job_id AND state = 'PENDING' AND not_before <= now()
+            ORDER BY first_item LIMIT 1) AS head
+        WHERE two.jobs = 1) AS one ON true
+""")
+
+# Feeding and claiming in one step: from PENDING through QUEUED to LEASED, with the guards of both.
+_LEASE = text(f"""
+    WITH {leadership.HELD_TERM}, slots(job_id, nth, lease_token, session_id) AS (
+        SELECT * FROM unnest(CAST(:job_ids AS uuid[]), CAST(:nths AS int[]), CAST(:tokens AS bytea[]),
+                             CAST(:session_ids AS uuid[]))
+    ), turns AS (
+        SELECT job_id, max(nth) AS batches FROM slots GROUP BY job_id
+    ), locked AS MATERIALIZED (
+        SELECT job_id FROM jobs
+        WHERE job_id = ANY(CAST(:job_ids AS uuid[])) AND feedable AND EXISTS (SELECT FROM term)
+        ORDER BY job_id FOR NO KEY UPDATE
+    ), picked AS MATERIALIZED (
+        SELECT b.* FROM turns JOIN locked ON locked.job_id = turns.job_id CROSS JOIN LATERAL (
+            SELECT batch_id, job_id, first_item FROM batches
+            WHERE job_id = turns.job_id AND state = 'PENDING' AND not_before <= now()
+            ORDER BY first_item LIMIT turns.batches FOR UPDATE SKIP LOCKED) AS b
+    ), numbered AS (
+        SELECT batch_id, job_id, row_number() OVER (PARTITION BY job_id ORDER BY first_item) AS nth FROM picked
+    ), leased AS (
+        UPDATE batches b
+        SET state = 'LEASED', queue_time = now(), attempt = b.attempt + 1, lease_token = slots.lease_token,
+            session_id = slots.session_id, lease_time = now()
+        FROM numbered JOIN slots ON slots.job_id = numbered.job_id AND slots.nth = numbered.nth
+        JOIN sessions s ON s.session_id = slots.session_id AND s.state = 'OPEN'
+        WHERE b.batch_id = numbered.batch_id
+        RETURNING b.*
+    ), counted AS (
+        UPDATE jobs SET batches_pending = jobs.batches_pending - f.batches,
+            feedable = jobs.batches_pending - f.batches > 0, state = 'RUNNING',
+            start_time = CASE WHEN jobs.state = 'PENDING' THEN now() ELSE jobs.start_time END
+        FROM (SELECT job_id, count(*) AS batches FROM leased GROUP BY job_id) AS f WHERE jobs.job_id = f.job_id
+    )
+    SELECT EXISTS (SELECT FROM term) AS leads, b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id,
+        j.workload, j.modality, b.first_item, b.item_count, b.payload, b.payload_encoding, b.payload_offset,
+        j.options, j.deadline, j.traceparent, j.state = 'PENDING' AS job_starts,
+        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s,
+        j.dedupe_scope, b.identities
+    FROM (VALUES (1)) AS always(one) LEFT JOIN leased b ON true LEFT JOIN jobs j ON j.job_id = b.job_id
+""")
+
+
+class FeedLedger:
+    """What the feeder asks and does. Every method is one statement; all raise errors.Unavailable while Postgres is
+    away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @ledger_call
+    async def outlook(self) -> feeding.Outlook:
+        """What waits, what sessions offer, and what is in flight; all of it empty where nothing waits."""
+        async with self._database.peek() as connection:
+            rows = (await connection.execute(_OUTLOOK)).all()
+        alone = {
+            r.workload: fairness.Candidate(
+                str(r.job_id), r.app_id, r.priority, r.age, r.batches_pending, r.batch_items, r.held_batches, r.gap
+            )
+            for r in rows
+            if r.job_id is not None
+        }
+        return feeding.Outlook(
+            waiting=[r.workload for r in rows if r.waits],
+            credits={r.workload: r.credits for r in rows},
+            in_flight={r.workload: r.in_flight for r in rows},
+            alone=alone,
+            weights={r.app_id: r.weight for r in rows if r.job_id is not None},
+        )
+
+    @ledger_call
+    async def lease(self, slots: Sequence[feeding.Slot]) -> list[records.Leased]:
+        """Leases the next batches of jobs to the sessions that wait for them, as far as both are still there: what
+        feeding and claiming would do one after the other. Counts and starts the jobs."""
+        turns: Counter[UUID] = Counter()
+        nths = []
+        for slot in slots:
+            turns[slot.job_id] += 1
+            nths.append(turns[slot.job_id])
+        values = {
+            "job_ids": [s.job_id for s in slots],
+            "nths": nths,
+            "tokens": [s.lease_token for s in slots],
+            "session_ids": [s.session_id for s in slots],
+        }
+        rows = await leadership.write(self._database, _LEASE, values)
+        return [records.Leased(*row[1:]) for row in rows if row.batch_id is not None]
