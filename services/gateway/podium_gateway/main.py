@@ -26,6 +26,7 @@ from podium_gateway.adapters.http import guard
 from podium_gateway.adapters.http import routes as http_routes
 from podium_gateway.adapters.http import server as http_server
 from podium_gateway.app import (
+    admitted,
     authentication,
     consume,
     embed,
@@ -127,7 +128,7 @@ async def _serve(
     wakeful: redis.asyncio.Redis,
 ) -> None:
     time, meter = clock.SystemClock(), metering.PrometheusMeter()
-    registry = workloads.Registry(ledger, time)
+    registry, remembered = workloads.Registry(ledger, time), admitted.AdmittedJobs(time)
     store = result_store.RedisResultStore(client, configured.redis_prefix)
     events = job_events.JobEvents(wakeful, configured.redis_prefix)
     authenticator = _authenticator(configured, ledger, time, meter)
@@ -139,11 +140,11 @@ async def _serve(
         max_message_bytes=configured.gateway_max_message_bytes,
     )
     use_cases = servicer.UseCases(
-        submit_batch=submit.SubmitBatch(ledger, registry, compression.lz4_frame, meter),
+        submit_batch=submit.SubmitBatch(ledger, registry, compression.lz4_frame, meter, remembered),
         app_jobs=jobs.Jobs(ledger),
         workload_list=jobs.Workloads(registry),
         watch_job=watch.WatchJob(ledger, events, time),
-        stream_results=results.StreamResults(ledger, store, events, time, meter),
+        stream_results=results.StreamResults(ledger, store, events, time, meter, remembered),
         consume_results=consume.ConsumeResults(ledger, registry, store, events, time, meter),
         embed=_embed(configured, routes, registry, meter),
     )

@@ -24,7 +24,7 @@ from contextlib import aclosing
 from podium.common.v1 import job_pb2, result_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, cancellation, frames, jobs, ports, refusals, trimming, wakes
+from podium_gateway.app import admitted, callers, cancellation, frames, jobs, ports, refusals, trimming, wakes
 from podium_gateway.domain import cursors
 from podium_runtime import clock, errors
 
@@ -47,8 +47,10 @@ class StreamResults:
         events: ports.JobEvents,
         time: clock.Clock,
         meter: ports.Meter,
+        remembered: admitted.AdmittedJobs,
     ) -> None:
         self._ledger = ledger
+        self._admitted = remembered
         self._store = store
         self._events = events
         self._clock = time
@@ -62,7 +64,7 @@ class StreamResults:
         Raises errors.InvalidArgument, NotFound, OutOfRange (RESULTS_RELEASED, RESULTS_EXPIRED), Unavailable.
         """
         job_id = refusals.job_id(request.job_id)
-        job = await self._ledger.get_job(caller, job_id)
+        job = self._admitted.find(caller.app_id, job_id) or await self._ledger.get_job(caller, job_id)
         codec = cursors.CursorCodec(job.job_id)
         acknowledged = _place(codec, "after_cursor", request.after_cursor, job.progress.items_total)
         resumed = _place(codec, "resume_cursor", request.resume_cursor, job.progress.items_total)
@@ -73,6 +75,10 @@ class StreamResults:
             raise released(job)
         if job.results_expired and place.batch < job.progress.items_total:
             raise expired(job)
+        if place.batch == job.progress.items_total and job.state in jobs.FINAL:
+            # Only to acknowledge.
+            yield _last_message(codec, job).SerializeToString()
+            return
         async with self._events.subscribe(job_id) as woken:
             released_to = acknowledged.batch if acknowledged is not None else 0
             relay = _Relay(self._ledger, self._store, self._clock, caller, job, woken, place, released_to)
@@ -137,6 +143,7 @@ class _Relay:
         self._clock = time
         self._caller = caller
         self._job_id = job.job_id
+        self._final = job.state in jobs.FINAL
         self._total = job.progress.items_total
         self._codec = cursors.CursorCodec(job.job_id)
         self._woken = woken
@@ -144,7 +151,9 @@ class _Relay:
         self._released = released_to
         self._missing: int | None = None
         """The batch last seen COMPLETED without a result."""
-        self._asked_at = -math.inf
+        # Nothing of a job without any outcome has failed or was lost, so there is nothing to ask about it yet.
+        untouched = not self._final and not job.progress.batches_finished
+        self._asked_at = time.monotonic() if untouched else -math.inf
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """Everything that is left of the stream. The next run is read while the consumer handles this one."""
@@ -280,17 +289,25 @@ class _Relay:
         """The last message, once the job is final: the last result is in the store a moment before the
         ledger."""
         poll_s = _FIRST_END_POLL_S
+        if not self._final:
+            await self._woken.wait(poll_s, wakes.PROGRESS)
         while True:
-            self._woken.clear(wakes.STATE, wakes.RESULTS)
+            self._woken.clear(wakes.STATE, wakes.PROGRESS)
             job = await self._ledger.get_job(self._caller, self._job_id)
             if job.state in jobs.FINAL:
-                cursor = self._codec.encode(cursors.Place(self._total, self._total)).decode()
-                return gateway_pb2.StreamResultsResponse(end=gateway_pb2.StreamEnd(job=job), cursor=cursor)
-            await self._woken.wait(poll_s, wakes.STATE, wakes.RESULTS)
+                return _last_message(self._codec, job)
+            await self._woken.wait(poll_s, wakes.STATE, wakes.PROGRESS)
             if poll_s == POLL_S:
                 # Results that were read are computed again; they may need the room of what was sent.
                 self._ask_to_acknowledge(await self._ledger.list_batches(self._caller, self._job_id, self._total, 1))
             poll_s = min(poll_s * 2, POLL_S)
+
+
+def _last_message(codec: cursors.CursorCodec, job: job_pb2.Job) -> gateway_pb2.StreamResultsResponse:
+    """Nothing more will come."""
+    total = job.progress.items_total
+    cursor = codec.encode(cursors.Place(total, total)).decode()
+    return gateway_pb2.StreamResultsResponse(end=gateway_pb2.StreamEnd(job=job), cursor=cursor)
 
 
 def _after(batch: ports.StoredBatch) -> ports.ReadFrom:

@@ -6,7 +6,7 @@ import asyncio
 
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, ports, submissions, workloads
+from podium_gateway.app import admitted, callers, ports, submissions, workloads
 from podium_gateway.domain import workloads as rules_of_workloads
 from podium_runtime import tracing
 
@@ -23,8 +23,10 @@ class SubmitBatch:
         registry: workloads.Registry,
         compress: ports.Compressor,
         meter: ports.Meter,
+        remembered: admitted.AdmittedJobs,
     ) -> None:
         self._ledger = ledger
+        self._admitted = remembered
         self._registry = registry
         self._compress = compress
         self._meter = meter
@@ -40,6 +42,7 @@ class SubmitBatch:
         answer = await self._ledger.admit(caller, admission)
         if not answer.already_accepted:
             self._meter.admitted(answer.job.progress.items_total, len(admission.batches))
+            self._admitted.note(caller.app_id, answer.job)
         return gateway_pb2.SubmitBatchResponse(job=answer.job, already_accepted=answer.already_accepted)
 
     async def _prepare(

@@ -6,7 +6,10 @@ from __future__ import annotations
 import asyncio
 
 RESULTS = "results"
+"""There are results to read; the ledger may not have heard of them yet."""
 STATE = "state"
+PROGRESS = "progress"
+"""The ledger has counted results."""
 DELIVERIES = "deliveries"
 
 

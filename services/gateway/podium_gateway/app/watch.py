@@ -33,7 +33,7 @@ class WatchJob:
         shown: job_pb2.Job | None = None
         async with self._events.subscribe(job_id) as woken:
             while True:
-                woken.clear(wakes.STATE, wakes.RESULTS)
+                woken.clear(wakes.STATE, wakes.PROGRESS)
                 looked_at = self._clock.monotonic()
                 job = await self._ledger.get_job(caller, job_id)
                 if job != shown:
@@ -41,7 +41,7 @@ class WatchJob:
                     shown = job
                 if job.state in jobs.FINAL:
                     return
-                await woken.wait(POLL_S, wakes.STATE, wakes.RESULTS)
+                await woken.wait(POLL_S, wakes.STATE, wakes.PROGRESS)
                 too_early = looked_at + MIN_INTERVAL_S - self._clock.monotonic()
                 if too_early > 0:
                     await self._clock.sleep(too_early)

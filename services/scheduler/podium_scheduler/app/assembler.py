@@ -171,4 +171,5 @@ class Assembler(loops.PatientLoop):
             if batch.batch_id in done:
                 ASSEMBLED.labels(batch.workload).inc()
                 completer.ITEMS.labels(batch.workload, "succeeded").inc(batch.item_count)
-        await self._wakeups.job_changed([(job_id, "results") for job_id in {batch.job_id for batch, _ in results}])
+        changed = {batch.job_id for batch, _ in results}
+        await self._wakeups.job_changed([(job_id, kind) for job_id in changed for kind in ("results", "progress")])

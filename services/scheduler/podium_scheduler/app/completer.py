@@ -1,6 +1,7 @@
 """Group commit: outcomes of many batches, from all of this replica's sessions, share one transaction.
 
-Order, for each group: results into Redis (each batch once), then the guarded ledger write, then Ack, then wake-ups.
+Order, for each group: results into Redis (each batch once), then the guarded ledger write, then Ack. Who waits for
+results is woken as soon as they are in Redis, who waits for the ledger when it has them.
 Nothing is acknowledged before it is durable. While Postgres or Redis are away the group waits, its workers keep their
 leases through their Status frames, and their unacknowledged batches hold back new ones.
 """
@@ -101,7 +102,9 @@ class Completer:
         failed = [o for o in group if o.failure is not None]
         if done:
             await self._patiently(lambda: self._results.admit_results([_result(o) for o in done]))
-            settled = await self._complete(done)
+            # Readers may have the results while the ledger counts them; it tells below when it has.
+            told = self._wakeups.job_changed([(job_id, "results") for job_id in {o.held.job_id for o in done}])
+            settled, _ = await asyncio.gather(self._complete(done), told)
             self._report(done, settled)
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
@@ -109,7 +112,7 @@ class Completer:
             settled = await self._patiently(lambda: self._ledger.fail(failures))
             self._report(failed, settled)
         self._wake_dispatcher.set()
-        changed: dict[UUID, str] = {o.held.job_id: "results" for o in done}
+        changed: dict[UUID, str] = {o.held.job_id: "progress" for o in done}
         changed.update({o.held.job_id: "state" for o in failed})
         await self._wakeups.job_changed(list(changed.items()))
 

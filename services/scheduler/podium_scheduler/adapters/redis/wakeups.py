@@ -34,7 +34,7 @@ class Wakeups:
         await self._publish([(self._channel, json.dumps({"kind": kind, "from": self._replica_id, **fields}))])
 
     async def job_changed(self, changes: Sequence[tuple[UUID, str]]) -> None:
-        """Tells the gateways that jobs have new "results" or a new "state"."""
+        """Tells the gateways that jobs have new "results" to read, "progress" in the ledger, or a new "state"."""
         await self._publish([(f"{self._prefix}:job:{job_id}", kind) for job_id, kind in changes])
 
     async def deliveries(self, group_ids: Sequence[int]) -> None:
