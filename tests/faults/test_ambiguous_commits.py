@@ -101,8 +101,26 @@ async def test_feed(rig: Rig, where: Cut) -> None:
     await rig.ends_well(job.job_id)
 
 
+async def test_hand_over(rig: Rig, where: Cut) -> None:
+    """To a worker that has nothing: fed and claimed by one statement."""
+    async with FakeWorker(rig.client.address).session() as worker:
+        await worker.offer(BATCHES)
+        async with asyncio.timeout(STEP_S):
+            # Written a moment after the scheduler has heard it.
+            while not await rig.ledger("SELECT count(*) FROM sessions WHERE credits <> '{}'"):
+                pass
+        rig.cutter.arm("SET state = 'LEASED', queue_time", where)
+        job = await rig.client.admit(BATCHES)
+        await rig.cutter.cut()
+        for _ in range(BATCHES):
+            await worker.finish(await worker.assigned())
+        for _ in range(BATCHES):
+            await worker.hear("ack")
+    await rig.ends_well(job.job_id)
+
+
 async def test_claim(rig: Rig, where: Cut) -> None:
-    rig.cutter.arm("SET state = 'LEASED'", where)
+    rig.cutter.arm("SET state = 'LEASED', attempt", where)
     job = await rig.client.admit(BATCHES)
     await compute(rig)
     await rig.ends_well(job.job_id)

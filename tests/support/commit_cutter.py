@@ -33,6 +33,7 @@ class Conversation:
         self._prepared: dict[bytes, str] = {}
         self._begun = False
         self._in_transaction = False
+        self._commits_itself = False
         self._rest = b""
 
     def hear(self, data: bytes) -> bool:
@@ -65,9 +66,12 @@ class Conversation:
             _, name, _ = body.split(b"\0", 2)
             if not self._in_transaction:
                 self.statements = []
+                self._commits_itself = True
             self.statements.append(self._prepared[name])
         elif kind == b"S":
-            return not self._in_transaction
+            # Not that of a statement which is only being prepared.
+            commits, self._commits_itself = self._commits_itself, False
+            return commits
         elif kind == b"Q":
             if body.startswith(b"COMMIT"):
                 self._in_transaction = False
