@@ -413,7 +413,7 @@ async def test_watch_tells_of_each_change_until_the_final_one(rig: gateway_rig.R
     assert (await watching.read()).job.progress.items_succeeded == 0
     for succeeded in (10, 20):
         job.progress.items_succeeded = succeeded
-        await rig.redis.publish(f"podium:job:{job.job_id}", "results")
+        await rig.redis.publish(f"podium:job:{job.job_id}", "progress")
         assert (await watching.read()).job.progress.items_succeeded == succeeded
     await finish(rig, job)
     assert (await watching.read()).job.state == job_pb2.JOB_STATE_COMPLETED
@@ -429,7 +429,7 @@ async def test_watch_coalesces_a_storm_of_wake_ups(rig: gateway_rig.Rig) -> None
     rig.ledger.calls.clear()
     for succeeded in range(1, 200):
         job.progress.items_succeeded = succeeded
-        await rig.redis.publish(f"podium:job:{job.job_id}", "results")
+        await rig.redis.publish(f"podium:job:{job.job_id}", "progress")
     await finish(rig, job)
     seen = []
     while (message := await watching.read()) is not grpc.aio.EOF:
@@ -517,3 +517,50 @@ async def test_a_gateway_that_shuts_down_ends_its_streams_so_that_clients_resume
         await refused(call, grpc.StatusCode.UNAVAILABLE)
         async with asyncio.timeout(gateway_rig.STEP_S):
             assert await rig.gateway.process.wait() == 0
+
+
+async def just_admitted(rig: gateway_rig.Rig, items: int) -> job_pb2.Job:
+    """A job that this gateway has accepted a moment ago."""
+    answer = await rig.stub.SubmitBatch(gateway_rig.submission(items), metadata=rig.metadata)
+    rig.ledger.calls.clear()
+    return rig.ledger.jobs[answer.job.job_id]
+
+
+async def test_a_job_that_was_just_admitted_is_not_asked_for(rig: gateway_rig.Rig) -> None:
+    job = await just_admitted(rig, 10)
+    reading = asyncio.create_task(read_all(stream(rig, job.job_id)))
+    await _until_subscribers(rig, f"podium:job:{job.job_id}", 1)
+    assert "GetJob" not in rig.ledger.calls
+    await complete(rig, job, 0)
+    await finish(rig, job)
+    messages = await reading
+    assert covered(messages) == list(range(10))
+    assert messages[-1].end.job.state == job_pb2.JOB_STATE_COMPLETED
+
+
+async def test_another_app_does_not_find_a_job_that_was_just_admitted(rig: gateway_rig.Rig) -> None:
+    job = await just_admitted(rig, 10)
+    call = rig.stub.StreamResults(
+        gateway_pb2.StreamResultsRequest(job_id=job.job_id),
+        metadata=(("authorization", "Bearer token-of-b"),),
+        timeout=gateway_rig.STEP_S,
+    )
+    assert gateway_rig.reason(await refused(call, grpc.StatusCode.NOT_FOUND)) == "JOB_NOT_FOUND"
+
+
+async def test_what_is_released_of_a_job_that_was_just_admitted_is_refused(rig: gateway_rig.Rig) -> None:
+    job = await just_admitted(rig, 10)
+    rig.ledger.batches[job.job_id][0].state = job_pb2.BATCH_STATE_DELIVERED
+    error = await refused(stream(rig, job.job_id), grpc.StatusCode.OUT_OF_RANGE)
+    assert gateway_rig.reason(error) == "RESULTS_RELEASED"
+
+
+async def test_acknowledging_all_of_a_finished_job_takes_one_call(rig: gateway_rig.Rig) -> None:
+    job = await just_admitted(rig, 10)
+    await complete(rig, job, 0)
+    await finish(rig, job)
+    cursor = (await read_all(stream(rig, job.job_id)))[-1].cursor
+    rig.ledger.calls.clear()
+    (last,) = await read_all(stream(rig, job.job_id, after_cursor=cursor))
+    assert last.end.job.state == job_pb2.JOB_STATE_COMPLETED
+    assert rig.ledger.calls == ["ReleaseResults"]

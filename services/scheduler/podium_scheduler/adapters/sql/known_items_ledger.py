@@ -171,7 +171,7 @@ class KnownItemsLedger:
     @ledger_call
     async def anybody_waits(self) -> bool:
         """Whether any batch is noted as waiting."""
-        async with self._database.transaction() as connection:
+        async with self._database.peek() as connection:
             return bool(await connection.scalar(_ANYBODY_WAITS))
 
     @ledger_call
