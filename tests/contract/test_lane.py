@@ -15,7 +15,7 @@ MODEL = backend.Model("lane", "open_clip", dimension=2)
 CPU = torch.device("cpu")
 
 
-def _stage(cut: microbatches.Microbatch) -> lane.Inputs:
+def _stage(cut: microbatches.Microbatch, riders: backend.Prepared | None = None) -> lane.Inputs:
     return {"index": torch.tensor(cut.indices, dtype=torch.float32)}
 
 

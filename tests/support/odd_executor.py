@@ -50,12 +50,19 @@ class Odd:
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
         return backend.Prepared(["picture" for _ in rows], len(rows))
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         texts: list[str] = prepared.work
         vectors = np.zeros((len(texts), self._model.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
-            vectors[row, len(text) % self._model.dimension] = 1.0
-            self._obey(text, vectors[row], progress)
+            riders = company.board(1, len(texts) - row, self.budget).riders
+            others: list[str] = riders.work if riders is not None else []
+            rows = np.zeros((len(others), self._model.dimension), dtype=np.float32)
+            for place, other in enumerate(others):
+                self._make(other, rows[place], progress)
+            self._make(text, vectors[row], progress)
+            company.landed(1 + len(others), 1, rows)
             if not progress(row + 1):
                 raise backend.Abandoned
         starved = frozenset(row for row, text in enumerate(texts) if text == "starved")
@@ -63,6 +70,10 @@ class Odd:
 
     def close(self) -> None:
         Odd.open_models -= 1
+
+    def _make(self, text: str, vector: npt.NDArray[np.float32], progress: Callable[[int], bool]) -> None:
+        vector[len(text) % self._model.dimension] = 1.0
+        self._obey(text, vector, progress)
 
     def _obey(self, text: str, vector: npt.NDArray[np.float32], progress: Callable[[int], bool]) -> None:
         if text == "nan" or self._model.revision == "sick":

@@ -122,6 +122,7 @@ def _executors(
         arena_fd=pictures.fd,
         arena_bytes=pictures.size,
         call_share=config.call_share,
+        call_slice_s=config.call_slice_s,
     )
     return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
 

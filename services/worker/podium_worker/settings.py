@@ -50,6 +50,9 @@ class WorkerSettings(settings.ServiceSettings):
     """Largest payload of one batch once decompressed, in bytes."""
     call_share: float = pydantic.Field(default=0.5, gt=0, le=1)
     """Of each device's time, what interactive calls may take from batches that wait."""
+    call_slice_s: float = pydantic.Field(default=0.075, ge=0)
+    """While interactive calls come: how long a micro-batch of a job may take, in seconds, or up to twice that where
+    shorter ones cost the job more than a tenth. 0: they are not cut for calls."""
     stillness_limit_s: float = pydantic.Field(default=60.0, gt=0)
     """How long an executor with work may finish no micro-batch and no other step before it is killed, in seconds."""
     load_limit_s: float = pydantic.Field(default=600.0, gt=0)

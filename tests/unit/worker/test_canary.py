@@ -54,7 +54,9 @@ class Computes:
     def close(self) -> None:
         raise AssertionError("nobody closes what is examined")
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         assert progress(prepared.item_count)
         lost = frozenset[int]() if self._memory else frozenset({0})
         return backend.Computed(self._vectors(prepared.work), lost)
@@ -193,7 +195,9 @@ class Looks(Computes):
         self.looked_at += len(rows)
         return backend.Prepared([row.tobytes() for row in rows], len(rows))
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         if isinstance(prepared.work[0], bytes):
             return backend.Computed(self._seen(prepared.work))
         return super().compute(prepared, progress)

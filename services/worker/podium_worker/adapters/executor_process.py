@@ -44,6 +44,8 @@ class Command:
     arena_bytes: int = 0
     call_share: float = 0.5
     """Of the device's time that interactive calls may take from batches that wait."""
+    call_slice_s: float = 0.075
+    """What a micro-batch may take while interactive calls come; 0: no bound."""
 
 
 class CallListener(Protocol):
@@ -104,6 +106,8 @@ class ExecutorProcess:
 
     def assign(self, assignment: ports.Assignment, max_chunk_bytes: int, taken: ports.Taken | None = None) -> None:
         header: dict[str, object] = {"key": assignment.lease.key, "max_chunk_bytes": max_chunk_bytes}
+        if assignment.alone:
+            header["alone"] = True
         if taken is None:
             self._send(wire.Kind.ASSIGN, header, assignment.body)
         else:
@@ -177,6 +181,7 @@ class ExecutorProcess:
             "--threads": self._command.threads,
             "--max-payload-bytes": self._command.max_payload_bytes,
             "--call-share": self._command.call_share,
+            "--call-slice-s": self._command.call_slice_s,
             "--log-level": self._command.log_level,
             "--log-format": self._command.log_format,
         }

@@ -115,19 +115,41 @@ class HashBackend:
         # Read only when they are computed, as a device's driver may do: whoever lends them must keep them until then.
         return backend.Prepared(work=rows, item_count=len(rows))
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
-        work: Sequence[bytes] | npt.NDArray[np.uint8] = prepared.work
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         vectors = np.empty((prepared.item_count, self._dimension), dtype=np.float32)
         size = self._faults.microbatch or _MICROBATCH
-        for start in range(0, prepared.item_count, size):
-            some = [item if isinstance(item, bytes) else item.tobytes() for item in work[start : start + size]]
-            self._faults.strike(some)
-            _hash_into(vectors[start : start + size], some)
-            if not progress(start + len(some)):
+        start = 0
+        while start < prepared.item_count:
+            aboard = company.board(1, prepared.item_count - start, size)
+            others = _bytes_of(aboard.riders.work) if aboard.riders is not None else []
+            some = _bytes_of(prepared.work[start : start + max(1, aboard.most - len(others))])
+            rows = self._made(some, others, vectors[start : start + len(some)])
+            company.landed(len(some) + len(others), len(some), rows)
+            start += len(some)
+            if not progress(start):
                 raise backend.Abandoned
+        return backend.Computed(vectors=self._faults.poisoned(self._finished(vectors)))
+
+    def _made(
+        self, some: Sequence[bytes], others: Sequence[bytes], out: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Fills the rows of the batch's own items, and returns those of the riders."""
+        self._faults.strike([*some, *others])
+        _hash_into(out, some)
+        if not others:
+            return out[:0]
+        return self._faults.poisoned(self._finished(hash_vectors(others, self._dimension)))
+
+    def _finished(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self._normalized:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return backend.Computed(vectors=self._faults.poisoned(vectors))
+        return vectors
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+
+def _bytes_of(items: Sequence[bytes] | npt.NDArray[np.uint8]) -> list[bytes]:
+    return [item if isinstance(item, bytes) else item.tobytes() for item in items]

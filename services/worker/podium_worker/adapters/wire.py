@@ -25,9 +25,10 @@ class Kind(enum.IntEnum):
     LOAD = 1
     """Down: header now (load it at once), budget (of an earlier life, 0: none); body = serialized Workload."""
     ASSIGN = 2
-    """Down: header key, max_chunk_bytes; body = serialized Assign. For images also pictures: offset (of the first one
-    in the arena), height, width, fetch_s, errors ([index, reason number, message] each); their payload is an ImageItems
-    with the keys alone, and the arena holds a picture's place for every item, failed ones included."""
+    """Down: header key, max_chunk_bytes, and alone where it is to have no company; body = serialized Assign. For images
+    also pictures: offset (of the first one in the arena), height, width, fetch_s, errors ([index, reason number,
+    message] each); their payload is an ImageItems with the keys alone, and the arena holds a picture's place for every
+    item, failed ones included."""
     CANCEL = 3
     """Down: header key."""
     CHECK = 4

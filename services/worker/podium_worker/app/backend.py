@@ -2,8 +2,8 @@
 
 A backend is made for one workload in one executor. `prepare_texts` and `prepare_pictures` run on the executor's prepare
 thread, and for interactive calls on its compute thread; `compute` on its compute thread: at the same time for different
-batches, and none may keep state that the others change. A `progress` may itself prepare and compute an interactive
-call. `close` comes when nothing else is under way.
+batches, and none may keep state that the others change. A `board` of the company may itself prepare and compute
+interactive calls. `close` comes when nothing else is under way.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class Prepared:
     """By ascending index."""
     token_counts: Sequence[int] = ()
     """What `token_count` is the sum of, one for each item; empty where there are none."""
+    sizes: Sequence[int] = ()
+    """What each item counts against the budget, if it is alone; empty where each counts 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,49 @@ class Computed:
 
     vectors: npt.NDArray[np.float32]
     out_of_memory: frozenset[int] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Aboard:
+    """What a micro-batch may be."""
+
+    most: int
+    """Tokens or images that it may hold, padding and riders included; never more than the budget."""
+    riders: Prepared | None = None
+    """Items of interactive calls that are computed with it, made ready by the same backend."""
+
+
+class Company(Protocol):
+    """Who comes to the device while a batch is computed. On the compute thread."""
+
+    def board(self, width: int, rows: int, budget: int) -> Aboard:
+        """Before each micro-batch. `width`: the size of its largest item; `rows`: the batch's items that are left.
+
+        Interactive calls may be computed meanwhile. What is aboard is for this micro-batch only.
+        """
+
+    def left(self) -> None:
+        """The micro-batch boarded last was not begun, for want of memory; its riders are not to be tried again."""
+
+    def landed(self, size: int, own: int, rows: npt.NDArray[np.float32]) -> None:
+        """The earliest micro-batch that was begun is computed. `size`: as the budget counts it; `own`: the batch's own
+        rows in it; `rows`: those of its riders, float32, shape (riders, dimension)."""
+
+
+class Alone:
+    """A batch that has no company."""
+
+    def board(self, width: int, rows: int, budget: int) -> Aboard:
+        return Aboard(budget)
+
+    def left(self) -> None:
+        """Nobody was aboard."""
+
+    def landed(self, size: int, own: int, rows: npt.NDArray[np.float32]) -> None:
+        """Nobody wants to know."""
+
+
+ALONE = Alone()
 
 
 class Backend(Protocol):
@@ -130,8 +175,9 @@ class Backend(Protocol):
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> Prepared:
         """Takes pictures: shape (count, height, width, 3), RGB. They stay as they are until `compute` has returned."""
 
-    def compute(self, prepared: Prepared, progress: Callable[[int], bool]) -> Computed:
-        """Computes a prepared batch; calls `progress(items_done)` after each micro-batch.
+    def compute(self, prepared: Prepared, progress: Callable[[int], bool], company: Company = ALONE) -> Computed:
+        """Computes a prepared batch; calls `progress(items_done)` after each micro-batch, and asks before each of them
+        who rides along.
 
         Raises Abandoned when `progress` answers False: the batch is not wanted any more.
         """

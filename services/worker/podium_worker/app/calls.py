@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from podium_runtime import clock, logs
-from podium_worker.app import offers, ports, seats
+from podium_worker.app import hand, offers, ports, seats
 
 log = logs.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Calls:
 
     def __init__(
         self, seated: Mapping[int, seats.Seat], offered: Mapping[str, offers.Offer], outbox: ports.Outbox,
-        intake: ports.Intake, observer: ports.Observer, time: clock.Clock,
+        intake: ports.Intake, observer: ports.Observer, time: clock.Clock, batches_in_hand: hand.Hand,
     ) -> None:  # fmt: skip
         """`seated` and `offered` are the worker's own, and change under it."""
         self._seats = seated
@@ -47,6 +47,7 @@ class Calls:
         self._intake = intake
         self._observer = observer
         self._clock = time
+        self._hand = batches_in_hand
         self.draining = False
         """Whether nothing new is taken."""
         self._numbers = itertools.count(1)
@@ -121,6 +122,9 @@ class Calls:
 
     def lost(self, device: int) -> None:
         """The process of a device has gone, or is not to be trusted any more."""
+        seat = self._seats[device]
+        if seat.embedding:
+            self._hand.doubt(seat.computing)
         for entry in [entry for entry in self._calls.values() if entry.device == device]:
             message = f"The executor of device {device} was lost before it had answered."
             self._fail(entry, ports.CallFailure("EXECUTOR_LOST", message))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from podium_worker.app import offers, ports, seats
 from podium_worker.domain import batches, credits, leases
+
+_MOST_DOUBTS = 1_000
+"""Of batches that are remembered; whoever is forgotten may have company once more."""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,22 @@ class InHand:
 
 class Hand(dict[str, InHand]):
     """The batches in hand by their keys, in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._doubtful: dict[int, None] = {}
+
+    def doubt(self, key: str) -> None:
+        """A process died with a batch and interactive calls on its device: that accuses neither, but when the batch
+        comes here again, it has no company, and one that kills is found out. A key that is not here is ignored."""
+        if key in self:
+            self._doubtful[self[key].assignment.lease.batch_id] = None
+        if len(self._doubtful) > _MOST_DOUBTS:
+            del self._doubtful[next(iter(self._doubtful))]
+
+    def assignment_of(self, entry: InHand) -> ports.Assignment:
+        """As an executor gets it."""
+        return replace(entry.assignment, alone=entry.assignment.lease.batch_id in self._doubtful)
 
     def on(self, device: int) -> dict[str, batches.State]:
         """Batches that a device has, or is meant to have, and has not finished."""

@@ -38,6 +38,8 @@ class Assignment:
     """Whether its items are images, which the front fetches and decodes before an executor gets the batch."""
     known: int = 0
     """Items that need not be computed."""
+    alone: bool = False
+    """Whether it is computed without company: calls were on the device with it when a process died."""
 
     @property
     def to_compute(self) -> int:

@@ -41,7 +41,7 @@ class Worker:
         self._hand = hand.Hand()
         self._offers: dict[str, offers.Offer] = {}
         self._intake = intake or ports.NoImages()
-        self.calls = calls.Calls(self._seats, self._offers, outbox, self._intake, observer, time)
+        self.calls = calls.Calls(self._seats, self._offers, outbox, self._intake, observer, time, self._hand)
         self._residents = residents.Residents(self._offers, self._seats, self._busy, observer, time)
         self._checks = checks.Checks()
         self._max_chunk_bytes = 1 << 20
@@ -466,7 +466,7 @@ class Worker:
     def _give(self, entry: hand.InHand, seat: seats.Seat, offer: offers.Offer, taken: ports.Taken | None) -> None:
         """Hands a batch to an executor, which may have to load its model first."""
         self._residents.place(seat, offer)
-        seat.executor.assign(entry.assignment, self._max_chunk_bytes, taken)
+        seat.executor.assign(self._hand.assignment_of(entry), self._max_chunk_bytes, taken)
         # The executor has the body; a result is sent again, never computed again, so it is not kept here.
         entry.assignment = replace(entry.assignment, body=b"")
 

@@ -12,33 +12,45 @@ class Microbatch:
 
     indices: tuple[int, ...]
     width: int
+    riders: int = 0
+    """Rows of others that ride along, behind the batch's own."""
 
     @property
     def padded_tokens(self) -> int:
         """Tokens the device sees, padding included."""
-        return len(self.indices) * self.width
+        return (len(self.indices) + self.riders) * self.width
 
 
-def cut(lengths: Sequence[int], token_budget: int) -> list[Microbatch]:
-    """Cuts items into micro-batches of at most `token_budget` tokens, padding included; longest items first.
+class Remaining:
+    """The items of a batch that are still to be computed, longest first: a budget that does not fit into memory fails
+    at once, and the next micro-batch may always be of another size than the one before."""
 
-    `lengths` are token counts after truncation. An item longer than the budget is alone in its micro-batch. Every index
-    appears exactly once. Longest first, so that a budget that does not fit into memory fails at once.
-    """
-    if token_budget < 1:
-        raise ValueError(f"token_budget must be at least 1, got {token_budget}")
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    microbatches: list[Microbatch] = []
-    start = 0
-    while start < len(order):
-        # Sorted downwards, so the first item of a micro-batch sets its width.
-        width = max(1, lengths[order[start]])
-        rows = max(1, token_budget // width)
-        microbatches.append(Microbatch(tuple(order[start : start + rows]), width))
-        start += rows
-    return microbatches
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """`lengths` are token counts after truncation."""
+        self._lengths = lengths
+        self._order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        self._start = 0
 
+    def __len__(self) -> int:
+        return len(self._order) - self._start
 
-def halve(token_budget: int) -> int | None:
-    """The budget to try after the device ran out of memory; None when it cannot get smaller."""
-    return token_budget // 2 if token_budget > 1 else None
+    @property
+    def width(self) -> int:
+        """Of the longest item; there has to be one."""
+        return max(1, self._lengths[self._order[self._start]])
+
+    def take(self, most: int, beside: Sequence[int] = ()) -> Microbatch:
+        """The next micro-batch: at most `most` tokens, padding included, or a single item that is longer.
+
+        `beside`: lengths of riders, which take their place in it. Raises ValueError for `most` below 1.
+        """
+        if most < 1:
+            raise ValueError(f"a micro-batch holds at least 1 token, got {most}")
+        width = max(self.width, max(beside, default=0))
+        rows = max(1, most // width - len(beside))
+        start, self._start = self._start, min(len(self._order), self._start + rows)
+        return Microbatch(tuple(self._order[start : self._start]), width, len(beside))
+
+    def put_back(self, cut: Microbatch) -> None:
+        """The micro-batch that was taken last was not computed: its items are the next again."""
+        self._start -= len(cut.indices)

@@ -12,7 +12,7 @@ from typing import cast
 from podium_runtime import heap, lifecycle, logs
 from podium_worker.adapters import faults, hash_backend
 from podium_worker.app import backend
-from podium_worker.domain import shares
+from podium_worker.domain import riding, shares
 from podium_worker.executor import album, pipeline
 
 # What a micro-batch takes on a CPU, so that the next one finds it.
@@ -35,6 +35,7 @@ def main() -> None:
         shared=album.Album(options.arena_fd, options.arena_bytes) if options.arena_bytes else None,
         injected=injected,
         share=shares.Share(options.call_share),
+        ride=riding.Limits(options.call_slice_s),
     ).run()
 
 
@@ -46,6 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True, help="threads of one computation on the CPU")
     parser.add_argument("--max-payload-bytes", type=int, required=True)
     parser.add_argument("--call-share", type=float, default=0.5, help="of the device, for interactive calls")
+    parser.add_argument("--call-slice-s", type=float, default=0.075, help="of a micro-batch while calls come")
     parser.add_argument("--arena-fd", type=int, default=-1, help="inherited memory of the decoded pictures")
     parser.add_argument("--arena-bytes", type=int, default=0, help="its size; 0: no images come here")
     parser.add_argument("--log-level", default="info")

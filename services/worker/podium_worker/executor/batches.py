@@ -31,11 +31,14 @@ class Received:
     """When it came, monotonic."""
     shelf: album.Shelf | None = None
     """Of a batch of images."""
+    alone: bool = False
+    """The front wants it to be computed without company."""
 
     @property
     def suspect(self) -> bool:
-        """An earlier attempt failed, or it is the second half of a batch whose executor died."""
-        return self.assign.lease.attempt > 1 or self.assign.payload_offset > 0
+        """An earlier attempt failed, or it is the second half of a batch whose executor died, or it may have been why
+        one died."""
+        return self.alone or self.assign.lease.attempt > 1 or self.assign.payload_offset > 0
 
     @property
     def workload(self) -> str:
@@ -92,7 +95,14 @@ def received(frame: wire.Frame, at: float) -> Received:
     """From an ASSIGN or an EMBED."""
     header = frame.header
     assign = worker_pb2.Assign.FromString(frame.body)
-    return Received(header["key"], assign, header.get("max_chunk_bytes", 0), at, _shelf(header.get("pictures")))
+    return Received(
+        header["key"],
+        assign,
+        header.get("max_chunk_bytes", 0),
+        at,
+        _shelf(header.get("pictures")),
+        header.get("alone", False),
+    )
 
 
 def _shelf(place: dict[str, Any] | None) -> album.Shelf | None:

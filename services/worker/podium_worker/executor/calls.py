@@ -1,5 +1,7 @@
 """Interactive calls on the device: all that wait for one workload go through the model together.
 
+By themselves here, or as riders in a micro-batch of a job (`company`).
+
 Promises: the front hears of a call before it is on the device, so that it knows what to suspect when this process dies;
 one EMBEDDED for each call, which carries no answer when the call was dropped or late, and none when the device is
 faulty, for then the front ends this process; a call that is dropped or late is never computed. Used by the compute
@@ -21,8 +23,8 @@ from podium.worker.v1 import worker_pb2
 from podium_runtime import logs
 from podium_worker.adapters import faults, payloads, results, wire
 from podium_worker.app import backend
-from podium_worker.domain import encodings, problems
-from podium_worker.executor import batches, canary, link, models, watch
+from podium_worker.domain import encodings, pace, problems
+from podium_worker.executor import batches, link, models, watch
 
 if TYPE_CHECKING:
     from podium_worker.executor import turns
@@ -39,6 +41,9 @@ NOT_RESIDENT = worker_pb2.EMBED_FAILURE_REASON_NOT_RESIDENT
 BAD_PAYLOAD = worker_pb2.EMBED_FAILURE_REASON_BAD_PAYLOAD
 INTERNAL = worker_pb2.EMBED_FAILURE_REASON_INTERNAL
 
+Kind = tuple[str, int, bool]
+"""Workload, modality, and whether they are kept from company: what goes through a model together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -48,11 +53,13 @@ class Call:
     call_id: int
     deadline: float
     """Monotonic."""
+    alone: bool = False
+    """Whether it rides along no more: it has, and something was wrong."""
 
     @property
-    def kind(self) -> tuple[str, int]:
-        """What goes through a model together."""
-        return self.received.workload, self.received.assign.modality
+    def kind(self) -> Kind:
+        """What it goes through a model with."""
+        return self.received.workload, self.received.assign.modality, self.alone
 
     @property
     def items(self) -> int:
@@ -61,7 +68,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A call's part of what is computed together: rows from `start` to `stop`."""
 
     call: Call
@@ -74,6 +81,28 @@ class _Part:
     def failures(self) -> Sequence[problems.ItemFailure]:
         shelf = self.call.received.shelf
         return shelf.failures if shelf else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Calls that are ready for the device, together."""
+
+    loaded: models.Loaded
+    parts: Sequence[Part]
+    prepared: backend.Prepared | None
+    """None when no item has come so far."""
+
+    @property
+    def size(self) -> int:
+        """What it counts against a micro-batch's budget."""
+        if self.prepared is None:
+            return 0
+        return self.prepared.item_count * max(self.prepared.sizes, default=1)
+
+    def sizes(self, part: Part) -> Sequence[int]:
+        """What each of its items counts."""
+        sizes = self.prepared.sizes if self.prepared is not None else ()
+        return sizes[part.start : part.stop] or [1] * (part.stop - part.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +131,20 @@ class Calls:
         self._keys = keys
         self._turns = waiting
         self._faults = injected
+        self._paces: dict[tuple[str, int], pace.Pace] = {}
+        self.heard_at = float("-inf")
+        """When a call came last, monotonic."""
 
     def hear(self, frame: wire.Frame, at: float) -> None:
         """A call has come. Used by the thread that reads."""
         self._keys.take(frame.header["key"])
         received = batches.received(frame, at)
+        self.heard_at = at
         self._turns.call(Call(received, frame.header["call_id"], at + frame.header["left_s"]))
+
+    def pace(self, kind: Kind) -> pace.Pace:
+        """What is known of the device's speed with items of a kind."""
+        return self._paces.setdefault(kind[:2], pace.Pace())
 
     def between(self) -> None:
         """Serves what may go ahead of the batch that is under way."""
@@ -117,14 +154,22 @@ class Calls:
     def serve(self, waiting: list[Call], *, ahead: bool) -> None:
         """One turn on the device: of the calls that wait, those that go together with the one that came first."""
         began = time.monotonic()
-        wanted = [call for call in waiting if self._is_wanted(call, began)]
-        if wanted:
-            together = self._together(wanted)
-            taken = {call.received.key for call in together}
-            if len(taken) < len(wanted):
-                self._turns.give_back([call for call in wanted if call.received.key not in taken])
-            self._answer(together)
+        together = self.select(waiting)
+        if together:
+            self.answer(together)
             self._turns.took(began, time.monotonic(), ahead=ahead)
+
+    def select(self, waiting: Sequence[Call]) -> list[Call]:
+        """Those that go together with the first that is still wanted; the others wait on."""
+        now = time.monotonic()
+        wanted = [call for call in waiting if self._is_wanted(call, now)]
+        if not wanted:
+            return []
+        together = self._together(wanted)
+        taken = {call.received.key for call in together}
+        if len(taken) < len(wanted):
+            self._turns.give_back([call for call in wanted if call.received.key not in taken])
+        return together
 
     def _is_wanted(self, call: Call, now: float) -> bool:
         if now < call.deadline and self._keys.wanted(call.received.key):
@@ -146,51 +191,75 @@ class Calls:
                 size += more
         return chosen
 
-    def _answer(self, together: Sequence[Call]) -> None:
+    def answer(self, together: Sequence[Call]) -> None:
+        """Has calls of one kind computed by themselves."""
+        turn = self.ready(together)
+        if turn is not None:
+            self.compute(turn)
+
+    def ready(self, together: Sequence[Call]) -> Turn | None:
+        """Calls of one kind, ready for the device; None when all of them are answered already."""
         self._front.tell(wire.Kind.EMBEDDING, {"keys": [call.received.key for call in together]})
         name = together[0].received.workload
         loaded = self._models.loaded(name)
         if loaded is None:
             for call in together:
                 self._fail(call, NOT_RESIDENT, f"The model of workload {name!r} is not loaded here any more.")
-            return
-        try:
-            self._compute(together, loaded)
-        except canary.Unsound as error:
-            # The front takes the device out of service, and ends this process.
-            self._front.tell(wire.Kind.FAULTY, {"workload": name, "reason": str(error)})
-
-    def _compute(self, together: Sequence[Call], loaded: models.Loaded) -> None:
-        """Raises canary.Unsound."""
-        began = time.monotonic()
+            return None
         parts, items = self._read(together, loaded)
         if not parts:
-            return
+            return None
         try:
-            prepared = _prepared(items, loaded)
-            computed = self._on_device(parts, prepared, loaded)
-            examined = [_examined(part, prepared, computed, loaded) for part in parts]
+            return Turn(loaded, parts, _prepared(items, loaded))
         except Exception as error:
-            if len(parts) > 1:
-                # One of them is to blame; the others are not to suffer for it.
-                for part in parts:
-                    self._compute([part.call], loaded)
-                return
-            log.error("call_failed", workload=loaded.model.workload, exc_info=error)
-            self._fail(parts[0].call, INTERNAL, f"{type(error).__name__}: {error}"[:500])
-            # A lost context of the device fails all that come after it, too.
-            self._vouch(loaded)
-            return
-        if any(one.not_finite for one in examined):
-            self._vouch(loaded)
-        seconds = time.monotonic() - began
-        count = sum(part.call.items for part in parts)
-        for part, one in zip(parts, examined, strict=True):
-            self._send(part, one, prepared, loaded, began, seconds * part.call.items / count)
+            self._blame(parts, loaded, error)
+            return None
 
-    def _read(self, together: Sequence[Call], loaded: models.Loaded) -> tuple[list[_Part], _Items]:
+    def compute(self, turn: Turn) -> None:
+        """A turn by itself."""
+        began = time.monotonic()
+        try:
+            computed = self._on_device(turn)
+            if turn.prepared is not None:
+                self.pace(turn.parts[0].call.kind).observe(turn.size, time.monotonic() - began, time.monotonic())
+            examined = [self.examined(turn, part, computed) for part in turn.parts]
+        except Exception as error:
+            self._blame(turn.parts, turn.loaded, error)
+            return
+        if any(one.not_finite for one in examined) and not self._is_sound(turn.loaded):
+            return
+        seconds = time.monotonic() - began
+        count = sum(part.call.items for part in turn.parts)
+        for part, one in zip(turn.parts, examined, strict=True):
+            self.send(turn, part, one, began, seconds * part.call.items / count)
+
+    @staticmethod
+    def examined(turn: Turn, part: Part, computed: backend.Computed | None) -> results.Examined:
+        """A call's rows of those of its turn, looked at. Raises results.BadVectors."""
+        return _examined(part, turn.prepared, computed, turn.loaded)
+
+    def _blame(self, parts: Sequence[Part], loaded: models.Loaded, error: Exception) -> None:
+        """Calls could not be computed together."""
+        if len(parts) > 1:
+            # One of them is to blame; the others are not to suffer for it.
+            for part in parts:
+                self.answer([part.call])
+            return
+        log.error("call_failed", workload=loaded.model.workload, exc_info=error)
+        self._fail(parts[0].call, INTERNAL, f"{type(error).__name__}: {error}"[:500])
+        # A lost context of the device fails all that come after it, too.
+        self._is_sound(loaded)
+
+    def _is_sound(self, loaded: models.Loaded) -> bool:
+        """Whether the device is; if not, the front takes it out of service, and ends this process."""
+        problem = self._models.check(loaded)
+        if problem:
+            self._front.tell(wire.Kind.FAULTY, {"workload": loaded.model.workload, "reason": problem})
+        return not problem
+
+    def _read(self, together: Sequence[Call], loaded: models.Loaded) -> tuple[list[Part], _Items]:
         """What of the calls can be read, and their items one after the other; the others fail."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         items = _Items([], [])
         rows = 0
         for call in together:
@@ -210,17 +279,15 @@ class Calls:
             except ValueError as error:
                 self._fail(call, INTERNAL, str(error))
             else:
-                parts.append(_Part(call, encoding, keys, rows, rows + count))
+                parts.append(Part(call, encoding, keys, rows, rows + count))
                 rows += count
         return parts, items
 
-    def _on_device(
-        self, parts: Sequence[_Part], prepared: backend.Prepared | None, loaded: models.Loaded
-    ) -> backend.Computed | None:
-        if prepared is None:
+    def _on_device(self, turn: Turn) -> backend.Computed | None:
+        if turn.prepared is None:
             return None
         told_at = time.monotonic()
-        keys = [part.call.received.key for part in parts]
+        keys = [part.call.received.key for part in turn.parts]
 
         def progress(items_done: int) -> bool:
             nonlocal told_at
@@ -231,24 +298,13 @@ class Calls:
             return True
 
         try:
-            return loaded.backend.compute(prepared, progress)
+            return turn.loaded.backend.compute(turn.prepared, progress)
         finally:
-            self._models.tell_budget(loaded)
+            self._models.tell_budget(turn.loaded)
 
-    def _vouch(self, loaded: models.Loaded) -> None:
-        """Raises canary.Unsound unless the device is sound."""
-        if problem := self._models.check(loaded):
-            raise canary.Unsound(problem)
-
-    def _send(
-        self,
-        part: _Part,
-        examined: results.Examined,
-        prepared: backend.Prepared | None,
-        loaded: models.Loaded,
-        began: float,
-        seconds: float,
-    ) -> None:
+    def send(self, turn: Turn, part: Part, examined: results.Examined, began: float, seconds: float) -> None:
+        """Answers a call whose rows are there; its share of the device were `seconds` from `began` on."""
+        prepared, loaded = turn.prepared, turn.loaded
         received = part.call.received
         batch = results.Batch(
             assign=received.assign,
@@ -296,7 +352,7 @@ def _prepared(items: _Items, loaded: models.Loaded) -> backend.Prepared | None:
 
 
 def _examined(
-    part: _Part, prepared: backend.Prepared | None, computed: backend.Computed | None, loaded: models.Loaded
+    part: Part, prepared: backend.Prepared | None, computed: backend.Computed | None, loaded: models.Loaded
 ) -> results.Examined:
     """Raises results.BadVectors."""
     if computed is None:
@@ -309,7 +365,7 @@ def _examined(
     return results.examine(part.call.items, outcome, loaded.provenance)
 
 
-def _truncations(part: _Part, prepared: backend.Prepared | None) -> Sequence[backend.Truncated]:
+def _truncations(part: Part, prepared: backend.Prepared | None) -> Sequence[backend.Truncated]:
     if prepared is None:
         return ()
     return [

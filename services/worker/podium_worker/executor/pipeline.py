@@ -1,7 +1,7 @@
 """The pipeline of one executor: read -> prepare -> compute -> send, one thread each, with bounded queues between.
 
 Interactive calls come in beside it: from the reading thread straight to the one that computes, which serves them
-between two micro-batches (`calls`, `turns`).
+between two micro-batches, or as rows of the next one (`calls`, `company`, `turns`).
 
 Promises: while the device computes a batch the next one is prepared, and the results before it are encoded and travel;
 batches leave in the order in which they came; one frame RESULT or FAILED for each batch that was not cancelled; the
@@ -21,15 +21,15 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from podium.common.v1 import job_pb2, workload_pb2
 from podium_runtime import logs
 from podium_worker.adapters import faults, payloads, results, wire
 from podium_worker.app import backend
-from podium_worker.domain import shares
-from podium_worker.executor import album, batches, calls, canary, failures, link, models, turns, watch
+from podium_worker.domain import riding, shares
+from podium_worker.executor import album, batches, calls, canary, company, failures, link, models, turns, watch
 
 log = logs.get_logger(__name__)
 
@@ -66,16 +66,20 @@ class Pipeline:
         shared: album.Album | None = None,
         injected: faults.Faults = faults.NONE,
         share: shares.Share | None = None,
+        ride: riding.Limits | None = None,
     ) -> None:
-        """`share`: of the device's time for interactive calls while batches wait."""
+        """`share`: of the device's time for interactive calls while batches wait; `ride`: how they come between."""
         share = share or shares.Share()
+        self._ride = ride or riding.Limits()
         self._front = link.Link(connection)
         self._faults = injected
         self._models = models.Models(self._front, loader, injected)
         self._preparer = batches.Preparer(shared, max_payload_bytes)
         self._keys = watch.Keys()
         self._inbox: queue.SimpleQueue[tuple[wire.Frame, float]] = queue.SimpleQueue()
-        self._ready: turns.Turns[batches.Ready | _Check | _Close, calls.Call] = turns.Turns(_PREPARED_AHEAD, share)
+        self._ready: turns.Turns[batches.Ready | _Check | _Close, calls.Call] = turns.Turns(
+            _PREPARED_AHEAD, share, self._hosts
+        )
         self._calls = calls.Calls(self._front, self._models, self._preparer, self._keys, self._ready, injected)
         self._outbox: queue.Queue[batches.Finished] = queue.Queue()
         self._results = threading.BoundedSemaphore(_RESULTS_AHEAD)
@@ -220,9 +224,7 @@ class Pipeline:
         received = ready.received
         if self._dropped(received):
             return
-        # Nobody keeps a suspect batch company.
-        between = self._calls.between if not received.suspect else _nothing
-        watching = watch.Watch(self._front, received, self._keys, self._faults, between)
+        watching = watch.Watch(self._front, received, self._keys, self._faults)
         started = time.monotonic()
         # Of a batch that never comes to the device the next one tells how long the device has waited.
         idle_s = started - self._free_since if ready.prepared is not None else 0.0
@@ -264,11 +266,38 @@ class Pipeline:
         self._front.tell(wire.Kind.COMPUTING, {"key": ready.received.key})
         started, calls_s = time.monotonic(), self._ready.calls_s
         try:
-            computed = ready.loaded.backend.compute(ready.prepared, watching.progress)
+            computed = self._in_company(ready, ready.prepared, watching)
         finally:
             self._free_since = time.monotonic()
             self._models.tell_budget(ready.loaded)
         return computed, self._free_since - started - (self._ready.calls_s - calls_s)
+
+    def _in_company(self, ready: batches.Ready, prepared: backend.Prepared, watching: watch.Watch) -> backend.Computed:
+        compute = ready.loaded.backend.compute
+        if ready.received.suspect:
+            # Nobody keeps a suspect batch company.
+            return compute(prepared, watching.progress)
+        beside = company.Company(self._calls, self._ready, _kind(ready), ready.loaded, self._ride)
+        try:
+            with beside:
+                return compute(prepared, watching.progress, beside)
+        except (backend.Abandoned, backend.ModelUnavailable):
+            raise
+        except Exception as error:
+            if not beside.shared:
+                raise
+            log.warning("batch_failed_in_company", batch=ready.received.key, exc_info=error)
+        # Its riders may be to blame, and the device may be lost to them.
+        self._vouch(ready.loaded)
+        self._calls.between()
+        watching.again()
+        return compute(prepared, watching.progress)
+
+    def _hosts(self, work: batches.Ready | _Check | _Close, waiting: Sequence[calls.Call]) -> bool:
+        """Whether the calls are seen to before the first micro-batch of a batch, which may take them along."""
+        if not isinstance(work, batches.Ready) or work.prepared is None or work.received.suspect:
+            return False
+        return waiting[0].kind == _kind(work) and self._keys.wanted(work.received.key)
 
     def _vouch(self, loaded: models.Loaded) -> None:
         """Items without a finite vector are data if the device is sound. Raises canary.Unsound if it is not."""
@@ -343,8 +372,9 @@ class Pipeline:
         return True
 
 
-def _nothing() -> None:
-    pass
+def _kind(ready: batches.Ready) -> calls.Kind:
+    """Of the calls that may ride along."""
+    return ready.received.workload, ready.received.assign.modality, False
 
 
 def _or_die(step: Callable[[], None]) -> None:

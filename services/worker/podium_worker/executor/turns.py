@@ -1,8 +1,8 @@
 """Whose turn it is on the device: batches in order, and interactive calls ahead of them.
 
 Promises: an idle compute thread wakes at once for either; calls go first, but take no more than their share from
-batches that wait; work is taken by one thread, the compute thread, and may be given by any. Clock: monotonic, injected
-by the calls' methods. Failure: none of its own.
+batches that wait, and leave the turn to work that they can ride along in; work is taken by one thread, the compute
+thread, and may be given by any. Clock: monotonic, injected by the calls' methods. Failure: none of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from podium_worker.domain import shares
@@ -21,10 +22,17 @@ Call = TypeVar("Call")
 class Turns(Generic[Work, Call]):
     """What waits for the compute thread."""
 
-    def __init__(self, ahead: int, share: shares.Share) -> None:
-        """`ahead`: prepared work that may wait; who brings more has to wait."""
+    def __init__(
+        self,
+        ahead: int,
+        share: shares.Share,
+        hosts: Callable[[Work, Sequence[Call]], bool] = lambda work, calls: False,
+    ) -> None:
+        """`ahead`: prepared work that may wait; who brings more has to wait. `hosts`: whether work, once it is begun,
+        sees to the first of the calls at once."""
         self._ahead = ahead
         self._share = share
+        self._hosts = hosts
         self._changed = threading.Condition()
         self._work: deque[Work] = deque()
         self._unfinished = 0
@@ -50,7 +58,7 @@ class Turns(Generic[Work, Call]):
         """Waits for what is next: all calls that wait, or the next work, which is to be `done`."""
         with self._changed:
             while True:
-                if self._calls and (not self._work or self._share.allows(time.monotonic())):
+                if self._calls and self._go_first():
                     return self._taken()
                 if self._work:
                     work = self._work.popleft()
@@ -61,7 +69,7 @@ class Turns(Generic[Work, Call]):
     def between(self) -> list[Call]:
         """All calls that may go ahead of work that is under way, between two of its micro-batches."""
         if not self._calls:
-            # A look without the lock: this is asked after each micro-batch, and a call that is missed has the next one.
+            # A look without the lock: this is asked before each micro-batch, and a call that is missed has the next.
             return []
         with self._changed:
             return self._taken() if self._share.allows(time.monotonic()) else []
@@ -72,7 +80,7 @@ class Turns(Generic[Work, Call]):
             self._calls[:0] = calls
 
     def took(self, begin: float, end: float, *, ahead: bool) -> None:
-        """A turn of calls is over; `ahead`: between two micro-batches of work."""
+        """A turn of calls is over, or what it would have taken; `ahead`: between or in micro-batches of work."""
         self.calls_s += end - begin
         with self._changed:
             if ahead or self._work:
@@ -88,6 +96,11 @@ class Turns(Generic[Work, Call]):
         """Waits until all work that was put is done."""
         with self._changed:
             self._changed.wait_for(lambda: not self._unfinished)
+
+    def _go_first(self) -> bool:
+        if not self._work:
+            return True
+        return self._share.allows(time.monotonic()) and not self._hosts(self._work[0], self._calls)
 
     def _taken(self) -> list[Call]:
         calls, self._calls = self._calls, []

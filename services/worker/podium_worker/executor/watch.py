@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from podium.worker.v1 import worker_pb2
 from podium_worker.adapters import faults, wire
@@ -45,20 +44,11 @@ class Keys:
 class Watch:
     """Progress of one batch: tells of each micro-batch, tells the scheduler about slow batches, stops the cancelled."""
 
-    def __init__(
-        self,
-        front: link.Link,
-        received: batches.Received,
-        keys: Keys,
-        injected: faults.Faults,
-        between: Callable[[], None],
-    ) -> None:
-        """`between`: what may be done after each micro-batch."""
+    def __init__(self, front: link.Link, received: batches.Received, keys: Keys, injected: faults.Faults) -> None:
         self._front = front
         self._received = received
         self._keys = keys
         self._faults = injected
-        self._between = between
         self._moved_at = self._told_at = time.monotonic()
         self._items_told = 0
         self._items_done = 0
@@ -67,6 +57,10 @@ class Watch:
     def untold(self) -> int:
         """Items that are computed, and of which nobody was told."""
         return self._items_done - self._items_told
+
+    def again(self) -> None:
+        """It is computed from the beginning once more."""
+        self._items_told = self._items_done = 0
 
     def progress(self, items_done: int) -> bool:
         """What a backend calls; False when the batch is not wanted any more."""
@@ -78,7 +72,6 @@ class Watch:
             header = {"key": self._received.key, "workload": self._received.workload, "items": self.untold}
             self._front.tell(wire.Kind.PROGRESS, header, self._for_scheduler(now))
             self._items_told = items_done
-        self._between()
         return self._keys.wanted(self._received.key)
 
     def _for_scheduler(self, now: float) -> bytes:

@@ -72,12 +72,14 @@ class ClipModel:
             raise TypeError(f"workload {self._model.workload!r} takes texts only")
         return self._images.prepare(rows)
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         if isinstance(prepared.work, image_tower.Pictures):
             assert self._images is not None
-            return self._images.compute(prepared.work, progress)
+            return self._images.compute(prepared.work, progress, company)
         assert self._texts is not None
-        return self._texts.compute(prepared.work, progress)
+        return self._texts.compute(prepared.work, progress, company)
 
     def close(self) -> None:
         self._images = self._texts = None

@@ -54,15 +54,22 @@ class TextTower:
             token_count=sum(tokenised.lengths),
             truncations=tokenised.truncations,
             token_counts=tokenised.lengths,
+            sizes=widths,
         )
 
-    def compute(self, work: _Work, progress: lane.Progress) -> backend.Computed:
+    def compute(
+        self, work: _Work, progress: lane.Progress, company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         """As backend.Backend.compute."""
 
-        def stage(cut: microbatches.Microbatch) -> lane.Inputs:
-            return {"ids": torch.from_numpy(work.ids[list(cut.indices), : cut.width])}
+        def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
+            ids = work.ids[list(cut.indices), : cut.width]
+            if riders is not None:
+                others: _Work = riders.work
+                ids = np.concatenate([ids, others.ids[:, : cut.width]])
+            return {"ids": torch.from_numpy(ids)}
 
-        return self._lane.compute(work.widths, stage, self._forward, progress)
+        return self._lane.compute(work.widths, stage, self._forward, progress, company)
 
     def _forward(self, inputs: lane.Inputs) -> torch.Tensor:
         features = self._encode(inputs["ids"]).float()

@@ -67,17 +67,22 @@ class ImageTower:
             raise ValueError(f"pictures of {wanted} uint8 are wanted, got {rows.shape[1:]} {rows.dtype}")
         return backend.Prepared(work=Pictures(rows), item_count=len(rows))
 
-    def compute(self, work: Pictures, progress: lane.Progress) -> backend.Computed:
+    def compute(
+        self, work: Pictures, progress: lane.Progress, company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         """As backend.Backend.compute."""
 
-        def stage(cut: microbatches.Microbatch) -> lane.Inputs:
+        def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
             # All count the same, so their order was kept.
             some = work.rows[cut.indices[0] : cut.indices[-1] + 1]
-            pixels = self._lane.empty(some.shape, torch.uint8)
-            np.copyto(pixels.numpy(), some)
+            pixels = self._lane.empty((len(some) + cut.riders, *some.shape[1:]), torch.uint8)
+            np.copyto(pixels.numpy()[: len(some)], some)
+            if riders is not None:
+                others: Pictures = riders.work
+                np.copyto(pixels.numpy()[len(some) :], others.rows)
             return {"pixels": pixels}
 
-        return self._lane.compute([1] * len(work.rows), stage, self._forward, progress)
+        return self._lane.compute([1] * len(work.rows), stage, self._forward, progress, company)
 
     def _forward(self, inputs: lane.Inputs) -> torch.Tensor:
         features = self._encode(self._pixels(inputs["pixels"])).float()

@@ -1,10 +1,11 @@
 """The way of micro-batches to a device and of their rows back.
 
 Promises: rows come back in input order; `progress` is called when the rows of a micro-batch have arrived, in the order
-in which they were begun; on CUDA one micro-batch is begun ahead, so that the device never waits for this thread, inputs
-go up from pinned memory on a stream of their own while the one before is computed, and rows come down without anybody
-waiting. Failure: where memory runs out, the micro-batch is halved, and so is the budget, for good; an item that does
-not fit alone is named. Runs on one thread.
+in which they were begun; who rides along in one is asked before it is cut; on CUDA one micro-batch is begun ahead, so
+that the device never waits for this thread, inputs go up from pinned memory on a stream of their own while the one
+before is computed, and rows come down without anybody waiting. Failure: where memory runs out, riders are the first to
+go; then the micro-batch is halved, and so is the budget, for good; an item that does not fit alone is named. Runs on
+one thread.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from podium_worker.domain import microbatches
 _cuda: Any = torch.cuda
 
 Inputs = Mapping[str, torch.Tensor]
-Stage = Callable[[microbatches.Microbatch], Inputs]
-"""Inputs of a micro-batch in host memory."""
+Stage = Callable[[microbatches.Microbatch, backend.Prepared | None], Inputs]
+"""Inputs of a micro-batch in host memory, those of its riders behind its own."""
 Forward = Callable[[Inputs], torch.Tensor]
 """From inputs on the device to rows there: float32, shape (items, dimension)."""
 Progress = Callable[[int], bool]
@@ -36,7 +37,7 @@ Progress = Callable[[int], bool]
 class _Begun:
     """A micro-batch on the device. `rows` are there once `arrived`, which is None where nothing is asynchronous."""
 
-    indices: tuple[int, ...]
+    cut: microbatches.Microbatch
     rows: torch.Tensor
     arrived: Any
 
@@ -44,18 +45,22 @@ class _Begun:
 class _Arrivals:
     """The rows of a batch, as far as they have arrived."""
 
-    def __init__(self, item_count: int, dimension: int, progress: Progress) -> None:
+    def __init__(self, item_count: int, dimension: int, progress: Progress, company: backend.Company) -> None:
         self.vectors: npt.NDArray[np.float32] = np.empty((item_count, dimension), dtype=np.float32)
         self.starved: set[int] = set()
         self._progress = progress
+        self._company = company
         self._done = 0
 
     def land(self, begun: _Begun) -> None:
         """Waits for a micro-batch. Raises backend.Abandoned."""
         if begun.arrived is not None:
             begun.arrived.synchronize()
-        self.vectors[list(begun.indices)] = begun.rows.numpy()
-        self._count(len(begun.indices))
+        rows: npt.NDArray[np.float32] = begun.rows.numpy()
+        own = len(begun.cut.indices)
+        self.vectors[list(begun.cut.indices)] = rows[:own]
+        self._company.landed(begun.cut.padded_tokens, own, rows[own:])
+        self._count(own)
 
     def starve(self, indices: Sequence[int]) -> None:
         """There is no memory for these. Raises backend.Abandoned."""
@@ -85,32 +90,37 @@ class Lane:
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._uploads is not None)
 
     @torch.inference_mode()
-    def compute(self, lengths: Sequence[int], stage: Stage, forward: Forward, progress: Progress) -> backend.Computed:
+    def compute(
+        self,
+        lengths: Sequence[int],
+        stage: Stage,
+        forward: Forward,
+        progress: Progress,
+        company: backend.Company = backend.ALONE,
+    ) -> backend.Computed:
         """Rows of all items. `lengths`: what each counts against the budget; raises backend.Abandoned."""
-        arrivals = _Arrivals(len(lengths), self._model.dimension, progress)
-        waiting = microbatches.cut(lengths, self.budget)
-        waiting.reverse()
+        arrivals = _Arrivals(len(lengths), self._model.dimension, progress, company)
+        remaining = microbatches.Remaining(lengths)
         flying: list[_Begun] = []
         tried: set[int] = set()
-        while waiting:
-            cut = waiting.pop()
-            if len(cut.indices) > 1 and cut.padded_tokens > self.budget:
-                # Cut before the budget fell.
-                waiting.extend(reversed(self._recut(lengths, cut)))
-                continue
-            smaller: list[microbatches.Microbatch] | None = None
+        while remaining:
+            aboard = company.board(remaining.width, len(remaining), self.budget)
+            cut = remaining.take(aboard.most, _sizes(aboard.riders))
+            exhausted = False
             try:
-                flying.append(self._begin(cut, stage, forward))
+                flying.append(self._begin(cut, aboard.riders, stage, forward))
             except RuntimeError as error:
                 if not memory.is_exhaustion(error):
                     raise
-                smaller = self._shrink(lengths, cut, tried)
+                exhausted = True
             # Outside of the handler: the error's traceback holds what took the memory.
-            if smaller is not None:
+            if exhausted:
+                company.left()
                 self._land(flying, arrivals, leave=0)
                 self._empty_cache()
-                waiting.extend(reversed(smaller))
-                if not smaller:
+                if cut.riders or self._shrinks(cut, tried):
+                    remaining.put_back(cut)
+                else:
                     arrivals.starve(cut.indices)
             self._land(flying, arrivals, leave=self._ahead)
         self._land(flying, arrivals, leave=0)
@@ -128,14 +138,16 @@ class Lane:
         while len(flying) > leave:
             arrivals.land(flying.pop(0))
 
-    def _begin(self, cut: microbatches.Microbatch, stage: Stage, forward: Forward) -> _Begun:
-        rows = forward(self._go_up(stage(cut)))
+    def _begin(
+        self, cut: microbatches.Microbatch, riders: backend.Prepared | None, stage: Stage, forward: Forward
+    ) -> _Begun:
+        rows = forward(self._go_up(stage(cut, riders)))
         if rows.shape[1] != self._model.dimension:
             raise backend.ModelUnavailable(
                 f"The model of workload {self._model.workload!r} makes {rows.shape[1]} elements; "
                 f"its registry entry says {self._model.dimension}."
             )
-        return _Begun(cut.indices, *self._come_down(rows))
+        return _Begun(cut, *self._come_down(rows))
 
     def _go_up(self, inputs: Inputs) -> Inputs:
         if self._uploads is None:
@@ -159,27 +171,25 @@ class Lane:
         arrived.record(torch.cuda.current_stream(self._device))
         return here, arrived
 
-    def _shrink(
-        self, lengths: Sequence[int], cut: microbatches.Microbatch, tried: set[int]
-    ) -> list[microbatches.Microbatch]:
-        """What did not fit, in halves, and the smaller budget for the batches to come.
+    def _shrinks(self, cut: microbatches.Microbatch, tried: set[int]) -> bool:
+        """Whether what did not fit is worth another try: with half of the budget, which the batches to come have, too.
 
-        A single item once more, for the one before it may have been on the device still; then nothing.
+        A single item once more, for the one before it may have been on the device still.
         """
         if len(cut.indices) == 1:
             again = tried.isdisjoint(cut.indices)
             tried.update(cut.indices)
-            return [cut] if again else []
+            return again
         self.budget = max(1, cut.padded_tokens // 2)
-        return self._recut(lengths, cut)
-
-    def _recut(self, lengths: Sequence[int], cut: microbatches.Microbatch) -> list[microbatches.Microbatch]:
-        parts = microbatches.cut([lengths[index] for index in cut.indices], self.budget)
-        return [
-            microbatches.Microbatch(tuple(cut.indices[local] for local in part.indices), part.width) for part in parts
-        ]
+        return True
 
     def _empty_cache(self) -> None:
         """What is free but in pieces may be whole afterwards."""
         if self._uploads is not None:
             torch.cuda.empty_cache()
+
+
+def _sizes(riders: backend.Prepared | None) -> Sequence[int]:
+    if riders is None:
+        return ()
+    return riders.sizes or [1] * riders.item_count

@@ -74,18 +74,21 @@ class TextModel:
             token_count=sum(tokenised.lengths),
             truncations=tokenised.truncations,
             token_counts=tokenised.lengths,
+            sizes=tokenised.lengths,
         )
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
         raise TypeError(f"workload {self._model.workload!r} takes texts only")
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
         tokenised: Tokenised = prepared.work
 
-        def stage(cut: microbatches.Microbatch) -> lane.Inputs:
-            return self._tokenizer.features(tokenised, cut)
+        def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
+            return self._tokenizer.features(tokenised, cut, riders.work if riders is not None else None)
 
-        return self._lane.compute(tokenised.lengths, stage, self._forward, progress)
+        return self._lane.compute(tokenised.lengths, stage, self._forward, progress, company)
 
     def close(self) -> None:
         del self._transformer, self._after

@@ -73,8 +73,10 @@ class TimmModel:
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
         return self._tower.prepare(rows)
 
-    def compute(self, prepared: backend.Prepared, progress: Callable[[int], bool]) -> backend.Computed:
-        return self._tower.compute(prepared.work, progress)
+    def compute(
+        self, prepared: backend.Prepared, progress: Callable[[int], bool], company: backend.Company = backend.ALONE
+    ) -> backend.Computed:
+        return self._tower.compute(prepared.work, progress, company)
 
     def close(self) -> None:
         self._images = None

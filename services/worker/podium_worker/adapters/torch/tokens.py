@@ -61,15 +61,19 @@ class BatchTokenizer:
         pieces = encoding.overflowing
         return len(encoding.ids) + sum(len(piece.ids) - self._special_tokens for piece in pieces)
 
-    def features(self, tokenised: Tokenised, cut: microbatches.Microbatch) -> dict[str, torch.Tensor]:
+    def features(
+        self, tokenised: Tokenised, cut: microbatches.Microbatch, riders: Tokenised | None = None
+    ) -> dict[str, torch.Tensor]:
         """Model inputs of one micro-batch: int64 tensors of shape (items, width), padded on the right."""
-        shape = (len(cut.indices), cut.width)
+        rows = [tokenised.ids[index] for index in cut.indices]
+        if riders is not None:
+            rows += riders.ids
+        shape = (len(rows), cut.width)
         ids: npt.NDArray[np.int64] = np.full(shape, self._pad_id, dtype=np.int64)
         mask: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
-        for row, index in enumerate(cut.indices):
-            length = tokenised.lengths[index]
-            ids[row, :length] = tokenised.ids[index]
-            mask[row, :length] = 1
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = row
+            mask[place, : len(row)] = 1
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if self._needs_types:
             types = np.where(mask == 1, 0, self._pad_type_id).astype(np.int64)
