@@ -109,7 +109,7 @@ class Front:
         return self.hear(wire.Kind.LOADED, workload=spec.name)
 
     def texts(self, key: str, texts: Sequence[str], name: str = "w", **assign: Any) -> None:
-        """Assigns texts. `assign`: fields of Assign, or `attempt`."""
+        """Assigns texts. `assign`: fields of Assign, or `attempt`, or `alone`."""
         payload = item_pb2.TextItems(items=[item_pb2.TextItem(key=f"k-{text}", text=text) for text in texts])
         self._assign(key, TEXT, payload.SerializeToString(), {}, {"workload": name, "item_count": len(texts)} | assign)
 
@@ -159,11 +159,14 @@ class Front:
     ) -> None:
         lease = worker_pb2.Lease(batch_id=1, lease_token=b"t" * 16, attempt=fields.pop("attempt", 1))
         chunk_bytes = fields.pop("max_chunk_bytes", 1 << 20)
+        alone = fields.pop("alone", False)
         assign = worker_pb2.Assign(
             lease=lease, job_id="job", first_item=100, modality=modality,
             payload_encoding=item_pb2.PAYLOAD_ENCODING_IDENTITY, **{"payload": payload} | fields,
         )  # fmt: skip
         said = {"key": key, "max_chunk_bytes": chunk_bytes} | header
+        if alone:
+            said["alone"] = True
         self.say(wire.Kind.ASSIGN, said, assign.SerializeToString())
 
 

@@ -5,6 +5,7 @@
 `starved`       there is no memory for it, and the budget is halved
 `error`         computing it fails
 `lost`          the model is found out not to be usable after all
+`slow`          it takes a fifth of a second
 `until cancelled`  it is computed again and again until its batch is taken back
 anything else   a unit vector, by the number of its characters
 
@@ -86,6 +87,8 @@ class Odd:
             raise RuntimeError("this computes nothing")
         elif text == "lost":
             raise backend.ModelUnavailable("It has another dimension.")
+        elif text == "slow":
+            time.sleep(0.2)
         elif text == "until cancelled":
             while progress(0):
                 time.sleep(0.002)

@@ -13,6 +13,7 @@ from tests.support.executor_front import Front
 
 ODD = "tests.support.odd_executor"
 WAITS = "until cancelled"
+SLOW = "slow"
 
 
 def odd(name: str = "w", *, revision: str = "1") -> workload_pb2.Workload:

@@ -13,7 +13,7 @@ from podium_worker.adapters import wire
 from podium_worker.adapters.hash_backend import hash_vectors
 from tests.support import executor_front
 from tests.support.executor_front import Front
-from tests.unit.worker.test_pipeline import ODD, WAITS, odd
+from tests.unit.worker.test_pipeline import ODD, SLOW, WAITS, odd
 
 HASH = executor_front.workload("w")
 
@@ -65,6 +65,80 @@ def test_calls_go_between_the_micro_batches_of_a_batch(slow: Front) -> None:
     assert (result.vectors == hash_vectors([f"t{n}".encode() for n in range(320)], 8)).all()
     # 20 micro-batches; what the calls took is not the batch's.
     assert result.header["compute_s"] == pytest.approx(1.0, rel=0.3)
+
+
+def test_calls_that_wait_ride_along_in_the_next_micro_batch(slow: Front) -> None:
+    texts = [f"t{n}" for n in range(96)]
+    slow.texts("batch", texts)
+    slow.hear(wire.Kind.COMPUTING, key="batch")
+    for number in range(2):
+        slow.call(f"call-{number}", [f"q{number}", "q"])
+    answers = [slow.answer(f"call-{number}") for number in range(2)]
+    result = slow.result("batch")
+    for number, answer in enumerate(answers):
+        assert (_rows(answer) == hash_vectors([f"q{number}".encode(), b"q"], 8)).all()
+        assert answer is not None
+        # Two rows of sixteen, of 50 ms.
+        assert answer.compute_duration.ToMilliseconds() < 25
+    assert (result.vectors == hash_vectors([text.encode() for text in texts], 8)).all()
+
+
+def test_a_call_rides_along_in_the_first_micro_batch_of_the_next_batch(slow: Front) -> None:
+    slow.texts("first", [f"t{n}" for n in range(16)])
+    slow.hear(wire.Kind.COMPUTING, key="first")
+    slow.texts("next", [f"u{n}" for n in range(15)])
+    slow.hear(wire.Kind.PREPARING, key="next")
+    slow.call("call-1", ["q"])
+    answer = slow.answer("call-1")
+    assert slow.result("next").vectors.shape == (15, 8)
+    assert (_rows(answer) == hash_vectors([b"q"], 8)).all()
+
+
+def test_what_a_batch_fails_with_in_company_is_nobodys_fault(front: Front) -> None:
+    """The call computes nothing, and neither the batch nor the other call suffers for it."""
+    front.load(odd())
+    front.texts("batch", ["a", "bb", SLOW, "a", "bb"])
+    front.hear(wire.Kind.COMPUTING, key="batch")
+    front.call("call-1", ["error"])
+    front.call("call-2", ["a"])
+    broken, fine = front.answer("call-1"), front.answer("call-2")
+    assert broken is not None and fine is not None
+    assert broken.failure.reason == worker_pb2.EMBED_FAILURE_REASON_INTERNAL
+    assert fine.chunk.count == 1
+    assert front.result("batch").vectors.shape == (5, 8)
+    assert "FAILED" not in front.kinds("batch")
+
+
+def test_riders_whose_rows_nobody_may_see_are_looked_at_by_themselves(front: Front) -> None:
+    front.load(odd())
+    front.texts("batch", ["a", SLOW, "a", "bb"])
+    front.hear(wire.Kind.COMPUTING, key="batch")
+    front.call("call-1", ["long"])
+    front.call("call-2", ["nan", "a"])
+    long, partly = front.answer("call-1"), front.answer("call-2")
+    assert long is not None and partly is not None
+    assert long.failure.retryable
+    assert [e.item_index for e in partly.chunk.errors] == [0]
+    assert front.result("batch").vectors.shape == (4, 8)
+
+
+def test_riders_of_a_batch_that_is_cancelled_are_answered(front: Front) -> None:
+    front.load(odd())
+    front.texts("batch", ["a", "bb", WAITS])
+    front.hear(wire.Kind.COMPUTING, key="batch")
+    front.call("call-1", ["a"])
+    front.say(wire.Kind.CANCEL, {"key": "batch"})
+    answer = front.answer("call-1")
+    assert answer is not None and answer.chunk.count == 1
+
+
+def test_a_batch_that_the_front_wants_alone_has_no_company(slow: Front) -> None:
+    slow.texts("batch", [f"t{n}" for n in range(64)], alone=True)
+    slow.hear(wire.Kind.COMPUTING, key="batch")
+    slow.call("call-1", ["q"])
+    assert slow.answer("call-1") is not None
+    kinds = [(frame.kind.name, frame.header.get("key")) for frame in slow.heard]
+    assert kinds.index(("RESULT", "batch")) < kinds.index(("EMBEDDED", "call-1"))
 
 
 def test_calls_that_wait_go_through_the_model_together_whatever_their_encodings(slow: Front) -> None:
