@@ -10,12 +10,13 @@ import torch
 from podium_worker.adapters.torch import lane, memory, precision, probing
 from podium_worker.app import backend
 from podium_worker.domain import budgets, microbatches
+from tests.support import riders
 
 MODEL = backend.Model("lane", "open_clip", dimension=2)
 CPU = torch.device("cpu")
 
 
-def _stage(cut: microbatches.Microbatch, riders: backend.Prepared | None = None) -> lane.Inputs:
+def _stage(cut: microbatches.Microbatch, others: backend.Prepared | None) -> lane.Inputs:
     return {"index": torch.tensor(cut.indices, dtype=torch.float32)}
 
 
@@ -126,6 +127,40 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="illegal"):
         lane.Lane(MODEL, CPU, 16).compute([1] * 50, _stage, forward, _never_says_no)
+
+
+def _stage_with_riders(cut: microbatches.Microbatch, others: backend.Prepared | None) -> lane.Inputs:
+    rows = others.work if others is not None else []
+    return {"index": torch.tensor([*cut.indices, *rows], dtype=torch.float32)}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_riders_are_rows_of_the_micro_batches_that_they_board(ahead: int) -> None:
+    way = lane.Lane(MODEL, CPU, 20, ahead=ahead)
+    beside = riders.Riders(backend.Prepared([700, 701], 2, sizes=[3, 9]), {1, 2, 4})
+    lengths = [index % 7 + 1 for index in range(50)]
+    computed = way.compute(lengths, _stage_with_riders, _forward, _never_says_no, beside)
+    assert computed.vectors.tolist() == [[index, index * 10] for index in range(50)]
+    assert [rows.tolist() for rows in beside.rows] == [[[700, 7000], [701, 7010]]] * 3
+    assert beside.own == 50
+    # With two rows as wide as 9, there is no room for a third but for the one that must be there.
+    assert max(beside.sizes) == 27 and sorted(beside.sizes)[-4] <= 20
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_riders_are_the_first_to_go_when_memory_runs_out(ahead: int) -> None:
+    way, seen = lane.Lane(MODEL, CPU, 16, ahead=ahead), list[int]()
+    beside = riders.Riders(backend.Prepared([700], 1), {1})
+
+    def forward(inputs: lane.Inputs) -> torch.Tensor:
+        if 700.0 in inputs["index"]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return _with_room_for(16, seen)(inputs)
+
+    computed = way.compute([1] * 40, _stage_with_riders, forward, _never_says_no, beside)
+    assert computed.vectors[:, 0].tolist() == list(range(40))
+    assert (beside.refused, beside.rows, beside.own) == (1, [], 40)
+    assert (seen, way.budget) == ([16, 16, 8], 16)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from podium_worker.adapters import hash_backend, model_files
 from podium_worker.adapters.torch import setup
 from podium_worker.app import backend
+from tests.support import riders
 
 HASH = backend.Model("hash-96", "hash", dimension=96)
 MINILM = backend.Model(
@@ -107,6 +108,20 @@ def test_progress_counts_to_the_end(made: tuple[backend.Model, backend.Backend])
     loaded.compute(prepared, progress)
     assert seen[-1] == len(TEXTS)
     assert seen == sorted(seen)
+
+
+def test_riders_get_their_rows_and_change_nobody_elses(made: tuple[backend.Model, backend.Backend]) -> None:
+    """In the last bits they may: a row's company decides how a device adds up, with riders or without."""
+    _, loaded = made
+    asked = ["a call", "another " * 40, "a third"]
+    expected, alone = _vectors(loaded, TEXTS), _vectors(loaded, asked)
+    company = riders.Riders(loaded.prepare_texts(asked), {0, 2}, most=500)
+    computed = loaded.compute(loaded.prepare_texts(TEXTS), lambda _: True, company)
+    np.testing.assert_allclose(computed.vectors, expected, atol=2e-6)
+    assert company.own == len(TEXTS)
+    assert company.rows
+    for rows in company.rows:
+        np.testing.assert_allclose(rows, alone, atol=2e-6)
 
 
 def test_the_description_tells_the_truth(made: tuple[backend.Model, backend.Backend]) -> None:

@@ -27,7 +27,7 @@ def test_rows_are_exact_and_in_input_order(gpu: torch.device) -> None:
     dice = random.Random(7)
     lengths = [dice.randint(1, 200) for _ in range(5_000)]
 
-    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None = None) -> lane.Inputs:
+    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
         rows = way.empty((len(cut.indices), WIDTH), torch.float32)
         rows.copy_(torch.tensor(cut.indices, dtype=torch.float32).unsqueeze(1).expand(-1, WIDTH))
         return {"rows": rows}
@@ -53,7 +53,7 @@ def test_memory_that_runs_out_halves_the_budget_for_good(gpu: torch.device) -> N
         taken[:1].zero_()
         return torch.stack([rows[:, 0], rows[:, 0] * 10], dim=1)
 
-    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None = None) -> lane.Inputs:
+    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
         return {"rows": torch.tensor(cut.indices, dtype=torch.float32).unsqueeze(1)}
 
     computed = way.compute([1] * 100, stage, hungry, lambda done: True)
@@ -72,7 +72,7 @@ def test_an_item_that_does_not_fit_alone_is_named(gpu: torch.device) -> None:
             torch.empty(total * 2, dtype=torch.uint8, device=gpu)
         return torch.stack([rows[:, 0], rows[:, 0]], dim=1)
 
-    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None = None) -> lane.Inputs:
+    def stage(cut: microbatches.Microbatch, riders: backend.Prepared | None) -> lane.Inputs:
         return {"rows": torch.tensor(cut.indices, dtype=torch.float32).unsqueeze(1)}
 
     computed = way.compute([1] * 20, stage, picky, lambda done: True)

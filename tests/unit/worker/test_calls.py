@@ -105,6 +105,24 @@ def test_what_dies_after_a_call_was_answered_accuses_the_batch() -> None:
     assert [failure.reason for _, failure in rig.outbox.failures] == ["EXECUTOR_CRASHED"]
 
 
+def test_what_died_in_company_has_none_when_it_comes_again() -> None:
+    """Or a batch that kills could do so for as long as calls ride along with it."""
+    rig = _warm(Rig(), 0)
+    told = rig.executors[0].alone
+    lease = rig.assign(1)
+    rig.assign(2)
+    rig.worker.computing(0, lease.key)
+    _call(rig, 1)
+    rig.worker.calls.begun(0, ["call-1"])
+    rig.worker.calls.lost(0)
+    rig.worker.executor_lost(0)
+    assert len(rig.outbox.failures) == 2 and told == []
+    _warm(rig, 0)
+    for number in (1, 2):
+        rig.assign(number)
+    assert told == [lease.key]
+
+
 def test_a_call_that_stands_still_is_found_out_and_the_batch_is_handed_back() -> None:
     rig = _warm(Rig(), 0)
     lease = rig.assign(1)

@@ -20,6 +20,8 @@ class FakeExecutor:
         self.up = True
         self.said: list[tuple[str, str]] = []
         self.budgets: list[int] = []
+        self.alone: list[str] = []
+        """Batches that were to have no company."""
 
     def know(self, workload: ports.Workload, *, load_now: bool, budget: int = 0) -> None:
         self.said.append(("load" if load_now else "know", workload.name))
@@ -30,6 +32,7 @@ class FakeExecutor:
 
     def assign(self, assignment: ports.Assignment, max_chunk_bytes: int, taken: ports.Taken | None = None) -> None:
         self.said.append(("assign", assignment.lease.key))
+        self.alone += [assignment.lease.key] if assignment.alone else []
 
     def cancel(self, key: str) -> None:
         self.said.append(("cancel", key))
