@@ -432,8 +432,12 @@ class AsyncClient:
         on_error: Literal["raise", "return"],
     ) -> Embeddings:
         inputs = list(arguments.checked(inputs, kind))
-        # Files are read here, which may take a while.
-        request = await asyncio.to_thread(queries.request_of, kind, inputs, workload, options, keys)
+        if kind.name == "images":
+            # Files are read here, which may take a while.
+            request = await asyncio.to_thread(queries.request_of, kind, inputs, workload, options, keys)
+        else:
+            # Waking a thread for it takes longer than the thing itself.
+            request = queries.request_of(kind, inputs, workload, options, keys)
         result = await queries.query(self._gateway, request, len(inputs), timeout_s, with_keys=keys is not None)
         if on_error == "raise":
             arguments.raise_if_failed(result)

@@ -323,3 +323,36 @@ def test_the_choice_is_able_and_none_is_less_loaded(hosts: list[interactive.Host
     if chosen is not None:
         assert chosen in able
         assert all(chosen.calls / chosen.devices <= h.calls / h.devices for h in able)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.frozensets(st.sampled_from(["a", "b", "c"])), st.booleans()), max_size=40)
+)
+def test_who_has_which_model_is_known_without_asking_everybody(
+    words: list[tuple[int, frozenset[str], bool]],
+) -> None:
+    ids = [uuid.UUID(int=number) for number in range(5)]
+    known, residents = dict[uuid.UUID, frozenset[str]](), interactive.Residents()
+    for number, workloads, goes in words:
+        known[ids[number]] = frozenset() if goes else workloads
+        residents.put(ids[number], known[ids[number]])
+    for workload in ("a", "b", "c"):
+        assert set(residents.having(workload)) == {one for one, has in known.items() if workload in has}
+
+
+def test_sessions_without_the_model_are_not_looked_at() -> None:
+    rig = Rig()
+    for _ in range(20):
+        rig.worker((READY, ["others"]))
+    warm, gone = rig.warm(), rig.warm()
+    assert set(rig.registry.having("texts")) == {warm, gone}
+    rig.registry.remove(gone)
+    later = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(state=READY, resident_workloads=["texts"])])
+    gone.take_status(worker_pb2.Status(), {"texts"})
+    gone.take_status(later, {"texts"})
+    assert rig.registry.having("texts") == [warm]
+    again = worker_sessions.Session(uuid.uuid4(), warm.worker_id)
+    rig.registry.add(again)
+    assert rig.registry.having("texts") == []
+    again.take_status(later, {"texts"})
+    assert rig.registry.having("texts") == [again]

@@ -92,7 +92,7 @@ class Embedding:
     def _hosts(self, workload: str) -> list[interactive.Host]:
         return [
             interactive.Host(session.session_id, _devices(session, workload), len(session.calls))
-            for session in self._registry.all()
+            for session in self._registry.having(workload)
         ]
 
     async def _ask(

@@ -21,7 +21,7 @@ from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import logs, two_lanes
 from podium_scheduler.app import attempt_plans, calls, records
-from podium_scheduler.domain import dispatch, openings, quarantine
+from podium_scheduler.domain import dispatch, interactive, openings, quarantine
 
 log = logs.get_logger(__name__)
 
@@ -95,6 +95,10 @@ class Session:
         self.said_goodbye = False
         self.changed: Callable[[UUID], object] = lambda _: None
         """Called whenever what it can take may have changed."""
+        self.resident: frozenset[str] = frozenset()
+        """Workloads whose models some device has, by its last Status."""
+        self.resided: Callable[[UUID, frozenset[str]], object] = lambda *_: None
+        """Called when these have changed."""
 
     def take_status(self, status: worker_pb2.Status, known: Collection[str]) -> bool:
         """Takes the whole current state; credits for workloads that are not known count for nothing.
@@ -104,6 +108,10 @@ class Session:
         before = self.total_level, self.levels
         self.status = status
         self.heard = True
+        resident = frozenset(name for device in status.devices for name in device.resident_workloads)
+        if resident != self.resident:
+            self.resident = resident
+            self.resided(self.session_id, resident)
         if self.quarantine is not None and status.checked == self.quarantine.check:
             log.info("quarantine_over", worker_id=str(self.worker_id))
             self.quarantine, self.conduct = None, quarantine.Conduct()
@@ -236,23 +244,26 @@ class SessionRegistry:
         self._of_worker: dict[UUID, UUID] = {}
         self._openings = openings.Openings()
         self._changed: set[UUID] = set()
+        self._residents = interactive.Residents()
 
     def add(self, session: Session) -> None:
         """A stream was accepted; an earlier one of the same worker is over."""
         earlier = self._sessions.pop(self._of_worker.get(session.worker_id, session.session_id), None)
         if earlier is not None:
             earlier.close()
+            self._gone(earlier)
         self._sessions[session.session_id] = session
         self._of_worker[session.worker_id] = session.session_id
-        session.changed = self._changed.add
+        session.changed, session.resided = self._changed.add, self._residents.put
         self._changed.add(session.session_id)
+        self._residents.put(session.session_id, session.resident)
 
     def remove(self, session: Session) -> bool:
         """A stream ended; False when a newer one had fenced it."""
         if self._sessions.pop(session.session_id, None) is None:
             return False
         del self._of_worker[session.worker_id]
-        self._changed.add(session.session_id)
+        self._gone(session)
         return True
 
     def get(self, session_id: UUID) -> Session | None:
@@ -269,6 +280,10 @@ class SessionRegistry:
     def all(self) -> list[Session]:
         """All sessions."""
         return list(self._sessions.values())
+
+    def having(self, workload: str) -> list[Session]:
+        """Sessions with a device that has the model of a workload, whatever its state. Costs as much as they are."""
+        return [self._sessions[session_id] for session_id in self._residents.having(workload)]
 
     def free_by_workload(self) -> dict[str, int]:
         """Batches of each workload that the sessions together can still take."""
@@ -305,6 +320,11 @@ class SessionRegistry:
             return False
         session.assign(batch, plan)
         return True
+
+    def _gone(self, session: Session) -> None:
+        session.resided = lambda *_: None
+        self._residents.put(session.session_id, frozenset())
+        self._changed.add(session.session_id)
 
     def _counted(self) -> openings.Openings:
         for session_id in self._changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 
@@ -16,6 +16,31 @@ class Host:
     """Those that have the model loaded and take work; 0: it cannot answer."""
     calls: int
     """Interactive calls that it has, of any workload."""
+
+
+@dataclass(slots=True)
+class Residents:
+    """Which sessions have which models loaded, by their last word. To ask costs as much as there are such sessions,
+    whatever else is connected; to be told costs something when the models of a session change, which is seldom."""
+
+    _of_session: dict[UUID, frozenset[str]] = field(default_factory=dict)
+    _having: dict[str, set[UUID]] = field(default_factory=dict)
+
+    def put(self, session_id: UUID, workloads: frozenset[str]) -> None:
+        """All that a session has; nothing when it has gone."""
+        before = self._of_session.pop(session_id, frozenset())
+        for workload in before - workloads:
+            self._having[workload].discard(session_id)
+            if not self._having[workload]:
+                del self._having[workload]
+        for workload in workloads - before:
+            self._having.setdefault(workload, set()).add(session_id)
+        if workloads:
+            self._of_session[session_id] = workloads
+
+    def having(self, workload: str) -> Collection[UUID]:
+        """Sessions with a device that has the model."""
+        return self._having.get(workload, frozenset())
 
 
 def choose(hosts: Sequence[Host], tried: Collection[UUID], most_calls: int) -> Host | None:

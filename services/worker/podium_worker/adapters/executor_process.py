@@ -255,10 +255,14 @@ class ExecutorProcess:
 
     def _send(self, kind: wire.Kind, header: dict[str, object], body: bytes = b"") -> None:
         """Never waits: what can pile up here is bounded by the batches in hand."""
-        if self._writer is not None:
-            self._writer.write(wire.encode(kind, header, len(body)))
-            if body:
-                self._writer.write(body)
+        if self._writer is None:
+            return
+        head = wire.encode(kind, header, len(body))
+        if len(body) <= wire.SMALL_BYTES:
+            self._writer.write(head + body)
+        else:
+            self._writer.write(head)
+            self._writer.write(body)
 
 
 def _result(frame: wire.Frame) -> ports.Result:

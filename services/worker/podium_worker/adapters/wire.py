@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
+SMALL_BYTES = 64 * 1024
+"""A body up to this size is better copied behind its header than sent by itself: whoever reads wakes once."""
 _PREFIX = struct.Struct("!BII")
 
 
