@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
@@ -49,6 +50,39 @@ async def test_a_call_whose_worker_is_killed_is_answered_by_another(tmp_path: Pa
         for number, answer in enumerate(answers):
             expected = hash_vectors([f"call {number}".encode()], 384)
             np.testing.assert_array_equal(embed_calls.rows(answer), expected)
+
+
+async def test_a_batch_that_kills_is_found_out_although_calls_never_cease(tmp_path: Path) -> None:
+    """With calls on the device nobody is accused; so it gets none the next time."""
+    async with (
+        stack.running(tmp_path, fault_poison=POISON, fault_delay_s="0.05") as running,
+        embed_calls.caller(running) as caller,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+        asyncio.timeout(STEP_S),
+    ):
+        await caller.warm()
+        calls = asyncio.create_task(_calls_without_end(caller))
+        try:
+            texts = [f"text {n}" for n in range(8)] + [f"it {POISON}"]
+            found = await client.embed_texts(texts, workload="hash-384", on_error="return")
+        finally:
+            calls.cancel()
+        assert [(error.index, error.reason) for error in found.errors] == [(8, "EXECUTOR_CRASHED")]
+        assert found.ok[:8].all()
+
+
+async def _calls_without_end(caller: embed_calls.Caller) -> None:
+    """Some always wait; what becomes of them is their own business."""
+
+    async def one() -> None:
+        while True:
+            with contextlib.suppress(errors.PodiumError):
+                await caller.embed(["a call"], timeout_s=5.0)
+            await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(one())
 
 
 async def test_a_worker_whose_answers_are_wrong_is_not_believed(tmp_path: Path) -> None:
