@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tokenizers
 import torch
 
 # Before the libraries read it: the model comes from its Python package, nothing is downloaded.
@@ -20,6 +21,7 @@ from huggingface_hub import constants
 from podium_worker.adapters import hash_backend, model_files
 from podium_worker.adapters.torch import setup
 from podium_worker.app import backend
+from podium_worker.domain import problems
 from tests.support import riders
 
 HASH = backend.Model("hash-96", "hash", dimension=96)
@@ -231,3 +233,67 @@ def test_missing_files_are_one_sentence_with_advice(source_kind: backend.SourceK
         setup.load(model, "cpu", threads=2)
     assert named in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def reading() -> backend.Backend:
+    """MiniLM that takes token ids."""
+    return setup.load(dataclasses.replace(MINILM, accepts_token_ids=True), "cpu", threads=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> tokenizers.Tokenizer:
+    """The model's own, as anybody has it."""
+    folder = model_files.locate(MINILM).name
+    own = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_token_ids_of_the_models_own_tokenizer_are_the_text(
+    reading: backend.Backend, tokenizer: tokenizers.Tokenizer, special: bool
+) -> None:
+    ids: list[backend.Text] = [tuple(tokenizer.encode(text, add_special_tokens=special).ids) for text in TEXTS]
+    as_ids, as_texts = reading.prepare_texts(ids), reading.prepare_texts(TEXTS)
+    # Some are longer than the model reads: cut at the same place, and told in the same words.
+    assert as_ids.truncations == as_texts.truncations and len(as_ids.truncations) == 2
+    assert as_ids.token_counts == as_texts.token_counts and as_ids.token_count == as_texts.token_count
+    computed = reading.compute(as_ids, lambda _: True).vectors
+    # The same ids in the same micro-batches: not even the last bit differs.
+    np.testing.assert_array_equal(computed, reading.compute(as_texts, lambda _: True).vectors)
+
+
+def test_texts_and_token_ids_keep_their_order_in_one_batch(
+    reading: backend.Backend, tokenizer: tokenizers.Tokenizer
+) -> None:
+    mixed: list[backend.Text] = [
+        tuple(tokenizer.encode(text).ids) if index % 3 else text for index, text in enumerate(TEXTS)
+    ]
+    prepared = reading.prepare_texts(mixed)
+    assert prepared.truncations == reading.prepare_texts(TEXTS).truncations
+    vectors = reading.compute(prepared, lambda _: True).vectors
+    np.testing.assert_array_equal(vectors, _vectors(reading, TEXTS))
+
+
+def test_an_id_that_is_no_token_fails_alone_and_is_named(
+    reading: backend.Backend, tokenizer: tokenizers.Tokenizer
+) -> None:
+    size = tokenizer.get_vocab_size()
+    last = (size - 1,)
+    prepared = reading.prepare_texts([(7, 8, 9), "a text", (7, 8, size, 9), last, (2**32 - 1,), ()])
+    assert [(f.index, f.reason) for f in prepared.failures] == [
+        (index, problems.Reason.UNKNOWN_TOKEN) for index in (2, 4, 5)
+    ]
+    assert f"Token id {size} at position 2 " in prepared.failures[0].message
+    assert f"below {size}." in prepared.failures[0].message
+    # What cannot be read was not read.
+    assert list(prepared.token_counts) == [5, 4, 0, 3, 0, 0] and prepared.token_count == 12
+    vectors = reading.compute(prepared, lambda _: True).vectors
+    np.testing.assert_allclose(vectors[1], _vectors(reading, ["a text"])[0], atol=2e-6)
+
+
+def test_a_backend_that_takes_none_says_so() -> None:
+    with pytest.raises(TypeError, match="token ids"):
+        hash_backend.HashBackend(HASH).prepare_texts(["a", (1, 2)])

@@ -94,6 +94,10 @@ async def test_dimensions_and_the_extension_input_type_reach_the_workload() -> N
         ({"input": ["a"] * 2049}, "input"),
         ({"input": [1, 2, 3]}, "input"),
         ({"input": [[1, 2], [3]]}, "input"),
+        ({"input": [1, -2, 3]}, "input[1]"),
+        ({"input": [[1, 2], [3, 1 << 32]]}, "input[1][1]"),
+        ({"input": [[1, 2], []]}, "input[1]"),
+        ({"input": [[1, 2], "a"]}, "input[1]"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({"input": "a", "extra_body": {"truncate": "END"}}, "truncate"),
         ({"input": "a", "extra_body": {"input_type": "title"}}, "input_type"),
@@ -110,8 +114,43 @@ async def test_a_bad_field_is_named_and_nothing_is_computed(request_: dict[str, 
 
 async def test_token_ids_are_refused_with_what_to_do() -> None:
     async with http_edge.edge() as edge, client_of(edge) as client:
-        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as refused:
             await client.embeddings.create(model="texts", input=[[1, 2], [3]])
+    assert body_of(refused.value)["code"] == "token_ids_not_accepted"
+    assert edge.lane.calls == []
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}])
+async def test_token_ids_where_the_workload_takes_them(options: dict[str, Any]) -> None:
+    many = [[n, n + 1, n + 2] for n in range(200)]
+    async with http_edge.edge() as edge, client_of(edge) as client:
+        one = await client.embeddings.create(model="tokens", input=[7, 8, 9], **options)
+        answer = await client.embeddings.create(model="tokens", input=many, **options)
+    assert np.array_equal(np.asarray(one.data[0].embedding, dtype=np.float32), vector_of("7 8 9"))
+    assert (len(one.data), one.usage.total_tokens) == (1, 3 + 2)
+    rows = np.asarray([item.embedding for item in answer.data], dtype=np.float32)
+    assert np.array_equal(rows, [vector_of(" ".join(map(str, ids))) for ids in many])
+    assert answer.usage.total_tokens == 5 * 200
+    assert [ids for _, request in edge.lane.calls for ids in http_edge.ids_of(request)] == [[7, 8, 9], *many]
+
+
+@pytest.mark.parametrize(
+    ("input_", "param", "code"),
+    [
+        ([1, http_edge.VOCABULARY], "input", "unknown_token"),
+        ([[1]] * 70 + [[http_edge.VOCABULARY]], "input[70]", "unknown_token"),
+        ([1] * (http_edge.MAX_TOKEN_IDS + 1), "input", "invalid_argument"),
+        ([[1], [1] * (http_edge.MAX_TOKEN_IDS + 1)], "input[1]", "invalid_argument"),
+    ],
+)
+async def test_token_ids_that_are_not_the_models(input_: Any, param: str, code: str) -> None:
+    async with http_edge.edge() as edge, client_of(edge) as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.embeddings.create(model="tokens", input=input_)
+    error = body_of(refused.value)
+    assert (error["param"], error["code"]) == (param, code)
+    # Whoever sends another tokenizer's ids is told how not to.
+    assert ("check_embedding_ctx_length=False" in error["message"]) == (code == "unknown_token")
 
 
 async def test_an_item_without_a_vector_fails_the_request_by_its_index() -> None:
@@ -220,7 +259,10 @@ async def test_a_client_that_has_waited_enough_is_dropped() -> None:
 async def test_models() -> None:
     async with http_edge.edge() as edge, client_of(edge) as client:
         models = await client.models.list()
-        assert [(m.id, m.object, m.owned_by) for m in models.data] == [("texts", "model", "podium")]
+        assert [(m.id, m.object, m.owned_by) for m in models.data] == [
+            ("texts", "model", "podium"),
+            ("tokens", "model", "podium"),
+        ]
         assert (await client.models.retrieve("texts")).id == "texts"
         for model in ("pictures", "nothing"):
             with pytest.raises(openai.NotFoundError):

@@ -23,6 +23,9 @@ SERVICE = "podium.gateway.v1.GatewayService"
 TOKENS = {"token-of-a": "app-a", "token-of-b": "app-b"}
 DIMENSION = 8
 MAX_TEXT_BYTES = 100_000
+MAX_TOKEN_IDS = 9_000
+VOCABULARY = 30_000
+"""Token ids of the workload `tokens` are below it."""
 LIMITS = routes.Limits(body_bytes=4 << 20, read_s=10.0, answer_s=10.0)
 PATIENCE_S = 10.0
 
@@ -34,6 +37,13 @@ WORKLOADS = (
         truncated_dimensions=[2, 4],
         limits=workload_pb2.WorkloadLimits(max_text_bytes=MAX_TEXT_BYTES),
         prefixes=workload_pb2.TextPrefixes(query="query: ", passage="passage: "),
+    ),
+    workload_pb2.Workload(
+        name="tokens",
+        modalities=[workload_pb2.MODALITY_TEXT],
+        dimension=DIMENSION,
+        limits=workload_pb2.WorkloadLimits(max_text_bytes=MAX_TOKEN_IDS),
+        accepts_token_ids=True,
     ),
     workload_pb2.Workload(name="pictures", modalities=[workload_pb2.MODALITY_IMAGE], dimension=DIMENSION),
 )
@@ -90,8 +100,9 @@ class Lane:
 
     def _answer(self, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
         dimension = request.options.dimensions or self.dimension
-        texts = [item.text for item in request.texts.items]
-        good = [text for text in texts if text not in self.bad_texts]
+        texts = texts_of(request)
+        unknown = [index for index, ids in enumerate(ids_of(request)) if max(ids, default=0) >= VOCABULARY]
+        good = [text for index, text in enumerate(texts) if text not in self.bad_texts and index not in unknown]
         chunk = result_pb2.ResultChunk(
             item_count=len(texts),
             vectors=b"".join(vector_of(text, dimension).tobytes() for text in good),
@@ -106,14 +117,27 @@ class Lane:
                 )
                 for index, text in enumerate(texts)
                 if text in self.bad_texts
+            ]
+            + [
+                result_pb2.ItemError(
+                    item_index=index,
+                    reason=result_pb2.ITEM_ERROR_REASON_UNKNOWN_TOKEN,
+                    message="a token id is not in the vocabulary.",
+                )
+                for index in unknown
             ],
         )
         return gateway_pb2.EmbedResponse(chunk=chunk, token_count=sum(len(text.split()) + 2 for text in texts))
 
 
 def texts_of(request: gateway_pb2.EmbedRequest) -> list[str]:
-    """The texts of one call."""
-    return [item.text for item in request.texts.items]
+    """The texts of one call; of token ids their digits, which the lane takes for a text of so many words."""
+    return [item.text or " ".join(map(str, item.token_ids.ids)) for item in request.texts.items]
+
+
+def ids_of(request: gateway_pb2.EmbedRequest) -> list[list[int]]:
+    """The token ids of one call, none for a text."""
+    return [list(item.token_ids.ids) for item in request.texts.items]
 
 
 def options_of(request: gateway_pb2.EmbedRequest) -> item_pb2.EmbeddingOptions:

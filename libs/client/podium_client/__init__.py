@@ -35,7 +35,7 @@ from podium_client.errors import (
     Unavailable,
     Violation,
 )
-from podium_client.items import ImageLike
+from podium_client.items import ImageLike, TextLike
 from podium_client.jobs import Job, JobState, Progress, Workload
 from podium_client.results import Embeddings, ItemError, Provenance, ResultChunk, Summary, Truncation
 from podium_client.retry import RetryPolicy
@@ -87,6 +87,7 @@ __all__ = [
     "ServiceError",
     "Sink",
     "Summary",
+    "TextLike",
     "Tls",
     "Truncation",
     "Unauthenticated",

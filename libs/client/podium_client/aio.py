@@ -18,7 +18,7 @@ from podium_client.consuming import DEFAULT_WINDOW, Consumer, Delivery
 from podium_client.embedding import EmbedCall, ProgressCallback
 from podium_client.encodings import Dtype
 from podium_client.fetch import fetch
-from podium_client.items import IMAGES, TEXTS, ImageLike, Kind
+from podium_client.items import IMAGES, TEXTS, ImageLike, Kind, TextLike
 from podium_client.jobs import Job, JobState, Workload, embedding_options
 from podium_client.parts import (
     DEFAULT_BYTES_PER_JOB,
@@ -78,7 +78,7 @@ class AsyncClient:
 
     async def embed_texts(
         self,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -97,7 +97,8 @@ class AsyncClient:
         release: bool = True,
         progress: ProgressCallback | None = None,
     ) -> Embeddings:
-        """Embed texts; returns (n, dimension) float32 in input order, with the items' errors beside it.
+        """Embed texts; returns (n, dimension) float32 in input order, with the items' errors beside it. A text may be
+        given as a list of token ids of the model's own tokenizer, where the workload accepts them.
 
         The input is read lazily in a thread and cut into jobs. When the process is killed, the same call
         (same texts, workload, options, labels, priority, budget, `run` and bounds) finds its jobs again and
@@ -133,7 +134,7 @@ class AsyncClient:
     async def embed_texts_to(
         self,
         target: Target,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -258,7 +259,7 @@ class AsyncClient:
 
     async def query_texts(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -294,7 +295,7 @@ class AsyncClient:
 
     async def submit_texts(
         self,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -361,7 +362,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[TextLike] | None = None,
         *,
         images: Sequence[ImageLike] | None = None,
         workload: str,

@@ -1,5 +1,8 @@
 """What the items of a job may be, and how a value of the caller's becomes one.
 
+A text is a str; or, for a workload that accepts them, a list, tuple or numpy vector of token ids of the model's own
+tokenizer.
+
 An image is an http, https or s3 URL (str), which the worker fetches; or the encoded file itself (bytes); or a local
 file (pathlib.Path), read when its turn comes and sent inline. A str is never taken for a local path: a URL with a typo
 would be looked for on the disk.
@@ -10,14 +13,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
 
 from podium.common.v1 import item_pb2
 from podium_client.errors import InvalidInput, Violation
 
 T = TypeVar("T")
+TextLike: TypeAlias = str | Sequence[int]
 ImageLike: TypeAlias = str | bytes | bytearray | memoryview | os.PathLike[str]
 Items: TypeAlias = item_pb2.TextItems | item_pb2.ImageItems
 
@@ -32,7 +38,7 @@ class Content(NamedTuple):
     """What goes into one item: the field, its value, and the bytes that it counts for."""
 
     field: str
-    value: str | bytes
+    value: str | bytes | item_pb2.TokenIds
     size: int
 
 
@@ -57,13 +63,27 @@ def printable(text: str) -> str:
 
 
 def read_text(index: int, text: object) -> Content:
-    """A text."""
+    """A text, or the token ids of one."""
+    if isinstance(text, list | tuple | np.ndarray):
+        return _read_token_ids(index, text)
     if not isinstance(text, str):
         raise bad_item("texts", index, "text", f"a str is needed, not {type(text).__name__}")
     try:
         return Content("text", text, len(text.encode("utf-8")))
     except UnicodeEncodeError as error:
         raise bad_item("texts", index, "text", f"not encodable as UTF-8: {error.reason}") from error
+
+
+def _read_token_ids(index: int, ids: Sequence[Any]) -> Content:
+    try:
+        value = item_pb2.TokenIds(ids=ids)
+    except (TypeError, ValueError) as error:
+        raise bad_item(
+            "texts", index, "token_ids", f"token ids are whole numbers from 0 to 2^32 - 1: {error}"
+        ) from error
+    if not value.ids:
+        raise bad_item("texts", index, "token_ids", "is empty")
+    return Content("token_ids", value, value.ByteSize())
 
 
 def read_image(index: int, image: object) -> Content:
@@ -119,5 +139,5 @@ def _check_size(index: int, name: str, size: int) -> None:
         raise bad_item("images", index, "data", f"{name}is {size:,} bytes; {limit}")
 
 
-TEXTS: Kind[str] = Kind("texts", item_pb2.TextItems, read_text)
+TEXTS: Kind[TextLike] = Kind("texts", item_pb2.TextItems, read_text)
 IMAGES: Kind[ImageLike] = Kind("images", item_pb2.ImageItems, read_image)

@@ -109,6 +109,8 @@ class Workload:
     """Element types that a job may ask for."""
     truncated_dimensions: tuple[int, ...] = ()
     """Lengths to which vectors may be truncated."""
+    accepts_token_ids: bool = False
+    """Whether texts may be given as token ids of the model's own tokenizer."""
 
 
 def _time(message: job_pb2.Job, field: str) -> datetime | None:
@@ -190,6 +192,7 @@ def workload_from_proto(message: workload_pb2.Workload) -> Workload:
         max_image_pixels=message.limits.max_image_pixels,
         dtypes=tuple(dtype for n in message.dtypes if (dtype := dtype_from_wire(n))) or ("float32",),
         truncated_dimensions=tuple(message.truncated_dimensions),
+        accepts_token_ids=message.accepts_token_ids,
     )
 
 

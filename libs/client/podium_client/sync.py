@@ -21,7 +21,7 @@ from podium_client.config import Endpoint, Tls
 from podium_client.consuming import DEFAULT_WINDOW, Delivery
 from podium_client.embedding import ProgressCallback
 from podium_client.encodings import Dtype
-from podium_client.items import ImageLike
+from podium_client.items import ImageLike, TextLike
 from podium_client.jobs import Job, JobState, Workload
 from podium_client.parts import DEFAULT_BYTES_PER_JOB, DEFAULT_IMAGE_BYTES_PER_JOB, DEFAULT_ITEMS_PER_JOB
 from podium_client.queries import DEFAULT_TIMEOUT_S
@@ -143,7 +143,7 @@ class Client:
 
     def embed_texts(
         self,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -188,7 +188,7 @@ class Client:
     def embed_texts_to(
         self,
         target: Target,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -315,7 +315,7 @@ class Client:
 
     def query_texts(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -365,7 +365,7 @@ class Client:
 
     def submit_texts(
         self,
-        texts: Iterable[str],
+        texts: Iterable[TextLike],
         *,
         workload: str,
         input_type: InputType | None = None,
@@ -435,7 +435,7 @@ class Client:
 
     def submit(
         self,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[TextLike] | None = None,
         *,
         images: Sequence[ImageLike] | None = None,
         workload: str,

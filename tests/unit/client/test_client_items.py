@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from podium.common.v1 import item_pb2
@@ -115,3 +116,21 @@ def test_a_text_and_a_url_of_the_same_letters_are_two_jobs() -> None:
     texts, urls = next(cut([URL], kind=TEXTS)), next(cut([URL], kind=IMAGES))
     assert texts.items.SerializeToString() == urls.items.SerializeToString()
     assert request_id(SPEC, texts) != request_id(SPEC, urls)
+
+
+def test_token_ids_are_texts_too() -> None:
+    ids = [[1, 2, 3], (7,), np.array([4, 5]), "a text"]
+    (part,) = cut(ids, [f"k{n}" for n in range(4)], kind=TEXTS)
+    assert isinstance(part.items, item_pb2.TextItems)
+    assert [list(item.token_ids.ids) for item in part.items.items] == [[1, 2, 3], [7], [4, 5], []]
+    assert [item.text for item in part.items.items] == ["", "", "", "a text"]
+    assert whole(ids, part.keys, TEXTS) == part.items
+    other = next(cut([[1, 2], (7,), [4, 5], "a text"], kind=TEXTS))
+    assert request_id(SPEC, part) != request_id(SPEC, other)
+
+
+@pytest.mark.parametrize("bad", [[], [1, "a"], [1.5], [-1], [2**32], np.array([1.5]), [[1]], b"ab", {1, 2}])
+def test_what_is_neither_a_text_nor_token_ids_is_named(bad: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        list(cut(["a", bad], kind=TEXTS))
+    assert caught.value.violations[0].index == 1

@@ -62,7 +62,9 @@ def _answer(request: scheduler_pb2.EmbedRequest) -> scheduler_pb2.EmbedResponse:
     if request.modality == workload_pb2.MODALITY_IMAGE:
         contents = [i.url or i.data.decode() for i in item_pb2.ImageItems.FromString(request.payload).items]
     else:
-        contents = [t.text for t in item_pb2.TextItems.FromString(request.payload).items]
+        contents = [
+            t.text or "".join(map(str, t.token_ids.ids)) for t in item_pb2.TextItems.FromString(request.payload).items
+        ]
     good = [c for c in contents if not c.startswith("!")]
     rows = np.array([[len(c), 1] for c in good], dtype="<f4").reshape(-1, 2)
     chunk = result_pb2.ResultChunk(
@@ -343,6 +345,20 @@ async def test_another_revision_is_another_vector() -> None:
     await rig.registry.refresh()
     await rig("a")
     assert len(rig.replicas[0].asked) == 2
+
+
+async def test_token_ids_are_cached_apart_from_texts() -> None:
+    accepting = workload_pb2.Workload()
+    accepting.CopyFrom(TEXTS)
+    accepting.accepts_token_ids = True
+    rig = Rig(Scheduler(listed=(accepting, IMAGES)), cache_bytes=1 << 20)
+    ids = item_pb2.TextItem(token_ids=item_pb2.TokenIds(ids=[1, 2]))
+    text = item_pb2.TextItem(text=ids.token_ids.SerializeToString().decode())
+    for items, rows in (([ids], [[2, 1]]), ([text], [[4, 1]]), ([text, ids], [[4, 1], [2, 1]])):
+        request = gateway_pb2.EmbedRequest(workload="texts", texts=item_pb2.TextItems(items=items))
+        assert _rows(await rig.embed(callers.Caller("app"), request)) == rows
+    assert [asked.item_count for asked in rig.replicas[0].asked] == [1, 1]
+    assert rig.meter.hits == 2
 
 
 async def test_an_image_that_is_somewhere_else_is_not_cached() -> None:

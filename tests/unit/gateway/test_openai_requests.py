@@ -35,7 +35,7 @@ def fields_of(**fields: Any) -> list[str]:
 def test_a_string_and_a_list() -> None:
     assert parse(model="m", input="a") == requests.EmbeddingsRequest("m", ("a",), rules.Options(), False, True)
     asked = parse(model="m", input=["a", "b"], encoding_format="base64", dimensions=2, input_type="passage", user="u")
-    assert (list(asked.texts), asked.base64, asked.single) == (["a", "b"], True, False)
+    assert (list(asked.inputs), asked.base64, asked.single) == (["a", "b"], True, False)
     assert asked.options == rules.Options(input_type=int(workload_pb2.INPUT_TYPE_PASSAGE), dimensions=2)
 
 
@@ -54,19 +54,35 @@ def test_an_input_that_is_no_text(given_: Any) -> None:
     assert fields_of(model="m", input=given_) == ["input"]
 
 
-@pytest.mark.parametrize("tokens", [[1], [0, 2], [[1, 2]], [[1], [2, 3]]])
-def test_token_ids_are_told_from_what_is_merely_wrong(tokens: Any) -> None:
-    with pytest.raises(errors.InvalidArgument, match="token ids"):
-        parse(model="m", input=tokens)
+def test_token_ids_of_one_text_and_of_several() -> None:
+    one, several = parse(model="m", input=[1, 2, 2**32 - 1]), parse(model="m", input=[[0], [2, 3]])
+    assert (list(one.inputs), one.single) == ([[1, 2, 2**32 - 1]], True)
+    assert (list(several.inputs), several.single) == ([[0], [2, 3]], False)
 
 
-@pytest.mark.parametrize("wrong", [[True], [[True]], [[]], [["a"]], [1.5]])
-def test_what_is_merely_wrong(wrong: Any) -> None:
-    assert fields_of(model="m", input=wrong) == ["input[0]"]
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ([True], "input[0]"),
+        ([1.5], "input[0]"),
+        ([[]], "input[0]"),
+        ([[True]], "input[0][0]"),
+        ([["a"]], "input[0][0]"),
+        ([[1], [2, -3]], "input[1][1]"),
+        ([[1], 2], "input[1]"),
+        ([1, 2.5], "input[1]"),
+        ([1, 2**32], "input[1]"),
+        ([1, [2]], "input[1]"),
+        (["a", [2]], "input[1]"),
+    ],
+)
+def test_what_is_neither_a_text_nor_token_ids(wrong: Any, field: str) -> None:
+    assert fields_of(model="m", input=wrong) == [field]
 
 
-def test_a_request_of_nothing_but_mistakes_is_a_bounded_answer() -> None:
-    assert len(fields_of(model="m", input=[None] * 2048)) == 100
+@pytest.mark.parametrize("mistakes", [[None] * 2048, [-1] * 2048, [[]] * 2048, [[1, *[None] * 2048]] * 2048])
+def test_a_request_of_nothing_but_mistakes_is_a_bounded_answer(mistakes: Any) -> None:
+    assert len(fields_of(model="m", input=mistakes)) == 100
 
 
 @given(st.dictionaries(NAMES, VALUES) | VALUES)
@@ -79,7 +95,9 @@ def test_whatever_is_sent_is_a_request_or_a_refusal_with_fields(sent: Any) -> No
         assert answer.status_code == 400
         assert set(json.loads(bytes(answer.body))["error"]) == {"message", "type", "param", "code"}
     else:
-        assert asked.model and asked.texts and all(isinstance(text, str) for text in asked.texts)
+        assert asked.model and asked.inputs
+        ids = [one for text in asked.inputs if not isinstance(text, str) for one in text]
+        assert all(type(one) is int and 0 <= one < 2**32 for one in ids)
 
 
 @given(st.binary(max_size=50))
@@ -108,6 +126,8 @@ def test_every_error_has_its_status(kind: type[errors.PodiumError]) -> None:
     [
         ("texts.items[17].text", False, "input[17]"),
         ("texts.items[0].text", True, "input"),
+        ("texts.items[17].token_ids", False, "input[17]"),
+        ("texts.items[0].token_ids", True, "input"),
         ("texts.items", False, "input"),
         ("items", False, "input"),
         ("workload", False, "model"),

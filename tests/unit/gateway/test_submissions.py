@@ -6,6 +6,7 @@ import random
 import uuid
 from dataclasses import replace
 
+import lz4.frame
 import pytest
 
 from podium.common.v1 import item_pb2, workload_pb2
@@ -183,3 +184,67 @@ def test_tasks_are_not_deduplicated() -> None:
     with pytest.raises(errors.InvalidArgument) as caught:
         submissions.prepare(request, tasks, compression.lz4_frame)
     assert [v.field for v in caught.value.violations] == ["deduplicate"]
+
+
+def _ids(*ids: int, text: str = "", key: str = "") -> item_pb2.TextItem:
+    return item_pb2.TextItem(text=text, key=key, token_ids=item_pb2.TokenIds(ids=ids))
+
+
+def _with(*items: item_pb2.TextItem) -> gateway_pb2.SubmitBatchRequest:
+    return gateway_pb2.SubmitBatchRequest(
+        request_id=str(uuid.uuid4()), workload="texts", texts=item_pb2.TextItems(items=items)
+    )
+
+
+READS_IDS = replace(RULES, accepts_token_ids=True, max_text_bytes=5)
+
+
+def test_token_ids_are_cut_and_carried_like_texts() -> None:
+    request = _with(*(_ids(*range(1, 1 + n % 5), 7, key=f"k{n}") for n in range(150)), item_pb2.TextItem(text="text"))
+    admission = submissions.prepare(request, READS_IDS, compression.lz4_frame)
+    assert [b.item_count for b in admission.batches] == [100, 51]
+    parts = [b.payload for b in admission.batches]
+    whole = [compression_undone(part, b.payload_encoding) for part, b in zip(parts, admission.batches, strict=True)]
+    found = [item for part in whole for item in item_pb2.TextItems.FromString(part).items]
+    assert found == list(request.texts.items)
+
+
+def compression_undone(payload: bytes, encoding: int) -> bytes:
+    if encoding == item_pb2.PAYLOAD_ENCODING_IDENTITY:
+        return payload
+    plain: bytes = lz4.frame.decompress(payload)
+    return plain
+
+
+def test_what_is_wrong_with_token_ids_is_named() -> None:
+    request = _with(
+        _ids(1), _ids(), _ids(1, 2, text="a"), _ids(*range(6)), item_pb2.TextItem(), _ids(*range(5)), _ids(2**32 - 1)
+    )
+    with pytest.raises(errors.InvalidArgument) as refused:
+        submissions.prepare(request, READS_IDS, compression.lz4_frame)
+    assert [(v.field, v.description) for v in refused.value.violations] == [
+        ("texts.items[1].token_ids", "is empty"),
+        ("texts.items[2].token_ids", "is given beside a text; an item has one of them"),
+        ("texts.items[3].token_ids", "holds 6 token ids; the workload's limit is 5"),
+        ("texts.items[4].text", "is empty"),
+    ]
+
+
+def test_a_workload_that_takes_no_token_ids_says_so() -> None:
+    with pytest.raises(errors.InvalidArgument) as refused:
+        submissions.prepare(_with(item_pb2.TextItem(text="a"), _ids(1), _ids()), RULES, compression.lz4_frame)
+    assert [(v.field, v.description) for v in refused.value.violations] == [
+        (f"texts.items[{index}].token_ids", "workload 'texts' takes no token ids: send the text") for index in (1, 2)
+    ]
+
+
+def test_token_ids_are_identical_to_the_same_ids_alone() -> None:
+    shared = _ids(1, 2)
+    # A text whose bytes are those of the ids as they are serialized.
+    text = item_pb2.TextItem(text=shared.token_ids.SerializeToString().decode())
+    request = _with(shared, _ids(1, 2, key="k"), _ids(2, 1), text, _ids(1, 2, 3))
+    request.deduplicate = True
+    (batch,) = submissions.prepare(request, READS_IDS, compression.lz4_frame).batches
+    hashes = [batch.identities.hashes[16 * n : 16 * n + 16] for n in range(5)]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 4

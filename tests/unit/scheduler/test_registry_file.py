@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from podium.common.v1 import workload_pb2
+from podium.worker.v1 import worker_pb2
 from podium_scheduler.adapters import registry_entries, registry_file
+from podium_scheduler.app import worker_sessions
 
 GOOD = """\
 workloads:
@@ -209,6 +211,12 @@ def test_the_registry_cannot_be_changed() -> None:
             "19:19: workloads.minilm.model.pretrained: is for",
         ),
         ('query: "q: "', "query: [1]", "20:7: workloads.minilm.prefixes.query: must be text"),
+        (
+            "dimension: 384",
+            "dimension: 384\n    accepts_token_ids: true",
+            "6:24: workloads.minilm.accepts_token_ids: has no meaning with prefixes, whose end may be one token with a "
+            "text's beginning",
+        ),
         (
             '"8.0"',
             "8.0",
@@ -512,3 +520,22 @@ def test_sizes(value: object, expected: int) -> None:
 def test_what_is_no_size(value: object) -> None:
     with pytest.raises(ValueError, match="must be a size in bytes"):
         registry_entries.size(value)
+
+
+def test_token_ids_are_taken_where_the_entry_says_so() -> None:
+    plain = GOOD.replace('    prefixes:\n      query: "q: "\n      passage: "p: "\n', "")
+    accepting = plain.replace("dimension: 384", "dimension: 384\n    accepts_token_ids: true")
+    for text, accepts in ((plain, False), (accepting, True)):
+        assert registry_file.parse(text.encode(), "registry.yaml").workloads["minilm"].accepts_token_ids == accepts
+    hashed = re.sub(r"      hub_id: .*\n", "", accepting).replace("sentence_transformers", "hash")
+    hashed = hashed.replace("pooling: mean", "pooling: none").replace("normalized: true", "normalized: false")
+    assert "accepts_token_ids: is for the sentence_transformers backend only" in refusal(hashed)
+
+
+def test_a_worker_that_reads_no_token_ids_is_given_no_workload_that_takes_them() -> None:
+    accepting = workload_pb2.Workload(name="w", accepts_token_ids=True, model=workload_pb2.ModelSpec(backend="hash"))
+    plain = workload_pb2.Workload(name="w", model=workload_pb2.ModelSpec(backend="hash"))
+    older = worker_pb2.Hello(backends=["hash"])
+    newer = worker_pb2.Hello(backends=["hash"], reads_token_ids=True)
+    assert [worker_sessions.may_serve(hello, accepting) for hello in (older, newer)] == [False, True]
+    assert worker_sessions.may_serve(older, plain)

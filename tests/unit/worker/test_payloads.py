@@ -57,6 +57,22 @@ def test_texts_have_the_prefix_of_their_side() -> None:
     assert payloads.texts(assign(texts("a"), TEXT), PLAIN, LIMIT) == payloads.Texts(["a"], ())
 
 
+def test_token_ids_come_in_place_of_texts_where_the_workload_takes_them() -> None:
+    items = texts("a", "b", "c")
+    items.items[1].text, items.items[1].token_ids.ids[:] = "", [7, 2**32 - 1]
+    reads = workload_pb2.Workload(name="w", dimension=96, accepts_token_ids=True)
+    assert payloads.texts(assign(items, TEXT), reads, LIMIT).texts == ["a", (7, 2**32 - 1), "c"]
+    half = assign(items, TEXT, payload_offset=1, item_count=2)
+    assert payloads.texts(half, reads, LIMIT).texts == [(7, 2**32 - 1), "c"]
+    prefixed = workload_pb2.Workload(
+        name="w", dimension=96, accepts_token_ids=True, prefixes=workload_pb2.TextPrefixes(query="q: ")
+    )
+    query = item_pb2.EmbeddingOptions(input_type=workload_pb2.INPUT_TYPE_QUERY)
+    for workload, options in ((PLAIN, None), (prefixed, query)):
+        with pytest.raises(payloads.BadPayload, match="takes no token ids"):
+            payloads.texts(assign(items, TEXT, options=options), workload, LIMIT)
+
+
 @given(st.integers(0, 7), st.integers(-1, 8))
 def test_a_half_is_its_own_range_of_the_whole_payload(offset: int, count: int) -> None:
     half = assign(texts(*"abcdef"), TEXT, payload_offset=offset, item_count=max(0, count))

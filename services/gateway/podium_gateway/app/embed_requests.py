@@ -42,7 +42,7 @@ def _check_items(
     items.check_keys(kind, [item.key for item in container.items], bad)
     if kind is workloads.Modality.TEXT:
         texts = list(request.texts.items)
-        items.check_texts([t.text for t in texts], rules.max_text_bytes if rules else 0, bad)
+        submissions.check_texts(texts, rules, bad)
         return texts
     images = list(request.images.items)
     urls = [i.url if i.HasField("url") else None for i in images]
@@ -53,7 +53,8 @@ def _check_items(
 def content(item: item_pb2.TextItem | item_pb2.ImageItem) -> bytes | None:
     """What an item's vector depends on, all but its key; None when it is not in the item."""
     if isinstance(item, item_pb2.TextItem):
-        return b"t" + item.text.encode()
+        # No text is the token ids that it consists of: whether it would be, its model's tokenizer alone knows.
+        return b"t" + item.text.encode() if item.text else b"i" + item.token_ids.SerializeToString()
     return None if item.HasField("url") else b"d" + item.data
 
 

@@ -31,7 +31,15 @@ CALLS_AT_A_TIME = 4
 LOOK_AGAIN_S = 0.5
 """While a model is being loaded, which may take less time than was expected."""
 FLOAT32_BYTES = 4
+NO_TOKEN_IDS = "TOKEN_IDS_NOT_ACCEPTED"
+"""Reason of a refusal."""
 
+Input = str | Sequence[int]
+"""A text, or the ids of its tokens."""
+
+_TOKEN_ID_BYTES = 4
+_LANGCHAIN = "With LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)"
+"""Without it, it sends ids of OpenAI's tokenizers, whatever the model."""
 _ITEM = re.compile(r"texts\.items\[(\d+)\]")
 
 
@@ -46,7 +54,7 @@ class Embed(Protocol):
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """Rows of `dimension` little-endian float32 numbers. `pieces`: runs of whole rows, in order; together there is one
-    row for each text. `token_count`: tokens read, special tokens included."""
+    row for each input. `token_count`: tokens read, special tokens included."""
 
     pieces: Sequence[bytes]
     dimension: int
@@ -63,7 +71,7 @@ class _Answers:
 
 
 class EmbedTexts:
-    """Embeds any number of texts of one workload."""
+    """Embeds any number of texts of one workload, or of texts as token ids where it accepts them."""
 
     def __init__(self, embed: Embed, registry: workloads.Registry, time: clock.Clock) -> None:
         self._embed = embed
@@ -71,18 +79,18 @@ class EmbedTexts:
         self._clock = time
 
     async def __call__(
-        self, caller: callers.Caller, workload: str, texts: Sequence[str], options: requests.Options
+        self, caller: callers.Caller, workload: str, inputs: Sequence[Input], options: requests.Options
     ) -> Vectors:
-        """`texts` holds at least one. Field paths of errors are those of one EmbedRequest with all texts.
+        """`inputs` holds at least one. Field paths of errors are those of one EmbedRequest with all of them.
 
-        Raises errors.NotFound (WORKLOAD_NOT_FOUND), InvalidArgument (its reason is an ItemErrorReason when a text has
-        no vector), DeadlineExceeded, ResourceExhausted, Unavailable.
+        Raises errors.NotFound (WORKLOAD_NOT_FOUND), InvalidArgument (its reason is an ItemErrorReason when an input has
+        no vector, NO_TOKEN_IDS where the workload takes none), DeadlineExceeded, ResourceExhausted, Unavailable.
         """
         rules = await self._rules(workload)
-        _check(texts, options, rules)
-        slices = cutting.cut([len(text.encode()) for text in texts], CALL_ITEMS, CALL_BYTES)
+        _check(inputs, options, rules)
+        slices = cutting.cut([_size(one) for one in inputs], CALL_ITEMS, CALL_BYTES)
         answers = _Answers(deque(range(len(slices))), {}, min(CALLS_AT_A_TIME, len(slices)))
-        calls = [_request(workload, texts[s.first : s.first + s.count], options) for s in slices]
+        calls = [_request(workload, inputs[s.first : s.first + s.count], options) for s in slices]
         starts = [s.first for s in slices]
         try:
             async with asyncio.TaskGroup() as group:
@@ -137,17 +145,32 @@ class EmbedTexts:
             await self._clock.sleep(LOOK_AGAIN_S)
 
 
-def _check(texts: Sequence[str], options: requests.Options, rules: rules_of_workloads.WorkloadRules) -> None:
+def _check(inputs: Sequence[Input], options: requests.Options, rules: rules_of_workloads.WorkloadRules) -> None:
     bad = violations.Violations()
     requests.check_options(options, rules, bad)
-    items.check_texts(texts, rules.max_text_bytes, bad)
+    texts = [one if isinstance(one, str) else "" for one in inputs]
+    counts = [None if isinstance(one, str) else len(one) for one in inputs]
+    if not rules.accepts_token_ids and any(count is not None for count in counts):
+        why = f"holds token ids, and workload {rules.name!r} takes none: send texts. {_LANGCHAIN}"
+        raise errors.InvalidArgument([errors.Violation("texts.items", why)], reason=NO_TOKEN_IDS)
+    items.check_token_ids(counts, texts, rules, bad)
+    items.check_texts(texts, rules.max_text_bytes, bad, counts)
     refusals.raise_if_any(bad)
 
 
-def _request(workload: str, texts: Sequence[str], options: requests.Options) -> gateway_pb2.EmbedRequest:
-    request = gateway_pb2.EmbedRequest(
-        workload=workload, texts=item_pb2.TextItems(items=[item_pb2.TextItem(text=text) for text in texts])
-    )
+def _size(one: Input) -> int:
+    return len(one.encode()) if isinstance(one, str) else _TOKEN_ID_BYTES * len(one)
+
+
+def _item(one: Input) -> item_pb2.TextItem:
+    if isinstance(one, str):
+        return item_pb2.TextItem(text=one)
+    return item_pb2.TextItem(token_ids=item_pb2.TokenIds(ids=one))
+
+
+def _request(workload: str, inputs: Sequence[Input], options: requests.Options) -> gateway_pb2.EmbedRequest:
+    items_of_call = [_item(one) for one in inputs]
+    request = gateway_pb2.EmbedRequest(workload=workload, texts=item_pb2.TextItems(items=items_of_call))
     if options != requests.Options():
         request.options.CopyFrom(
             item_pb2.EmbeddingOptions(
@@ -162,12 +185,18 @@ def _check_answer(chunk: result_pb2.ResultChunk, asked: int, start: int) -> None
     """Raises errors.InvalidArgument for texts without a vector, Internal for an answer to something else."""
     if chunk.errors:
         raise errors.InvalidArgument(
-            [errors.Violation(f"texts.items[{start + e.item_index}].text", e.message) for e in chunk.errors],
+            [errors.Violation(f"texts.items[{start + e.item_index}].text", _why(e)) for e in chunk.errors],
             reason=result_pb2.ItemErrorReason.Name(chunk.errors[0].reason).removeprefix("ITEM_ERROR_REASON_"),
         )
     size = chunk.count * chunk.dimension * FLOAT32_BYTES
     if chunk.count != asked or chunk.dtype != workload_pb2.DTYPE_FLOAT32 or len(chunk.vectors) != size:
         raise errors.Internal(f"{asked} texts were answered with {chunk.count} rows in {len(chunk.vectors)} bytes")
+
+
+def _why(error: result_pb2.ItemError) -> str:
+    if error.reason == result_pb2.ITEM_ERROR_REASON_UNKNOWN_TOKEN:
+        return f"{error.message} {_LANGCHAIN}"
+    return error.message
 
 
 def _joined(chunks: Sequence[result_pb2.ResultChunk], answers: _Answers) -> Vectors:

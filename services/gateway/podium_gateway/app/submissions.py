@@ -118,7 +118,7 @@ def _check_items(
     if kind is workloads.Modality.TEXT:
         texts = list(request.texts.items)
         items.check_keys(kind, [t.key for t in texts], bad)
-        items.check_texts([t.text for t in texts], rules.max_text_bytes if rules else 0, bad)
+        check_texts(texts, rules, bad)
         return texts
     if kind is workloads.Modality.IMAGE:
         images = list(request.images.items)
@@ -130,6 +130,18 @@ def _check_items(
     items.check_keys(kind, [t.key for t in tasks], bad)
     items.check_tasks([len(t.input) for t in tasks], rules.max_task_bytes if rules else 0, bad)
     return tasks
+
+
+def check_texts(
+    texts: Sequence[item_pb2.TextItem], rules: workloads.WorkloadRules | None, bad: violations.Violations
+) -> None:
+    """Checks texts, and the token ids that stand in their place."""
+    strings = [t.text for t in texts]
+    counts: list[int | None] = []
+    if items.may_have_token_ids(strings, rules):
+        counts = [len(t.token_ids.ids) if t.HasField("token_ids") else None for t in texts]
+        items.check_token_ids(counts, strings, rules, bad)
+    items.check_texts(strings, rules.max_text_bytes if rules else 0, bad, counts)
 
 
 def _batches(
@@ -153,7 +165,8 @@ def _identify(batches: Iterable[scheduler_pb2.NewBatch], kind: workloads.Modalit
     """Adds to each batch what its items are recognised by, and their keys: a batch that needs no worker has nobody else
     to read them."""
     if kind is workloads.Modality.TEXT:
-        hashes = identities.of_texts([item.text for item in records if isinstance(item, item_pb2.TextItem)])
+        texts = [item for item in records if isinstance(item, item_pb2.TextItem)]
+        hashes = identities.of_texts([item.text or item.token_ids.SerializeToString() for item in texts])
     else:
         hashes = identities.of_images([item.data for item in records if isinstance(item, item_pb2.ImageItem)])
     keys = [item.key for item in records]

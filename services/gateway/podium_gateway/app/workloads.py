@@ -79,4 +79,5 @@ def rules_of(workload: workload_pb2.Workload) -> workloads.WorkloadRules:
         # An older scheduler names none: float32 is what every worker makes.
         dtypes=frozenset(workload.dtypes) | {workload_pb2.DTYPE_FLOAT32},
         truncated_dimensions=tuple(workload.truncated_dimensions),
+        accepts_token_ids=workload.accepts_token_ids,
     )

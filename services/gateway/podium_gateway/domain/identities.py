@@ -13,11 +13,19 @@ BYTES = 16
 """Of one identity: a cryptographic hash, so that nobody can make two items of their own collide."""
 UNKNOWN = bytes(BYTES)
 """Of an item that is never taken for another: what a URL leads to may change."""
+_TOKEN_IDS = b"podium.token_ids"
 
 
-def of_texts(texts: Iterable[str]) -> bytes:
-    """Identities of texts, one after the other; about a microsecond each."""
-    return b"".join([blake2b(text.encode(), digest_size=BYTES).digest() for text in texts])
+def of_texts(texts: Iterable[str | bytes]) -> bytes:
+    """Identities of texts, one after the other; about a microsecond each. Token ids come as bytes, and are never
+    identical to a text: what they stand for, the model's tokenizer alone knows."""
+    return b"".join([_of_text(text) for text in texts])
+
+
+def _of_text(text: str | bytes) -> bytes:
+    if isinstance(text, bytes):
+        return blake2b(text, digest_size=BYTES, person=_TOKEN_IDS).digest()
+    return blake2b(text.encode(), digest_size=BYTES).digest()
 
 
 def of_images(files: Iterable[bytes]) -> bytes:

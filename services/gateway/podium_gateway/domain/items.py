@@ -97,15 +97,51 @@ def _name_duplicate_keys(kind: workloads.Modality, keys: Sequence[str], bad: vio
             return
 
 
-def check_texts(texts: Sequence[str], max_bytes: int, bad: violations.Violations) -> None:
-    """Checks that each text has 1 to `max_bytes` UTF-8 bytes (0: no upper limit)."""
+def may_have_token_ids(texts: Sequence[str], rules: workloads.WorkloadRules | None) -> bool:
+    """Whether it has to be looked whether any of these items has token ids, which is not free: beside or in place of a
+    text where a workload takes them, only in place of one where it does not."""
+    return rules is None or rules.accepts_token_ids or not all(texts)
+
+
+def check_token_ids(
+    counts: Sequence[int | None],
+    texts: Sequence[str],
+    rules: workloads.WorkloadRules | None,
+    bad: violations.Violations,
+) -> None:
+    """Checks how many token ids items have (None: they have text). No text has more tokens than bytes."""
+    most = rules.max_text_bytes if rules else 0
+    for index, count in enumerate(counts):
+        path = f"texts.items[{index}].token_ids"
+        if count is None:
+            continue
+        if rules is not None and not rules.accepts_token_ids:
+            bad.add(path, f"workload {rules.name!r} takes no token ids: send the text")
+        elif texts[index]:
+            bad.add(path, "is given beside a text; an item has one of them")
+        elif not count:
+            bad.add(path, "is empty")
+        elif most and count > most:
+            bad.add(path, f"holds {count:,} token ids; the workload's limit is {most:,}")
+        if bad.full:
+            return
+
+
+def check_texts(
+    texts: Sequence[str], max_bytes: int, bad: violations.Violations, counts: Sequence[int | None] = ()
+) -> None:
+    """Checks that each text has 1 to `max_bytes` UTF-8 bytes (0: no upper limit).
+
+    `counts`: of token ids, which items may have in place of a text (None: an item has none); empty: no item has any.
+    """
     lengths = list(map(len, texts))
     may_be_long = max_bytes and max(lengths) * MAX_UTF8_BYTES_PER_CHARACTER > max_bytes
     if min(lengths) > 0 and not may_be_long:
         return
     for index, text in enumerate(texts):
         if not text:
-            bad.add(f"texts.items[{index}].text", "is empty")
+            if not counts or counts[index] is None:
+                bad.add(f"texts.items[{index}].text", "is empty")
         elif max_bytes and lengths[index] * MAX_UTF8_BYTES_PER_CHARACTER > max_bytes:
             _check_size(f"texts.items[{index}].text", len(text.encode()), max_bytes, bad)
         if bad.full:

@@ -34,3 +34,5 @@ class WorkloadRules:
     """Element types that a job may ask for, by their numbers in podium.common.v1."""
     truncated_dimensions: tuple[int, ...] = ()
     """Lengths to which vectors may be cut, ascending."""
+    accepts_token_ids: bool = False
+    """Whether a text may come as token ids."""

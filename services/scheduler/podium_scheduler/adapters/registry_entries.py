@@ -183,6 +183,7 @@ class Entry(Section):
     prefixes: Prefixes | None = None
     encodings: list[Encoding] | None = None
     dimensions: list[int] = []
+    accepts_token_ids: bool = False
     needs: Needs = Needs()
     canaries: list[Canary] = pydantic.Field(default=[], max_length=16)
 
@@ -282,6 +283,10 @@ def _model(entry: Entry) -> Iterator[tuple[Path, str]]:
         yield ("model", "pooling"), f"must be none for the {model.backend} backend"
     if model.backend == "hash" and model.normalized:
         yield ("model", "normalized"), "must be false for the hash backend"
+    if entry.accepts_token_ids and model.backend != "sentence_transformers":
+        yield ("accepts_token_ids",), "is for the sentence_transformers backend only"
+    elif entry.accepts_token_ids and entry.prefixes is not None:
+        yield ("accepts_token_ids",), "has no meaning with prefixes, whose end may be one token with a text's beginning"
 
 
 def _budgets(entry: Entry) -> Iterator[tuple[Path, str]]:

@@ -232,6 +232,7 @@ def _workload(name: str, entry: entries.Entry) -> workload_pb2.Workload:
         ),
         dtypes=[workload_pb2.DTYPE_FLOAT32, *sorted(_ENCODINGS[e] for e in entry.offered_encodings)],
         truncated_dimensions=entry.dimensions,
+        accepts_token_ids=entry.accepts_token_ids,
     )
     workload.needs.load_timeout.FromTimedelta(entry.needs.load_timeout)
     for canary in entry.canaries:

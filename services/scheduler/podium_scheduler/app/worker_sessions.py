@@ -232,7 +232,10 @@ class Session:
 
 
 def may_serve(hello: worker_pb2.Hello, workload: workload_pb2.Workload) -> bool:
-    """Whether a worker may be given a workload: it has the backend, and is not limited to others."""
+    """Whether a worker may be given a workload: it has the backend, is not limited to others, and understands the items
+    that the workload may have."""
+    if workload.accepts_token_ids and not hello.reads_token_ids:
+        return False
     return workload.model.backend in hello.backends and (not hello.workloads or workload.name in hello.workloads)
 
 

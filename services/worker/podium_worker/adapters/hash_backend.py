@@ -108,8 +108,8 @@ class HashBackend:
         self.description = backend.Description(pooling="none", normalized=model.normalized, precision="float32")
         faults.strike_load(model.workload)
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
-        return backend.Prepared(work=[text.encode() for text in texts], item_count=len(texts))
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
+        return backend.Prepared(work=[text.encode() for text in backend.plain(texts)], item_count=len(texts))
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
         # Read only when they are computed, as a device's driver may do: whoever lends them must keep them until then.

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2
+from podium_worker.app import backend
 from podium_worker.domain import encodings
 
 _DTYPES: dict[int, encodings.Dtype] = {
@@ -29,7 +30,7 @@ class BadPayload(Exception):
 class Texts:
     """The texts of one batch. `keys` is empty when no item has one."""
 
-    texts: Sequence[str]
+    texts: Sequence[backend.Text]
     keys: Sequence[str]
 
 
@@ -50,15 +51,25 @@ _AnItem = TypeVar("_AnItem", bound=_Item)
 
 
 def texts(assign: worker_pb2.Assign, workload: workload_pb2.Workload, max_payload_bytes: int) -> Texts:
-    """The batch's own texts with the prefix of their side. Raises BadPayload."""
+    """The batch's own texts with the prefix of their side, or their token ids. Raises BadPayload."""
     if assign.modality != workload_pb2.MODALITY_TEXT:
         raise BadPayload("The batch holds no texts.")
     items = item_pb2.TextItems()
     _parse(items, assign, max_payload_bytes)
     mine = _own(items.items, assign)
     prefix = _prefix(assign.options, workload.prefixes)
-    found = [prefix + item.text for item in mine] if prefix else [item.text for item in mine]
+    found = [prefix + text if (text := item.text) else _ids(item, workload, prefix) for item in mine]
     return Texts(found, _keys(mine))
+
+
+def _ids(item: item_pb2.TextItem, workload: workload_pb2.Workload, prefix: str) -> backend.Text:
+    """The token ids of an item without a text."""
+    if not item.HasField("token_ids"):
+        return prefix
+    if not workload.accepts_token_ids or prefix:
+        # Nobody knows which ids the prefix and a text would have together.
+        raise BadPayload(f"Workload {workload.name!r} takes no token ids.")
+    return tuple(item.token_ids.ids)
 
 
 def images(assign: worker_pb2.Assign, max_payload_bytes: int) -> Images:

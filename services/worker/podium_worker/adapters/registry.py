@@ -36,6 +36,7 @@ def model(workload: workload_pb2.Workload, remembered_budget: int = 0) -> backen
         architecture=spec.architecture,
         image_budget=spec.image_budget,
         remembered_budget=remembered_budget,
+        accepts_token_ids=workload.accepts_token_ids,
     )
 
 

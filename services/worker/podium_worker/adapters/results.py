@@ -30,8 +30,9 @@ REASONS: Mapping[problems.Reason, result_pb2.ItemErrorReason] = {
     problems.Reason.FETCH_FAILED: result_pb2.ITEM_ERROR_REASON_FETCH_FAILED,
     problems.Reason.UNDECODABLE: result_pb2.ITEM_ERROR_REASON_UNDECODABLE,
     problems.Reason.POISON: result_pb2.ITEM_ERROR_REASON_POISON,
+    problems.Reason.UNKNOWN_TOKEN: result_pb2.ITEM_ERROR_REASON_UNKNOWN_TOKEN,
 }
-"""How the contract calls what becomes of an image before it reaches a device."""
+"""How the contract calls what becomes of an item before it reaches a device."""
 _POOLING = {
     "mean": workload_pb2.POOLING_MEAN,
     "cls": workload_pb2.POOLING_CLS,
@@ -61,7 +62,7 @@ class BadVectors(Exception):
 class Outcome:
     """A computed batch: float32 vectors, shape (rows, dimension), one for each item that `failures` does not name.
 
-    `out_of_memory` and `truncations` count rows: only texts are truncated, and they all come to the device.
+    `out_of_memory`, `truncations` and `unread` count rows: only texts are truncated, and they all come to the device.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -70,6 +71,8 @@ class Outcome:
     out_of_memory: frozenset[int] = frozenset()
     failures: Sequence[problems.ItemFailure] = ()
     """Items that never came to the device."""
+    unread: Sequence[problems.ItemFailure] = ()
+    """Items that have a row, which is not theirs."""
 
 
 class _Error(NamedTuple):
@@ -156,6 +159,7 @@ def examine(item_count: int, outcome: Outcome, made_by: result_pb2.Provenance) -
     # One pass: the squared length is finite only if every element is (and none overflows).
     squares = np.einsum("ij,ij->i", vectors, vectors)
     bad = dict.fromkeys(outcome.out_of_memory, _Error(result_pb2.ITEM_ERROR_REASON_OUT_OF_MEMORY, _OUT_OF_MEMORY))
+    bad |= {one.index: _Error(REASONS[one.reason], one.message) for one in outcome.unread}
     lost = [
         row
         for row in np.flatnonzero(~np.isfinite(squares)).tolist()

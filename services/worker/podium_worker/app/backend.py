@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from podium_worker.domain import pictures
+from podium_worker.domain import pictures, problems
 
+Text = str | tuple[int, ...]
+"""A text, or the ids of its tokens, which only a model that `accepts_token_ids` is given."""
 PoolingName = Literal["mean", "cls", "none"]
 SourceKind = Literal["none", "local_path", "python_package", "hub_id"]
 
@@ -60,6 +62,8 @@ class Model:
     """Images of one micro-batch; 0: the backend's choice."""
     remembered_budget: int = 0
     """Tokens or images of one micro-batch that an earlier process on this device arrived at; 0: nothing is known."""
+    accepts_token_ids: bool = False
+    """Whether a text may come as the ids of its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Prepared:
     """What `token_count` is the sum of, one for each item; empty where there are none."""
     sizes: Sequence[int] = ()
     """What each item counts against the budget, if it is alone; empty where each counts 1."""
+    failures: Sequence[problems.ItemFailure] = ()
+    """Items that cannot be read, by ascending index. They have a row all the same, which is nobody's vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ class Backend(Protocol):
     def budget(self) -> int:
         """Tokens or images of one micro-batch now; 0 where there is no such thing."""
 
-    def prepare_texts(self, texts: Sequence[str]) -> Prepared:
+    def prepare_texts(self, texts: Sequence[Text]) -> Prepared:
         """Tokenises a whole batch."""
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> Prepared:
@@ -184,6 +190,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Gives back what the model takes on the device."""
+
+
+def plain(texts: Sequence[Text]) -> Sequence[str]:
+    """Texts that are no token ids. Raises TypeError for others, which nobody should have passed on."""
+    if not set(map(type, texts)) <= {str}:
+        raise TypeError("token ids came to a backend that takes none")
+    return cast(Sequence[str], texts)
 
 
 class ModelUnavailable(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Reason(enum.Enum):
-    """Names of ItemErrorReason without the prefix, as far as an image can fail before it reaches a device."""
+    """Names of ItemErrorReason without the prefix, as far as an item can fail before it reaches a device."""
 
     TOO_LARGE = "TOO_LARGE"
     """More bytes or pixels than the workload allows."""
@@ -19,6 +19,8 @@ class Reason(enum.Enum):
     """Not an image of a supported format, or cut short."""
     POISON = "POISON"
     """It kills the process that decodes it."""
+    UNKNOWN_TOKEN = "UNKNOWN_TOKEN"
+    """A token id is none of the model's tokenizer."""
 
 
 class ItemProblem(Exception):

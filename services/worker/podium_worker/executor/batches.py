@@ -74,8 +74,8 @@ class Ready:
         if computed is None:
             nothing = np.empty((0, self.loaded.model.dimension), dtype=np.float32)
             return results.Outcome(nothing, self.keys, failures=self.failures)
-        truncations = self.prepared.truncations if self.prepared else ()
-        return results.Outcome(computed.vectors, self.keys, truncations, computed.out_of_memory, self.failures)
+        truncations, unread = (self.prepared.truncations, self.prepared.failures) if self.prepared else ((), ())
+        return results.Outcome(computed.vectors, self.keys, truncations, computed.out_of_memory, self.failures, unread)
 
 
 @dataclass(frozen=True, slots=True)

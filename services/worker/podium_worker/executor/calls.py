@@ -109,7 +109,7 @@ class Turn:
 class _Items:
     """Of all parts, one after the other: texts, or pictures."""
 
-    texts: list[str]
+    texts: list[backend.Text]
     pictures: list[npt.NDArray[np.uint8]]
 
 
@@ -361,7 +361,8 @@ def _examined(
     else:
         vectors = computed.vectors[part.start : part.stop]
         starved = frozenset(row - part.start for row in computed.out_of_memory if part.start <= row < part.stop)
-    outcome = results.Outcome(vectors, part.keys, _truncations(part, prepared), starved, part.failures)
+    unread = _unread(part, prepared)
+    outcome = results.Outcome(vectors, part.keys, _truncations(part, prepared), starved, part.failures, unread)
     return results.examine(part.call.items, outcome, loaded.provenance)
 
 
@@ -373,3 +374,10 @@ def _truncations(part: Part, prepared: backend.Prepared | None) -> Sequence[back
         for cut in prepared.truncations
         if part.start <= cut.index < part.stop
     ]
+
+
+def _unread(part: Part, prepared: backend.Prepared | None) -> Sequence[problems.ItemFailure]:
+    if prepared is None:
+        return ()
+    found = [one for one in prepared.failures if part.start <= one.index < part.stop]
+    return [problems.ItemFailure(one.index - part.start, one.reason, one.message) for one in found]

@@ -25,27 +25,29 @@ _sym_db = _symbol_database.Default()
 from podium.common.v1 import workload_pb2 as podium_dot_common_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpodium/common/v1/item.proto\x12\x10podium.common.v1\x1a\x1fpodium/common/v1/workload.proto\"=\n\tTextItems\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.TextItemR\x05items\"0\n\x08TextItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"?\n\nImageItems\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\x1b.podium.common.v1.ImageItemR\x05items\"P\n\tImageItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n\x03url\x18\x02 \x01(\tH\x00R\x03url\x12\x14\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00R\x04\x64\x61taB\x07\n\x05image\"=\n\tTaskItems\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.TaskItemR\x05items\"U\n\x08TaskItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05input\x18\x02 \x01(\x0cR\x05input\x12!\n\x0c\x63ontent_type\x18\x03 \x01(\tR\x0b\x63ontentType\"\xd4\x01\n\x10\x45mbeddingOptions\x12?\n\ninput_type\x18\x01 \x01(\x0e\x32\x1b.podium.common.v1.InputTypeH\x00R\tinputType\x88\x01\x01\x12#\n\ndimensions\x18\x02 \x01(\rH\x01R\ndimensions\x88\x01\x01\x12\x32\n\x05\x64type\x18\x03 \x01(\x0e\x32\x17.podium.common.v1.DtypeH\x02R\x05\x64type\x88\x01\x01\x42\r\n\x0b_input_typeB\r\n\x0b_dimensionsB\x08\n\x06_dtype*r\n\x0fPayloadEncoding\x12 \n\x1cPAYLOAD_ENCODING_UNSPECIFIED\x10\x00\x12\x1d\n\x19PAYLOAD_ENCODING_IDENTITY\x10\x01\x12\x1e\n\x1aPAYLOAD_ENCODING_LZ4_FRAME\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpodium/common/v1/item.proto\x12\x10podium.common.v1\x1a\x1fpodium/common/v1/workload.proto\"=\n\tTextItems\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.TextItemR\x05items\"i\n\x08TextItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12\x37\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x1a.podium.common.v1.TokenIdsR\x08tokenIds\"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids\"?\n\nImageItems\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\x1b.podium.common.v1.ImageItemR\x05items\"P\n\tImageItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n\x03url\x18\x02 \x01(\tH\x00R\x03url\x12\x14\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00R\x04\x64\x61taB\x07\n\x05image\"=\n\tTaskItems\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.podium.common.v1.TaskItemR\x05items\"U\n\x08TaskItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05input\x18\x02 \x01(\x0cR\x05input\x12!\n\x0c\x63ontent_type\x18\x03 \x01(\tR\x0b\x63ontentType\"\xd4\x01\n\x10\x45mbeddingOptions\x12?\n\ninput_type\x18\x01 \x01(\x0e\x32\x1b.podium.common.v1.InputTypeH\x00R\tinputType\x88\x01\x01\x12#\n\ndimensions\x18\x02 \x01(\rH\x01R\ndimensions\x88\x01\x01\x12\x32\n\x05\x64type\x18\x03 \x01(\x0e\x32\x17.podium.common.v1.DtypeH\x02R\x05\x64type\x88\x01\x01\x42\r\n\x0b_input_typeB\r\n\x0b_dimensionsB\x08\n\x06_dtype*r\n\x0fPayloadEncoding\x12 \n\x1cPAYLOAD_ENCODING_UNSPECIFIED\x10\x00\x12\x1d\n\x19PAYLOAD_ENCODING_IDENTITY\x10\x01\x12\x1e\n\x1aPAYLOAD_ENCODING_LZ4_FRAME\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podium.common.v1.item_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAYLOADENCODING']._serialized_start=707
-  _globals['_PAYLOADENCODING']._serialized_end=821
+  _globals['_PAYLOADENCODING']._serialized_start=794
+  _globals['_PAYLOADENCODING']._serialized_end=908
   _globals['_TEXTITEMS']._serialized_start=82
   _globals['_TEXTITEMS']._serialized_end=143
   _globals['_TEXTITEM']._serialized_start=145
-  _globals['_TEXTITEM']._serialized_end=193
-  _globals['_IMAGEITEMS']._serialized_start=195
-  _globals['_IMAGEITEMS']._serialized_end=258
-  _globals['_IMAGEITEM']._serialized_start=260
-  _globals['_IMAGEITEM']._serialized_end=340
-  _globals['_TASKITEMS']._serialized_start=342
-  _globals['_TASKITEMS']._serialized_end=403
-  _globals['_TASKITEM']._serialized_start=405
-  _globals['_TASKITEM']._serialized_end=490
-  _globals['_EMBEDDINGOPTIONS']._serialized_start=493
-  _globals['_EMBEDDINGOPTIONS']._serialized_end=705
+  _globals['_TEXTITEM']._serialized_end=250
+  _globals['_TOKENIDS']._serialized_start=252
+  _globals['_TOKENIDS']._serialized_end=280
+  _globals['_IMAGEITEMS']._serialized_start=282
+  _globals['_IMAGEITEMS']._serialized_end=345
+  _globals['_IMAGEITEM']._serialized_start=347
+  _globals['_IMAGEITEM']._serialized_end=427
+  _globals['_TASKITEMS']._serialized_start=429
+  _globals['_TASKITEMS']._serialized_end=490
+  _globals['_TASKITEM']._serialized_start=492
+  _globals['_TASKITEM']._serialized_end=577
+  _globals['_EMBEDDINGOPTIONS']._serialized_start=580
+  _globals['_EMBEDDINGOPTIONS']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

@@ -24,12 +24,20 @@ class TextItems(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[TextItem, _Mapping]]] = ...) -> None: ...
 
 class TextItem(_message.Message):
-    __slots__ = ("key", "text")
+    __slots__ = ("key", "text", "token_ids")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     key: str
     text: str
-    def __init__(self, key: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    token_ids: TokenIds
+    def __init__(self, key: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
+
+class TokenIds(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ImageItems(_message.Message):
     __slots__ = ("items",)

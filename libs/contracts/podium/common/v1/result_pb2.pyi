@@ -21,6 +21,7 @@ class ItemErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ITEM_ERROR_REASON_OUT_OF_MEMORY: _ClassVar[ItemErrorReason]
     ITEM_ERROR_REASON_NOT_FINITE: _ClassVar[ItemErrorReason]
     ITEM_ERROR_REASON_HANDLER: _ClassVar[ItemErrorReason]
+    ITEM_ERROR_REASON_UNKNOWN_TOKEN: _ClassVar[ItemErrorReason]
     ITEM_ERROR_REASON_LEFT_OUT: _ClassVar[ItemErrorReason]
 ITEM_ERROR_REASON_UNSPECIFIED: ItemErrorReason
 ITEM_ERROR_REASON_EMPTY_INPUT: ItemErrorReason
@@ -32,6 +33,7 @@ ITEM_ERROR_REASON_POISON: ItemErrorReason
 ITEM_ERROR_REASON_OUT_OF_MEMORY: ItemErrorReason
 ITEM_ERROR_REASON_NOT_FINITE: ItemErrorReason
 ITEM_ERROR_REASON_HANDLER: ItemErrorReason
+ITEM_ERROR_REASON_UNKNOWN_TOKEN: ItemErrorReason
 ITEM_ERROR_REASON_LEFT_OUT: ItemErrorReason
 
 class ItemError(_message.Message):

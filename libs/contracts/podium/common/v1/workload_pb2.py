@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpodium/common/v1/workload.proto\x12\x10podium.common.v1\x1a\x1egoogle/protobuf/duration.proto\"\x90\x04\n\x08Workload\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12:\n\nmodalities\x18\x02 \x03(\x0e\x32\x1a.podium.common.v1.ModalityR\nmodalities\x12\x1c\n\tdimension\x18\x03 \x01(\rR\tdimension\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x38\n\x06limits\x18\x05 \x01(\x0b\x32 .podium.common.v1.WorkloadLimitsR\x06limits\x12\x32\n\x05\x62\x61tch\x18\x06 \x01(\x0b\x32\x1c.podium.common.v1.BatchShapeR\x05\x62\x61tch\x12\x31\n\x05model\x18\x07 \x01(\x0b\x32\x1b.podium.common.v1.ModelSpecR\x05model\x12:\n\x08prefixes\x18\x08 \x01(\x0b\x32\x1e.podium.common.v1.TextPrefixesR\x08prefixes\x12\x33\n\x05needs\x18\t \x01(\x0b\x32\x1d.podium.common.v1.DeviceNeedsR\x05needs\x12/\n\x06\x64types\x18\n \x03(\x0e\x32\x17.podium.common.v1.DtypeR\x06\x64types\x12\x31\n\x14truncated_dimensions\x18\x0b \x03(\rR\x13truncatedDimensions\"\xae\x01\n\x0eWorkloadLimits\x12$\n\x0emax_text_bytes\x18\x01 \x01(\rR\x0cmaxTextBytes\x12&\n\x0fmax_image_bytes\x18\x02 \x01(\rR\rmaxImageBytes\x12(\n\x10max_image_pixels\x18\x03 \x01(\x04R\x0emaxImagePixels\x12$\n\x0emax_task_bytes\x18\x04 \x01(\rR\x0cmaxTaskBytes\"F\n\nBatchShape\x12\x1b\n\tmax_items\x18\x01 \x01(\rR\x08maxItems\x12\x1b\n\tmax_bytes\x18\x02 \x01(\rR\x08maxBytes\"\x9f\x04\n\tModelSpec\x12\x18\n\x07\x62\x61\x63kend\x18\x01 \x01(\tR\x07\x62\x61\x63kend\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12\x1a\n\x08revision\x18\x03 \x01(\tR\x08revision\x12\x1f\n\nlocal_path\x18\x04 \x01(\tH\x00R\tlocalPath\x12\'\n\x0epython_package\x18\x05 \x01(\tH\x00R\rpythonPackage\x12\x17\n\x06hub_id\x18\x06 \x01(\tH\x00R\x05hubId\x12\x33\n\x07pooling\x18\x07 \x01(\x0e\x32\x19.podium.common.v1.PoolingR\x07pooling\x12\x1e\n\nnormalized\x18\x08 \x01(\x08R\nnormalized\x12\x1d\n\nmax_tokens\x18\t \x01(\rR\tmaxTokens\x12\x1c\n\tprecision\x18\n \x01(\tR\tprecision\x12!\n\x0ctoken_budget\x18\x0b \x01(\rR\x0btokenBudget\x12\x1e\n\npretrained\x18\x0c \x01(\tR\npretrained\x12\x34\n\x08\x63\x61naries\x18\r \x03(\x0b\x32\x18.podium.common.v1.CanaryR\x08\x63\x61naries\x12\"\n\x0c\x61rchitecture\x18\x0e \x01(\tR\x0c\x61rchitecture\x12!\n\x0cimage_budget\x18\x0f \x01(\rR\x0bimageBudgetB\x08\n\x06source\"N\n\x06\x43\x61nary\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1a\n\x08\x65lements\x18\x02 \x03(\x02R\x08\x65lements\x12\x14\n\x05image\x18\x03 \x01(\x0cR\x05image\"\x89\x01\n\x0cTextPrefixes\x12\x14\n\x05query\x18\x01 \x01(\tR\x05query\x12\x18\n\x07passage\x18\x02 \x01(\tR\x07passage\x12I\n\x12\x64\x65\x66\x61ult_input_type\x18\x03 \x01(\x0e\x32\x1b.podium.common.v1.InputTypeR\x10\x64\x65\x66\x61ultInputType\"\xa0\x01\n\x0b\x44\x65viceNeeds\x12\x1d\n\nvram_bytes\x18\x01 \x01(\x04R\tvramBytes\x12\x34\n\x16min_compute_capability\x18\x02 \x01(\tR\x14minComputeCapability\x12<\n\x0cload_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bloadTimeout*^\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x11\n\rMODALITY_TASK\x10\x03*W\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x0f\n\x0bPOOLING_CLS\x10\x02\x12\x10\n\x0cPOOLING_NONE\x10\x03*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*U\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x16\n\x12INPUT_TYPE_PASSAGE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpodium/common/v1/workload.proto\x12\x10podium.common.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x04\n\x08Workload\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12:\n\nmodalities\x18\x02 \x03(\x0e\x32\x1a.podium.common.v1.ModalityR\nmodalities\x12\x1c\n\tdimension\x18\x03 \x01(\rR\tdimension\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x38\n\x06limits\x18\x05 \x01(\x0b\x32 .podium.common.v1.WorkloadLimitsR\x06limits\x12\x32\n\x05\x62\x61tch\x18\x06 \x01(\x0b\x32\x1c.podium.common.v1.BatchShapeR\x05\x62\x61tch\x12\x31\n\x05model\x18\x07 \x01(\x0b\x32\x1b.podium.common.v1.ModelSpecR\x05model\x12:\n\x08prefixes\x18\x08 \x01(\x0b\x32\x1e.podium.common.v1.TextPrefixesR\x08prefixes\x12\x33\n\x05needs\x18\t \x01(\x0b\x32\x1d.podium.common.v1.DeviceNeedsR\x05needs\x12/\n\x06\x64types\x18\n \x03(\x0e\x32\x17.podium.common.v1.DtypeR\x06\x64types\x12\x31\n\x14truncated_dimensions\x18\x0b \x03(\rR\x13truncatedDimensions\x12*\n\x11\x61\x63\x63\x65pts_token_ids\x18\x0c \x01(\x08R\x0f\x61\x63\x63\x65ptsTokenIds\"\xae\x01\n\x0eWorkloadLimits\x12$\n\x0emax_text_bytes\x18\x01 \x01(\rR\x0cmaxTextBytes\x12&\n\x0fmax_image_bytes\x18\x02 \x01(\rR\rmaxImageBytes\x12(\n\x10max_image_pixels\x18\x03 \x01(\x04R\x0emaxImagePixels\x12$\n\x0emax_task_bytes\x18\x04 \x01(\rR\x0cmaxTaskBytes\"F\n\nBatchShape\x12\x1b\n\tmax_items\x18\x01 \x01(\rR\x08maxItems\x12\x1b\n\tmax_bytes\x18\x02 \x01(\rR\x08maxBytes\"\x9f\x04\n\tModelSpec\x12\x18\n\x07\x62\x61\x63kend\x18\x01 \x01(\tR\x07\x62\x61\x63kend\x12\x1d\n\nmodel_name\x18\x02 \x01(\tR\tmodelName\x12\x1a\n\x08revision\x18\x03 \x01(\tR\x08revision\x12\x1f\n\nlocal_path\x18\x04 \x01(\tH\x00R\tlocalPath\x12\'\n\x0epython_package\x18\x05 \x01(\tH\x00R\rpythonPackage\x12\x17\n\x06hub_id\x18\x06 \x01(\tH\x00R\x05hubId\x12\x33\n\x07pooling\x18\x07 \x01(\x0e\x32\x19.podium.common.v1.PoolingR\x07pooling\x12\x1e\n\nnormalized\x18\x08 \x01(\x08R\nnormalized\x12\x1d\n\nmax_tokens\x18\t \x01(\rR\tmaxTokens\x12\x1c\n\tprecision\x18\n \x01(\tR\tprecision\x12!\n\x0ctoken_budget\x18\x0b \x01(\rR\x0btokenBudget\x12\x1e\n\npretrained\x18\x0c \x01(\tR\npretrained\x12\x34\n\x08\x63\x61naries\x18\r \x03(\x0b\x32\x18.podium.common.v1.CanaryR\x08\x63\x61naries\x12\"\n\x0c\x61rchitecture\x18\x0e \x01(\tR\x0c\x61rchitecture\x12!\n\x0cimage_budget\x18\x0f \x01(\rR\x0bimageBudgetB\x08\n\x06source\"N\n\x06\x43\x61nary\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1a\n\x08\x65lements\x18\x02 \x03(\x02R\x08\x65lements\x12\x14\n\x05image\x18\x03 \x01(\x0cR\x05image\"\x89\x01\n\x0cTextPrefixes\x12\x14\n\x05query\x18\x01 \x01(\tR\x05query\x12\x18\n\x07passage\x18\x02 \x01(\tR\x07passage\x12I\n\x12\x64\x65\x66\x61ult_input_type\x18\x03 \x01(\x0e\x32\x1b.podium.common.v1.InputTypeR\x10\x64\x65\x66\x61ultInputType\"\xa0\x01\n\x0b\x44\x65viceNeeds\x12\x1d\n\nvram_bytes\x18\x01 \x01(\x04R\tvramBytes\x12\x34\n\x16min_compute_capability\x18\x02 \x01(\tR\x14minComputeCapability\x12<\n\x0cload_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bloadTimeout*^\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x11\n\rMODALITY_TASK\x10\x03*W\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x0f\n\x0bPOOLING_CLS\x10\x02\x12\x10\n\x0cPOOLING_NONE\x10\x03*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*U\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x16\n\x12INPUT_TYPE_PASSAGE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podium.common.v1.workload_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODALITY']._serialized_start=1794
-  _globals['_MODALITY']._serialized_end=1888
-  _globals['_POOLING']._serialized_start=1890
-  _globals['_POOLING']._serialized_end=1977
-  _globals['_DTYPE']._serialized_start=1979
-  _globals['_DTYPE']._serialized_end=2081
-  _globals['_INPUTTYPE']._serialized_start=2083
-  _globals['_INPUTTYPE']._serialized_end=2168
+  _globals['_MODALITY']._serialized_start=1838
+  _globals['_MODALITY']._serialized_end=1932
+  _globals['_POOLING']._serialized_start=1934
+  _globals['_POOLING']._serialized_end=2021
+  _globals['_DTYPE']._serialized_start=2023
+  _globals['_DTYPE']._serialized_end=2125
+  _globals['_INPUTTYPE']._serialized_start=2127
+  _globals['_INPUTTYPE']._serialized_end=2212
   _globals['_WORKLOAD']._serialized_start=86
-  _globals['_WORKLOAD']._serialized_end=614
-  _globals['_WORKLOADLIMITS']._serialized_start=617
-  _globals['_WORKLOADLIMITS']._serialized_end=791
-  _globals['_BATCHSHAPE']._serialized_start=793
-  _globals['_BATCHSHAPE']._serialized_end=863
-  _globals['_MODELSPEC']._serialized_start=866
-  _globals['_MODELSPEC']._serialized_end=1409
-  _globals['_CANARY']._serialized_start=1411
-  _globals['_CANARY']._serialized_end=1489
-  _globals['_TEXTPREFIXES']._serialized_start=1492
-  _globals['_TEXTPREFIXES']._serialized_end=1629
-  _globals['_DEVICENEEDS']._serialized_start=1632
-  _globals['_DEVICENEEDS']._serialized_end=1792
+  _globals['_WORKLOAD']._serialized_end=658
+  _globals['_WORKLOADLIMITS']._serialized_start=661
+  _globals['_WORKLOADLIMITS']._serialized_end=835
+  _globals['_BATCHSHAPE']._serialized_start=837
+  _globals['_BATCHSHAPE']._serialized_end=907
+  _globals['_MODELSPEC']._serialized_start=910
+  _globals['_MODELSPEC']._serialized_end=1453
+  _globals['_CANARY']._serialized_start=1455
+  _globals['_CANARY']._serialized_end=1533
+  _globals['_TEXTPREFIXES']._serialized_start=1536
+  _globals['_TEXTPREFIXES']._serialized_end=1673
+  _globals['_DEVICENEEDS']._serialized_start=1676
+  _globals['_DEVICENEEDS']._serialized_end=1836
 # @@protoc_insertion_point(module_scope)

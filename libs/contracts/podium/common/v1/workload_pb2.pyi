@@ -55,7 +55,7 @@ INPUT_TYPE_QUERY: InputType
 INPUT_TYPE_PASSAGE: InputType
 
 class Workload(_message.Message):
-    __slots__ = ("name", "modalities", "dimension", "description", "limits", "batch", "model", "prefixes", "needs", "dtypes", "truncated_dimensions")
+    __slots__ = ("name", "modalities", "dimension", "description", "limits", "batch", "model", "prefixes", "needs", "dtypes", "truncated_dimensions", "accepts_token_ids")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class Workload(_message.Message):
     NEEDS_FIELD_NUMBER: _ClassVar[int]
     DTYPES_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     modalities: _containers.RepeatedScalarFieldContainer[Modality]
     dimension: int
@@ -78,7 +79,8 @@ class Workload(_message.Message):
     needs: DeviceNeeds
     dtypes: _containers.RepeatedScalarFieldContainer[Dtype]
     truncated_dimensions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimension: _Optional[int] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[WorkloadLimits, _Mapping]] = ..., batch: _Optional[_Union[BatchShape, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., prefixes: _Optional[_Union[TextPrefixes, _Mapping]] = ..., needs: _Optional[_Union[DeviceNeeds, _Mapping]] = ..., dtypes: _Optional[_Iterable[_Union[Dtype, str]]] = ..., truncated_dimensions: _Optional[_Iterable[int]] = ...) -> None: ...
+    accepts_token_ids: bool
+    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimension: _Optional[int] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[WorkloadLimits, _Mapping]] = ..., batch: _Optional[_Union[BatchShape, _Mapping]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., prefixes: _Optional[_Union[TextPrefixes, _Mapping]] = ..., needs: _Optional[_Union[DeviceNeeds, _Mapping]] = ..., dtypes: _Optional[_Iterable[_Union[Dtype, str]]] = ..., truncated_dimensions: _Optional[_Iterable[int]] = ..., accepts_token_ids: _Optional[bool] = ...) -> None: ...
 
 class WorkloadLimits(_message.Message):
     __slots__ = ("max_text_bytes", "max_image_bytes", "max_image_pixels", "max_task_bytes")

@@ -109,7 +109,7 @@ class Lease(_message.Message):
     def __init__(self, batch_id: _Optional[int] = ..., lease_token: _Optional[bytes] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker_id", "hostname", "version", "devices", "backends", "workloads", "in_hand", "pod_id")
+    __slots__ = ("worker_id", "hostname", "version", "devices", "backends", "workloads", "in_hand", "pod_id", "reads_token_ids")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class Hello(_message.Message):
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     IN_HAND_FIELD_NUMBER: _ClassVar[int]
     POD_ID_FIELD_NUMBER: _ClassVar[int]
+    READS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     hostname: str
     version: str
@@ -126,7 +127,8 @@ class Hello(_message.Message):
     workloads: _containers.RepeatedScalarFieldContainer[str]
     in_hand: _containers.RepeatedCompositeFieldContainer[Lease]
     pod_id: str
-    def __init__(self, worker_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., backends: _Optional[_Iterable[str]] = ..., workloads: _Optional[_Iterable[str]] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., pod_id: _Optional[str] = ...) -> None: ...
+    reads_token_ids: bool
+    def __init__(self, worker_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., backends: _Optional[_Iterable[str]] = ..., workloads: _Optional[_Iterable[str]] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., pod_id: _Optional[str] = ..., reads_token_ids: _Optional[bool] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("index", "uuid", "name", "vram_bytes", "compute_capability", "driver_version", "pci_bus_id")

@@ -42,7 +42,7 @@ _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _REASON_CODES = {"WORKLOAD_NOT_FOUND": "model_not_found"}
 # Names of fields in an EmbedRequest, and what they are called here.
 _FIELDS = (
-    (re.compile(r"^texts\.items\[(\d+)\](\.text)?$"), r"input[\1]"),
+    (re.compile(r"^texts\.items\[(\d+)\](\.text|\.token_ids)?$"), r"input[\1]"),
     (re.compile(r"^(texts(\.items)?|items)$"), "input"),
     (re.compile(r"^workload$"), "model"),
     (re.compile(r"^options\."), ""),

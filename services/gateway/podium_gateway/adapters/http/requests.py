@@ -13,20 +13,18 @@ from typing import Any
 import orjson
 
 from podium.common.v1 import workload_pb2
+from podium_gateway.app import embed_texts
 from podium_gateway.domain import requests
 from podium_runtime import errors
 
 MAX_INPUTS = 2048
-"""Texts in one request, as OpenAI has it."""
+"""Texts in one request, or lists of token ids, as OpenAI has it."""
 MAX_REPORTED = 100
 
 _FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "user", "input_type"})
 _INPUT_TYPES = {"query": int(workload_pb2.INPUT_TYPE_QUERY), "passage": int(workload_pb2.INPUT_TYPE_PASSAGE)}
 _FORMATS = ("float", "base64")
-_TOKENS = (
-    "holds token ids, which are another model's: send texts. "
-    "With LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)"
-)
+_MAX_TOKEN_ID = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,12 @@ class EmbeddingsRequest:
     """A request that is well formed; whether the workload allows it is another's business."""
 
     model: str
-    texts: Sequence[str]
+    inputs: Sequence[embed_texts.Input]
+    """All of one kind."""
     options: requests.Options
     base64: bool
     single: bool
-    """Whether `input` was one text and no list."""
+    """Whether `input` was one text, or the token ids of one."""
 
 
 def parse(body: bytes) -> EmbeddingsRequest:
@@ -53,14 +52,14 @@ def parse(body: bytes) -> EmbeddingsRequest:
     for name in sorted(sent.keys() - _FIELDS):
         bad.append(errors.Violation(name[:100], "is no field of an embeddings request"))
     model = _model(sent, bad)
-    texts = _texts(sent.get("input"), bad)
+    inputs, single = _inputs(sent.get("input"), bad)
     options = requests.Options(input_type=_input_type(sent, bad), dimensions=_dimensions(sent, bad))
     base64 = _format(sent, bad) == "base64"
     if "user" in sent and not isinstance(sent["user"], str | None):
         bad.append(errors.Violation("user", "must be a string"))
     if bad:
         raise _bad(bad)
-    return EmbeddingsRequest(model, texts, options, base64, isinstance(sent["input"], str))
+    return EmbeddingsRequest(model, inputs, options, base64, single)
 
 
 def _bad(found: list[errors.Violation], reason: str = "") -> errors.InvalidArgument:
@@ -75,26 +74,44 @@ def _model(sent: Mapping[str, Any], bad: list[errors.Violation]) -> str:
     return ""
 
 
-def _texts(sent: Any, bad: list[errors.Violation]) -> Sequence[str]:
+def _inputs(sent: Any, bad: list[errors.Violation]) -> tuple[Sequence[embed_texts.Input], bool]:
+    """What is to be embedded, and whether it is one: a text, texts, the token ids of one text, or of several."""
     if isinstance(sent, str):
-        return (sent,)
+        return (sent,), True
     if not isinstance(sent, list):
         bad.append(errors.Violation("input", "is required: a string, or a list of strings"))
     elif not sent:
         bad.append(errors.Violation("input", f"is empty; a request has 1 to {MAX_INPUTS:,} texts"))
-    elif _is_tokens(sent) or _is_tokens(sent[0]):
-        bad.append(errors.Violation("input", _TOKENS))
+    elif _is_whole(sent[0]):
+        _check_ids("input", sent, bad)
+        return (sent,), True
     elif len(sent) > MAX_INPUTS:
         bad.append(errors.Violation("input", f"holds {len(sent):,} texts; a request has at most {MAX_INPUTS:,}"))
+    elif isinstance(sent[0], list):
+        for index, ids in enumerate(sent):
+            if len(bad) < MAX_REPORTED:
+                _check_ids(f"input[{index}]", ids, bad)
+        return sent, False
     else:
         strangers = [index for index, text in enumerate(sent) if not isinstance(text, str)]
         bad.extend(errors.Violation(f"input[{index}]", "must be a string") for index in strangers)
-        return sent
-    return ()
+        return sent, False
+    return (), False
 
 
-def _is_tokens(sent: Any) -> bool:
-    return isinstance(sent, list) and bool(sent) and isinstance(sent[0], int) and not isinstance(sent[0], bool)
+def _check_ids(path: str, ids: Any, bad: list[errors.Violation]) -> None:
+    if not isinstance(ids, list):
+        bad.append(errors.Violation(path, "must be a list of token ids, as the first one is"))
+    elif not ids:
+        bad.append(errors.Violation(path, "is empty"))
+    elif set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > _MAX_TOKEN_ID:
+        why = f"must be a token id: a whole number, 0 to {_MAX_TOKEN_ID:,}"
+        wrong = [place for place, one in enumerate(ids) if not _is_whole(one) or not 0 <= one <= _MAX_TOKEN_ID]
+        bad.extend(errors.Violation(f"{path}[{place}]", why) for place in wrong[:MAX_REPORTED])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _input_type(sent: Mapping[str, Any], bad: list[errors.Violation]) -> int | None:

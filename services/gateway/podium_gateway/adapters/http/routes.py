@@ -74,7 +74,7 @@ class Routes:
 
     async def _answer(self, caller: callers.Caller, asked: requests.EmbeddingsRequest) -> Response:
         try:
-            vectors = await self._embed(caller, asked.model, asked.texts, asked.options)
+            vectors = await self._embed(caller, asked.model, asked.inputs, asked.options)
         except errors.InvalidArgument as error:
             raise refusals.renamed(error, single=asked.single) from error
         return await answers.embeddings(vectors, asked.model, as_base64=asked.base64)

@@ -62,6 +62,7 @@ class Identity:
             workloads=self.workloads,
             in_hand=messages.lease_messages(held),
             pod_id=self.pod_id,
+            reads_token_ids=True,
         )
         return worker_pb2.WorkerFrame(hello=hello)
 

@@ -62,10 +62,10 @@ class ClipModel:
         tower = self._images or self._texts
         return tower.budget if tower is not None else 0
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
         if self._texts is None:
             raise TypeError(f"workload {self._model.workload!r} takes images only")
-        return self._texts.prepare(texts)
+        return self._texts.prepare(backend.plain(texts))
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
         if self._images is None:

@@ -37,6 +37,11 @@ class TextModel:
         loaded = _load(model)
         transformer = _transformer(model, loaded)
         self._tokenizer = _tokenizer(model, transformer)
+        if model.accepts_token_ids and not self._tokenizer.reads_ids:
+            raise backend.ModelUnavailable(
+                f"The tokenizer of workload {model.workload!r} does not put the same special tokens around every text; "
+                "take accepts_token_ids out of its registry entry."
+            )
         # float32 for everything after the transformer, so that pooling and norm lose nothing.
         self._transformer = transformer.to(device=device, dtype=dtype)
         self._after = [module.to(device) for module in list(loaded)[1:] if not isinstance(module, Normalize)]
@@ -66,15 +71,16 @@ class TextModel:
     def budget(self) -> int:
         return self._lane.budget
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
         tokenised = self._tokenizer.tokenise(texts)
         return backend.Prepared(
             work=tokenised,
             item_count=len(texts),
-            token_count=sum(tokenised.lengths),
+            token_count=sum(tokenised.read),
             truncations=tokenised.truncations,
-            token_counts=tokenised.lengths,
+            token_counts=tokenised.read,
             sizes=tokenised.lengths,
+            failures=tokenised.failures,
         )
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
@@ -147,7 +153,14 @@ def _tokenizer(model: backend.Model, transformer: Transformer) -> BatchTokenizer
         pad_id=int(tokenizer.pad_token_id or 0),
         pad_type_id=int(tokenizer.pad_token_type_id),
         needs_types="token_type_ids" in tokenizer.model_input_names,
+        rows=_rows(transformer),
     )
+
+
+def _rows(transformer: Transformer) -> int:
+    """Of the table that token ids are looked up in: what is beyond it would be read beyond it."""
+    model: Any = transformer.auto_model
+    return int(model.get_input_embeddings().num_embeddings)
 
 
 def _pooling(model: backend.Model, modules: Sequence[Any]) -> backend.PoolingName:

@@ -67,7 +67,7 @@ class TimmModel:
     def budget(self) -> int:
         return self._tower.budget
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
         raise TypeError(f"workload {self._model.workload!r} takes images only")
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Encoding, Tokenizer
 
+from podium_worker.adapters.torch import token_ids
 from podium_worker.app import backend
-from podium_worker.domain import microbatches
+from podium_worker.domain import microbatches, problems
 
 # The tokenizer's threads may be busy with a whole batch: so many are done sooner on the thread that wants them.
 _FEW = 8
@@ -19,19 +20,31 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
-    """Token ids of every item, after truncation, in input order."""
+    """Token ids of every item, after truncation, in input order. An item that failed has those of no text."""
 
     ids: list[list[int]]
     lengths: list[int]
     truncations: list[backend.Truncated]
+    failures: list[problems.ItemFailure] = field(default_factory=list)
+
+    @property
+    def read(self) -> list[int]:
+        """Tokens of each item that were read: none of one that failed."""
+        failed = {failure.index for failure in self.failures}
+        return [0 if index in failed else n for index, n in enumerate(self.lengths)] if failed else self.lengths
 
 
 class BatchTokenizer:
     """A fast tokenizer of its own: safe to use while the model's other parts run on another thread."""
 
-    def __init__(self, serialized: str, max_tokens: int, *, pad_id: int, pad_type_id: int, needs_types: bool) -> None:
+    def __init__(
+        self, serialized: str, max_tokens: int, *, pad_id: int, pad_type_id: int, needs_types: bool, rows: int
+    ) -> None:
+        """`rows`: of the model's table of token embeddings."""
         self._tokenizer = Tokenizer.from_str(serialized)
         self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._reader = token_ids.reader(self._tokenizer, max_tokens, rows)
         self._tokenizer.enable_truncation(max_length=max_tokens)
         self._special_tokens = self._tokenizer.num_special_tokens_to_add(False)
         self.max_tokens = max_tokens
@@ -39,12 +52,23 @@ class BatchTokenizer:
         self._pad_type_id = pad_type_id
         self._needs_types = needs_types
 
-    def tokenise(self, texts: Sequence[str]) -> Tokenised:
-        """Token ids with special tokens. The tokenizer itself spreads the batch over the cores."""
+    @property
+    def reads_ids(self) -> bool:
+        """Whether texts may come as token ids."""
+        return self._reader is not None
+
+    def tokenise(self, texts: Sequence[backend.Text]) -> Tokenised:
+        """Token ids with special tokens, of texts and of token ids without. The tokenizer itself spreads texts over the
+        cores."""
+        strings = [text for text in texts if isinstance(text, str)]
+        found = self._tokenise(strings)
+        return found if len(strings) == len(texts) else self._mixed(texts, found)
+
+    def _tokenise(self, texts: list[str]) -> Tokenised:
         if len(texts) <= _FEW:
             encodings = [self._tokenizer.encode(text) for text in texts]
         else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encodings = self._tokenizer.encode_batch_fast(texts)
         ids = [encoding.ids for encoding in encodings]
         lengths = [len(row) for row in ids]
         truncations = []
@@ -55,6 +79,28 @@ class BatchTokenizer:
                 if total > length:
                     truncations.append(backend.Truncated(index, total, self.max_tokens))
         return Tokenised(ids, lengths, truncations)
+
+    def _mixed(self, texts: Sequence[backend.Text], strings: Tokenised) -> Tokenised:
+        """`strings`: of those that are texts, one after the other."""
+        assert self._reader is not None, "whoever accepts token ids has looked"
+        made = Tokenised([], [], [])
+        rows, totals = iter(strings.ids), {cut.index: cut.token_count for cut in strings.truncations}
+        place = 0
+        for index, text in enumerate(texts):
+            if isinstance(text, str):
+                row, total = next(rows), totals.get(place, 0)
+                place += 1
+            else:
+                try:
+                    row, total = self._reader.read(text)
+                except problems.ItemProblem as problem:
+                    made.failures.append(problems.ItemFailure(index, problem.reason, problem.message))
+                    row, total = self._reader.nothing, 0
+            made.ids.append(row)
+            made.lengths.append(len(row))
+            if total > len(row):
+                made.truncations.append(backend.Truncated(index, total, self.max_tokens))
+        return made
 
     def _whole_length(self, encoding: Encoding) -> int:
         """Tokens of the text before truncation; each overflowing piece has special tokens of its own."""
