@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import google_crc32c
 import grpc
 import numpy as np
+from google.protobuf import duration_pb2
 
 from podium.common.v1 import result_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -67,6 +68,7 @@ class Worker:
         """When batches ended whose place has not been filled since."""
         self._outbox: asyncio.Queue[worker_pb2.WorkerFrame] = asyncio.Queue()
         self.connected = asyncio.Event()
+        self._interval_s = 1.0
 
     async def run(self) -> None:
         """Until cancelled; opens another stream when one ends, as a worker does."""
@@ -89,8 +91,10 @@ class Worker:
                 kind = frame.WhichOneof("frame")
                 if kind == "welcome":
                     self.connected.set()
-                    interval_s = frame.welcome.heartbeat_interval.ToTimedelta().total_seconds()
-                    beats = tasks.create_task(self._beat(interval_s))
+                    self._interval_s = _seconds(frame.welcome.heartbeat_interval)
+                    beats = tasks.create_task(self._beat())
+                elif kind == "desired":
+                    self._interval_s = _seconds(frame.desired.heartbeat_interval) or self._interval_s
                 elif kind == "assign":
                     self._begin(frame.assign)
                 elif kind in ("ack", "cancel"):
@@ -128,10 +132,10 @@ class Worker:
         self._ended.append(time.monotonic())
         self._tally.batches += 1
 
-    async def _beat(self, interval_s: float) -> None:
+    async def _beat(self) -> None:
         while True:
             self._outbox.put_nowait(worker_pb2.WorkerFrame(status=self._status()))
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self._interval_s)
 
     def _status(self) -> worker_pb2.Status:
         device = worker_pb2.DeviceStatus(
@@ -143,6 +147,10 @@ class Worker:
         return worker_pb2.Status(
             devices=[device], workloads=[offer], total_credits=self._credits, in_hand=list(self._in_hand.values())
         )
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
 
 
 async def _said(outbox: asyncio.Queue[worker_pb2.WorkerFrame]) -> AsyncIterator[worker_pb2.WorkerFrame]:

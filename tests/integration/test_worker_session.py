@@ -412,6 +412,17 @@ async def test_a_check_is_answered_in_the_status(tmp_path: Path) -> None:
         assert await processes.metric(metrics, "podium_worker_canaries_total", outcome="passed") == 1
 
 
+async def test_the_heartbeat_is_the_schedulers_to_set_at_any_time(tmp_path: Path) -> None:
+    scheduler = fake.FakeScheduler([fake.hash_workload()], heartbeat_interval=fake.seconds(600))
+    async with fake.served(scheduler) as address, fake.worker(address, tmp_path):
+        session = await scheduler.session()
+        session.say(desired=worker_pb2.Desired(resident_workloads=["hash-64"], heartbeat_interval=fake.seconds(0.06)))
+        await session.status(_offers("hash-64"))
+        # Nothing changes any more; at the old cadence there would be no other for ten minutes.
+        many = len(session.statuses) + 20
+        await session.status(lambda _: len(session.statuses) >= many)
+
+
 async def test_a_model_that_computes_what_was_recorded_is_offered_and_another_is_not(tmp_path: Path) -> None:
     right, wrong = fake.hash_workload("right"), fake.hash_workload("wrong")
     right.model.canaries.add(text=TEXTS[0], elements=_expected(TEXTS[:1])[0].tolist())

@@ -137,7 +137,12 @@ class Scheduler:
         self._revocation = revocation.Revocation(self._registry, stores.wakeups)
         self._watch = ledger_watch.LedgerWatch(stores.database)
         self._keeper = session_keeper.SessionKeeper(
-            self._registry, stores.sessions, stores.batches, settings.heartbeat_s, clock.SystemClock()
+            self._registry,
+            stores.sessions,
+            stores.batches,
+            settings.heartbeat_s,
+            settings.lease_ttl_s,
+            clock.SystemClock(),
         )
         self._recovery = session_lives.LeaseRecovery(stores.batches, self._wakers, retries)
         self._completer = completer.Completer(stores.batches, stores.buffer, stores.wakeups, self._wakers.dispatcher)

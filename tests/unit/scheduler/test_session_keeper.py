@@ -32,10 +32,10 @@ class Rig:
         self.time = clock.FakeClock()
         self.ledger = Ledger()
         fake: Any = self.ledger
-        registry = worker_sessions.SessionRegistry()
+        self.registry = registry = worker_sessions.SessionRegistry()
         self.session = worker_sessions.Session(uuid.uuid4(), uuid.uuid4())
         registry.add(self.session)
-        self.keeper = session_keeper.SessionKeeper(registry, fake, fake, 1.0, self.time)
+        self.keeper = session_keeper.SessionKeeper(registry, fake, fake, 1.0, 10.0, self.time)
 
     async def second(self, *, leader_heard: bool) -> bool:
         """One second and one round; whether the worker was told to go on."""
@@ -93,3 +93,14 @@ async def test_a_heartbeat_brings_what_is_wanted() -> None:
     rig.ledger.wanted = ["minilm", "clip"]
     await rig.keeper.run_once()
     assert list(rig.session.outbox.get_nowait().desired.resident_workloads) == ["minilm", "clip"]
+
+
+async def test_workers_are_told_to_say_it_less_often_the_more_there_are() -> None:
+    rig = Rig()
+    for more in (0, 199):
+        for _ in range(more):
+            rig.registry.add(worker_sessions.Session(uuid.uuid4(), uuid.uuid4()))
+        rig.session.heard = True
+        await rig.keeper.run_once()
+        told = rig.session.outbox.get_nowait().desired.heartbeat_interval.ToNanoseconds() / 1e9
+        assert told == (1.0 if not more else 2.0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from prometheus_client import Counter, Gauge
@@ -73,14 +74,18 @@ class Placer(loops.PatientLoop):
         self._memory = _Memory()
         self._loads: dict[tuple[str, str], placement.Model] = {}
         self._loads_at = float("-inf")
+        self._fits = _Fits(workloads)
+        self._seats: dict[UUID, tuple[_Seat, ...]] = {}
 
     async def round(self) -> float:
         """Makes a plan and writes what has changed."""
         work = [w for w in await self._work() if w.workload in self._workloads]
         opened = await self._sessions.placed()
         await self._refresh_loads()
-        fits = _Fits(self._workloads)
-        fleet = [_Member(session, fits) for session in opened]
+        # A worker's devices do not change while its session lasts.
+        seats = {s.session_id: self._seats.get(s.session_id) or _seats(s, self._fits) for s in opened}
+        self._seats = seats
+        fleet = [_Member(session, seats[session.session_id]) for session in opened]
         active = [member for member in fleet if member.takes_batches]
         demands = self._memory.demands(work, active, self._clock.monotonic())
         workers = [member.worker for member in active]
@@ -137,22 +142,45 @@ async def _planned(
     return await asyncio.to_thread(placement.plan, workers, demands, models)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A device as its worker's Hello names it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    fit: frozenset[str]
+    """Workloads that it can serve."""
+
+    def device(self, status: worker_pb2.DeviceStatus | None) -> placement.Device:
+        """With what is loaded there."""
+        resident = {name: 0 for name in status.resident_workloads} if status else {}
+        resident |= {model.workload: model.memory_bytes for model in status.models} if status else {}
+        return placement.Device(name=self.name, memory_bytes=self.memory_bytes, fit=self.fit, resident=resident)
+
+
+def _seats(session: records.PlacedSession, fits: _Fits) -> tuple[_Seat, ...]:
+    hello = worker_pb2.Hello.FromString(session.hello)
+    # A worker that names no device is one whose device is not known.
+    devices = hello.devices or [worker_pb2.Device(uuid="cpu")]
+    return tuple(_Seat(d.index, d.name, d.vram_bytes, fits.of(hello, d)) for d in devices)
+
+
 class _Member:
     """An open session, as the plan needs it."""
 
-    def __init__(self, session: records.PlacedSession, fits: _Fits) -> None:
+    def __init__(self, session: records.PlacedSession, seats: Sequence[_Seat]) -> None:
         self.session = session
-        hello, status = worker_pb2.Hello.FromString(session.hello), worker_pb2.Status.FromString(session.status)
+        status = worker_pb2.Status.FromString(session.status)
         self.takes_batches = not (session.drain or session.quarantine_reason or status.draining)
         self.rates = {w.workload: w.items_per_second for w in status.workloads if 0 < w.items_per_second < math.inf}
         told = {device.index: device for device in status.devices}
         self.worker = placement.Worker(
             key=str(session.session_id),
-            # A worker that names no device is one whose device is not known.
             devices=tuple(
-                _device(device, told.get(device.index), fits.of(hello, device))
-                for device in hello.devices or [worker_pb2.Device(uuid="cpu")]
-                if device.index not in told or told[device.index].state != worker_pb2.DEVICE_STATE_FAULTED
+                seat.device(told.get(seat.index))
+                for seat in seats
+                if seat.index not in told or told[seat.index].state != worker_pb2.DEVICE_STATE_FAULTED
             ),
             wanted=tuple(session.wanted),
             failed=frozenset(w.workload for w in status.workloads if w.unavailable_reason),
@@ -180,17 +208,6 @@ class _Fits:
             servable = (w for w in self._workloads.values() if worker_sessions.may_serve(hello, w))
             self._known[kind] = frozenset(w.name for w in servable if _meets(device, w.needs))
         return self._known[kind]
-
-
-def _device(device: worker_pb2.Device, status: worker_pb2.DeviceStatus | None, fit: frozenset[str]) -> placement.Device:
-    resident = {name: 0 for name in status.resident_workloads} if status else {}
-    resident |= {model.workload: model.memory_bytes for model in status.models} if status else {}
-    return placement.Device(
-        name=device.name,
-        memory_bytes=device.vram_bytes,
-        fit=fit,
-        resident=resident,
-    )
 
 
 def _meets(device: worker_pb2.Device, needs: workload_pb2.DeviceNeeds) -> bool:

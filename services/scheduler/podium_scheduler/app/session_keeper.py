@@ -14,6 +14,7 @@ from uuid import UUID
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, errors, logs
 from podium_scheduler.app import loops, ports, records, worker_sessions
+from podium_scheduler.domain import heartbeats
 
 log = logs.get_logger(__name__)
 # So long the leader is heard of in vain until this replica holds itself for cut off: after an outage of the ledger, not
@@ -35,8 +36,10 @@ class SessionKeeper(loops.PatientLoop):
         sessions: ports.SessionLedger,
         batches: ports.BatchLedger,
         interval_s: float,
+        lease_ttl_s: float,
         time: clock.Clock,
     ) -> None:
+        """`interval_s`: of rounds, and of workers' heartbeats while there are few."""
         super().__init__()
         self._clock = time
         self._in_vain = False
@@ -47,6 +50,7 @@ class SessionKeeper(loops.PatientLoop):
         self._sessions = sessions
         self._batches = batches
         self._interval_s = interval_s
+        self._lease_ttl_s = lease_ttl_s
 
     def leader_heard(self) -> None:
         """Another replica has written the leader's heartbeat: it reaches the ledger."""
@@ -60,9 +64,11 @@ class SessionKeeper(loops.PatientLoop):
 
     async def round(self) -> float:
         """Renews; a session that the ledger has ended meanwhile is closed."""
-        heard = [s for s in self._registry.all() if s.heard]
+        sessions = self._registry.all()
+        pace_s = heartbeats.interval_s(len(sessions), self._interval_s, self._lease_ttl_s)
+        heard = [session for session in sessions if session.heard]
         for session in heard:
-            session.heard = False
+            session.heard, session.heartbeat_s = False, pace_s
         if heard:
             alive = await self._renew(heard)
             for session in heard:

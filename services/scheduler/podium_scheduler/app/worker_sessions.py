@@ -83,6 +83,8 @@ class Session:
         self.status = worker_pb2.Status()
         self.heard = True
         """Whether a Status has come since the keeper last looked."""
+        self.heartbeat_s = 0.0
+        """How often it is to say Status; 0: as its Welcome has said."""
         self.wanted: tuple[str, ...] = ()
         """Workloads that it should keep loaded, the most wanted first."""
         self.draining = False
@@ -121,8 +123,10 @@ class Session:
         offered = [] if status.draining else [w for w in status.workloads if w.credits and w.workload in known]
         self.total_level = 0 if status.draining else min(status.total_credits, _MAX_CREDITS)
         self.levels = {w.workload: min(w.credits, _MAX_CREDITS) for w in offered}
+        if before == (self.total_level, self.levels):
+            return False
         self.changed(self.session_id)
-        return before != (self.total_level, self.levels)
+        return True
 
     def offer_nothing(self) -> None:
         """It gets no more batches, whatever its last Status said."""
@@ -179,6 +183,8 @@ class Session:
         desired = worker_pb2.Desired(resident_workloads=self.wanted, drain=self.draining)
         if self.quarantine is not None and self.quarantine.probes(time.monotonic()):
             desired.check = self.quarantine.check
+        if self.heartbeat_s:
+            desired.heartbeat_interval.FromNanoseconds(round(self.heartbeat_s * 1e9))
         self.outbox.put_nowait(worker_pb2.SchedulerFrame(desired=desired))
 
     def want(self, workloads: Sequence[str]) -> bool:

@@ -335,14 +335,16 @@ class KnownItems(_message.Message):
     def __init__(self, sources: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., provenance: _Optional[_Union[_result_pb2.Provenance, _Mapping]] = ..., truncations: _Optional[_Iterable[_Union[_result_pb2.Truncation, _Mapping]]] = ...) -> None: ...
 
 class Desired(_message.Message):
-    __slots__ = ("resident_workloads", "drain", "check")
+    __slots__ = ("resident_workloads", "drain", "check", "heartbeat_interval")
     RESIDENT_WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     resident_workloads: _containers.RepeatedScalarFieldContainer[str]
     drain: bool
     check: int
-    def __init__(self, resident_workloads: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., check: _Optional[int] = ...) -> None: ...
+    heartbeat_interval: _duration_pb2.Duration
+    def __init__(self, resident_workloads: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., check: _Optional[int] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("lease",)

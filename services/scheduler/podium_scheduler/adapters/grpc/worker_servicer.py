@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +34,13 @@ class Cadence:
     lease_ttl: timedelta
     resume_grace: timedelta
     max_chunk_bytes: int
+
+
+@dataclass(slots=True)
+class _Heard:
+    """When the last frame came, monotonic."""
+
+    at: float
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -99,8 +107,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         frames: AsyncIterator[result_frames.Frame],
         context: Context,
     ) -> None:
+        heard = _Heard(time.monotonic())
         tasks = {
-            asyncio.create_task(self._read(session, frames)),
+            asyncio.create_task(self._read(session, frames, heard)),
+            asyncio.create_task(self._until_silent(heard)),
             asyncio.create_task(_write(session, context)),
             asyncio.create_task(session.closed.wait()),
             asyncio.create_task(self._stopping.wait()),
@@ -114,16 +124,21 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, session: worker_sessions.Session, frames: AsyncIterator[result_frames.Frame]) -> None:
-        silence = self._cadence.lease_ttl.total_seconds()
+    async def _until_silent(self, heard: _Heard) -> None:
+        """Raises errors.DeadlineExceeded when nothing has come for the time of a lease. One timer for that time, and
+        not one for each frame."""
+        silence_s = self._cadence.lease_ttl.total_seconds()
         while True:
-            try:
-                async with asyncio.timeout(silence):
-                    frame = await anext(frames)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise errors.DeadlineExceeded(f"no frame for {silence:g} s", reason="WORKER_SILENT") from None
+            left_s = heard.at + silence_s - time.monotonic()
+            if left_s <= 0:
+                raise errors.DeadlineExceeded(f"no frame for {silence_s:g} s", reason="WORKER_SILENT")
+            await asyncio.sleep(left_s)
+
+    async def _read(
+        self, session: worker_sessions.Session, frames: AsyncIterator[result_frames.Frame], heard: _Heard
+    ) -> None:
+        async for frame in frames:
+            heard.at = time.monotonic()
             if isinstance(frame, worker_pb2.WorkerFrame) and frame.WhichOneof("frame") == "goodbye":
                 session.said_goodbye = True
                 return

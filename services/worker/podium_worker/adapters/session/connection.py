@@ -237,6 +237,9 @@ class Connection:
                 self._worker.cancel(messages.lease_of(frame.cancel.lease), refused=refused)
             case "desired":
                 self._worker.desire(frame.desired.resident_workloads, frame.desired.check)
+                if frame.desired.HasField("heartbeat_interval"):
+                    # As many workers as there are, so seldom does each have to say that it is alive.
+                    self._heartbeat_s = messages.seconds_of(frame.desired.heartbeat_interval) or self._heartbeat_s
                 if frame.desired.drain:
                     self.drain_wanted.set()
             case _:
@@ -256,8 +259,8 @@ class Connection:
     async def _until_silent(self) -> None:
         """Ends a session that has heard nothing for half of its trust: the stream may be half open, and what is in hand
         can still be taken along to the next replica."""
-        limit_s = max(self._trust.ttl_s * _SILENCE_SHARE, 2 * self._heartbeat_s)
         while True:
+            limit_s = max(self._trust.ttl_s * _SILENCE_SHARE, 2 * self._heartbeat_s)
             left_s = leases.trust_left_s(self._trust.last_word_at, limit_s, self._clock.monotonic())
             if left_s <= 0:
                 raise SessionOver(f"no word from the scheduler for {limit_s:g} s")
