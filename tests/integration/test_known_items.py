@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -162,6 +162,86 @@ async def test_an_owner_that_ends_without_a_vector_is_waited_for_no_longer(items
     fourth = await items.admit("ba")
     assert (await items.waiting())[(await items.ids(fourth))[0]] == [computing]
     assert owner != computing
+
+
+async def parked(items: Items) -> dict[int, records.ParkedBatch]:
+    """What waits for nobody any more, of all apps."""
+    return {batch.batch_id: batch for batch in await items.known.ready(1_000)}
+
+
+async def test_of_those_who_waited_one_takes_over_and_the_others_wait_for_it(items: Items) -> None:
+    first = await items.admit("ab")
+    second, third = await items.admit("ab"), await items.admit("ba")
+    (heir,), (other,) = await items.ids(second), await items.ids(third)
+    await items.ledger.jobs.cancel(items.ledger.app, first, WEEK)
+    assert await items.ready() == [heir, other]
+    found = await parked(items)
+    assert await items.known.wait_again(found[heir], hashes("ab"))
+    assert not await items.known.wait_again(found[other], hashes("ba"))
+    assert (await items.waiting()) == {other: [heir]}
+    assert await items.feed(third) == [] and await items.ready() == []
+    # Once more changes nothing: who has taken it over computes it.
+    assert not await items.known.wait_again(found[other], hashes("ba"))
+    await items.finish(second, "ab")
+    assert await items.ready() == [other]
+    assert (await items.read(other, "ab"))[0].keys() == {"a", "b"}
+
+
+async def test_who_takes_over_a_part_leaves_the_rest_to_others(items: Items) -> None:
+    first = await items.admit("abc")
+    second, third = await items.admit("ab"), await items.admit("bc")
+    (one,), (other,) = await items.ids(second), await items.ids(third)
+    await items.ledger.jobs.cancel(items.ledger.app, first, WEEK)
+    found = await parked(items)
+    assert await items.known.wait_again(found[one], hashes("ab"))
+    # It computes `c`, and leaves `b` out.
+    assert await items.known.wait_again(found[other], hashes("bc"))
+    assert await items.waiting() == {other: [one]}
+    assert await items.feed(third) == [other]
+    assert await items.read(other, "bc") == ({}, "b")
+
+
+async def test_nobody_waits_for_an_heir_whose_turn_comes_later(items: Items) -> None:
+    first = await items.admit("ab", priority=1)
+    second, third = await items.admit("ab", priority=4), await items.admit("ab", priority=2)
+    (idle,), (urgent,) = await items.ids(second), await items.ids(third)
+    await items.ledger.jobs.cancel(items.ledger.app, first, WEEK)
+    found = await parked(items)
+    assert await items.known.wait_again(found[idle], hashes("ab"))
+    assert await items.known.wait_again(found[urgent], hashes("ab"))
+    assert await items.waiting() == {}
+    assert len(await items.feed(third)) == 1
+
+
+async def test_what_became_known_meanwhile_is_put_together_after_all(items: Items) -> None:
+    first, second = await items.admit("ab"), await items.admit("ab")
+    (waiting,) = await items.ids(second)
+    await items.ledger.jobs.cancel(items.ledger.app, first, WEEK)
+    batch = (await parked(items))[waiting]
+    await items.remember(10**12, "ab")
+    assert not await items.known.wait_again(batch, hashes("ab"))
+    assert await items.ready() == [waiting]
+
+
+async def test_patience_is_not_renewed_by_waiting_again(items: Items) -> None:
+    first = await items.admit("ab")
+    second, third = await items.admit("ab"), await items.admit("ab")
+    (heir,), (other,) = await items.ids(second), await items.ids(third)
+    await items.ledger.jobs.cancel(items.ledger.app, first, WEEK)
+    found = await parked(items)
+    await items.run("UPDATE waiting_batches SET until = now() + interval '1 hour' WHERE batch_id = :id", id=other)
+    before = await until(items, other)
+    await items.known.wait_again(found[heir], hashes("ab"))
+    assert not await items.known.wait_again(found[other], hashes("ab"))
+    assert await until(items, other) == before
+
+
+async def until(items: Items, batch_id: int) -> datetime:
+    async with items.ledger.database.transaction() as connection:
+        found: datetime = await connection.scalar(
+            text("SELECT until FROM waiting_batches WHERE batch_id = :id"), {"id": batch_id}
+        )
+        return found
 
 
 async def test_a_batch_is_put_together_once_and_counted(items: Items) -> None:

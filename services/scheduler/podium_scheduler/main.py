@@ -151,7 +151,7 @@ class Scheduler:
         self._handover = handover.Handover(
             self._registry, stores.batches, self._assigner, stores.wakeups, self._ids, clock.SystemClock()
         )
-        self._remembering = remembering.Remembering(stores.items, self._completer)
+        self._remembering = remembering.Remembering(stores.items, self._completer, clock.SystemClock())
         self._policy = retries
         self._uses = pod_uses.PodUses(stores.costs)
         self._loads = model_loads.ModelLoads(stores.loads, workloads, self._uses)

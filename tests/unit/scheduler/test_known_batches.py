@@ -17,7 +17,7 @@ import pytest
 from podium.common.v1 import item_pb2, result_pb2, workload_pb2
 from podium.scheduler.v1 import scheduler_pb2
 from podium.worker.v1 import worker_pb2
-from podium_runtime import errors
+from podium_runtime import clock, errors
 from podium_scheduler.adapters.grpc import worker_wire
 from podium_scheduler.app import (
     assembler,
@@ -71,6 +71,9 @@ class Items:
     remembered: list[records.Remembered] = field(default_factory=list)
     parked: list[records.ParkedBatch] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
+    missed: list[tuple[int, tuple[bytes, ...]]] = field(default_factory=list)
+    taken_over: set[bytes] = field(default_factory=set)
+    """By others that compute them now."""
     assembled: list[records.Completion] = field(default_factory=list)
     patience: timedelta = timedelta(minutes=5)
 
@@ -105,6 +108,10 @@ class Items:
 
     async def let_go(self, batch_ids: Sequence[int]) -> None:
         self.gone += batch_ids
+
+    async def wait_again(self, batch: records.ParkedBatch, missing: Sequence[bytes]) -> bool:
+        self.missed.append((batch.batch_id, tuple(missing)))
+        return not self.taken_over.issuperset(missing)
 
     async def assemble(self, completions: Sequence[records.Completion]) -> set[int]:
         self.assembled += completions
@@ -235,14 +242,25 @@ def result(letters: str, errors_at: Sequence[int] = (), cut_at: int = -1) -> byt
     ).SerializeToString()  # fmt: skip
 
 
+class Hasty(clock.FakeClock):
+    """Its waits end at once, and are noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
 async def remember(
-    held: worker_sessions.Held, items: Items
+    held: worker_sessions.Held, items: Items, time: clock.Clock | None = None
 ) -> tuple[records.Remembered | None, batches.Outcome | None]:
     """What is kept, and how it goes on (None: to be completed)."""
     settle = Completer()
     ledger: Any = items
     completing: Any = settle
-    use = remembering.Remembering(ledger, completing)
+    use = remembering.Remembering(ledger, completing, time or clock.SystemClock())
     running = asyncio.create_task(use.run())
     session = worker_sessions.Session(uuid.uuid4(), uuid.uuid4())
     use.done(session, 7, held)
@@ -276,11 +294,13 @@ async def test_a_result_that_is_not_whole_is_kept_and_waits() -> None:
     assert outcome == batches.Retry(Items().patience, counts=False)
 
 
-async def test_what_cannot_be_kept_holds_no_result_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembering, "_PAUSE_S", 0.0)
-    assert await remember(held("ab", [0, 1], result("ab")), Items(away=9)) == (None, None)
+async def test_what_cannot_be_kept_holds_no_result_back() -> None:
+    time = Hasty()
+    assert await remember(held("ab", [0, 1], result("ab")), Items(away=9), time) == (None, None)
+    # Tried three times, by the clock that was given.
+    assert time.waits == [0.25, 0.25]
     # Nothing is kept for it, so it does not wait either.
-    _, outcome = await remember(held("ab", [0, LEFT_OUT], result("ab", [1]), left_out=True), Items(away=9))
+    _, outcome = await remember(held("ab", [0, LEFT_OUT], result("ab", [1]), left_out=True), Items(away=9), time)
     assert isinstance(outcome, batches.Retry) and outcome.delay < timedelta(seconds=2)
     broken = held("ab", [0, 1], b"\xff no chunk")
     assert await remember(broken, Items()) == (None, None)
@@ -360,6 +380,7 @@ class Redis:
 
     def __init__(self, left: int | None = None) -> None:
         self.left = left
+        self.feeds = 0
         self.results: list[tuple[uuid.UUID, int, int, Sequence[bytes]]] = []
 
     async def memory(self) -> room.Memory:
@@ -373,12 +394,13 @@ class Redis:
 
     async def job_changed(self, changes: object) -> None: ...
 
-    async def feed(self) -> None: ...
+    async def feed(self) -> None:
+        self.feeds += 1
 
 
 def parked(letters: str, keys: Sequence[str] = (), *, offset: int = 0, count: int = 0) -> records.ParkedBatch:
     return records.ParkedBatch(
-        7, JOB, "w", 100, count or len(letters), 0, offset, b"", SCOPE, identities(letters, keys)
+        7, JOB, "w", 100, count or len(letters), 0, offset, b"", SCOPE, identities(letters, keys), 3
     )
 
 
@@ -414,13 +436,22 @@ async def test_a_batch_that_is_known_is_made_as_a_worker_would() -> None:
     assert items.gone == []
 
 
-@pytest.mark.parametrize("missing", ["an item", "one make", "the revision", "the length", "room"])
+@pytest.mark.parametrize("is_computed", [False, True])
+async def test_what_is_missing_is_taken_over_or_waited_for(is_computed: bool) -> None:
+    items, redis = Items(), Redis()
+    items.learn("a")
+    items.taken_over = set(hashes("bc")) if is_computed else set(hashes("b"))
+    items.parked = [parked("abcb")]
+    assert await put_together(items, redis) == []
+    assert items.missed == [(7, tuple(hashes("bc")))]
+    assert (items.gone, items.assembled, redis.feeds) == ([], [], 0 if is_computed else 1)
+
+
+@pytest.mark.parametrize("missing", ["one make", "the revision", "the length", "room"])
 async def test_what_cannot_be_put_together_is_let_go(missing: str) -> None:
     items, redis = Items(), Redis()
     items.learn("ab")
-    if missing == "an item":
-        items.vectors.pop(hashes("b")[0])
-    elif missing == "one make":
+    if missing == "one make":
         items.learn("b", by=made_by("bfloat16"))
     elif missing == "the revision":
         items.learn("ab", by=made_by(revision="0"))

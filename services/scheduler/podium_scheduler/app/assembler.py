@@ -2,8 +2,9 @@
 
 A parked batch waits for others, or for nothing because all of it is known. When the last it waits for has ended, its
 result is put together here, under the same rules as any other: first into Redis, each batch once, then the guarded
-write. What is not all there (an item failed, a vector was forgotten), or finds no room in Redis, is let go and fed like
-everything else. A crash anywhere leaves a parked batch, which is looked at again, or fed when its patience ends.
+write. Of what is not all there (its owner was cancelled, an item failed, a vector was forgotten) one of those that wait
+takes the missing items over, and is let go and fed like everything else; the others wait for that one. So is what finds
+no room in Redis. A crash anywhere leaves a parked batch, which is looked at again, or fed when its patience ends.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class _Result:
 
     chunks: Sequence[bytes]
     completion: records.Completion
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Why a batch cannot be put together: items that are not known, or, without any, something else."""
+
+    hashes: Sequence[bytes] = ()
 
 
 class Assembler(loops.PatientLoop):
@@ -77,12 +85,20 @@ class Assembler(loops.PatientLoop):
         if not ready:
             return _INTERVAL_S
         left = room.Room(await self._buffer.memory(), room.total(await self._holdings.in_flight(), self._sizes))
-        found = [(batch, await self._assembled(batch) if self._fits(left, batch) else None) for batch in ready]
-        missing = [batch.batch_id for batch, result in found if result is None]
-        if missing:
-            await self._let_go(missing)
-        await self._complete([(batch, result) for batch, result in found if result is not None])
+        found = [(batch, await self._assembled(batch) if self._fits(left, batch) else _Missing()) for batch in ready]
+        await self._complete([(batch, one) for batch, one in found if isinstance(one, _Result)])
+        await self._go_on([(batch, one.hashes) for batch, one in found if isinstance(one, _Missing)])
         return 0.0
+
+    async def _go_on(self, batches: Sequence[tuple[records.ParkedBatch, Sequence[bytes]]]) -> None:
+        """What becomes of batches that lack items: one after the other, so that each sees what those before it have
+        taken over."""
+        computing = [batch.batch_id for batch, hashes in batches if not hashes]
+        if computing:
+            await self._items.let_go(computing)
+        computing += [b.batch_id for b, hashes in batches if hashes and await self._items.wait_again(b, hashes)]
+        if computing:
+            await self._wakers.feed()
 
     def _fits(self, left: room.Room, batch: records.ParkedBatch) -> bool:
         """Whether its result has room without the reserve, which is the feeder's to give."""
@@ -99,13 +115,14 @@ class Assembler(loops.PatientLoop):
         await self._items.let_go(batch_ids)
         await self._wakers.feed()
 
-    async def _assembled(self, batch: records.ParkedBatch) -> _Result | None:
-        """The result of a batch, or None when it is not all known."""
+    async def _assembled(self, batch: records.ParkedBatch) -> _Result | _Missing:
+        """The result of a batch, if all of it is known and of one make."""
         identities = scheduler_pb2.ItemIdentities.FromString(batch.identities)
         hashes = rules.split(identities.hashes, batch.payload_offset, batch.item_count)
         known = await self._items.known(batch.batch_id, batch.dedupe_scope, list(dict.fromkeys(hashes)))
-        if any(item_hash not in known.vectors for item_hash in hashes):
-            return None
+        missing = [item_hash for item_hash in dict.fromkeys(hashes) if item_hash not in known.vectors]
+        if missing:
+            return _Missing(missing)
         made_by = {v.made_by for v in known.vectors.values()}
         provenance = result_pb2.Provenance.FromString(made_by.pop())
         asked = result_checks.asked_by(
@@ -113,7 +130,7 @@ class Assembler(loops.PatientLoop):
         )
         sizes = {len(v.vector.row) for v in known.vectors.values()}
         if made_by or sizes != {asked.row_bytes} or not self._is_current(batch.workload, provenance):
-            return None
+            return _Missing()
         keys = identities.keys[batch.payload_offset : batch.payload_offset + batch.item_count]
         return self._result(batch, hashes, keys if any(keys) else (), known, provenance)
 

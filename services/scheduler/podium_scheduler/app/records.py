@@ -260,6 +260,7 @@ class ParkedBatch:
     options: bytes
     dedupe_scope: bytes
     identities: bytes
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

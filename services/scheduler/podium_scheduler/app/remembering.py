@@ -15,7 +15,7 @@ from datetime import timedelta
 from prometheus_client import Counter
 
 from podium.common.v1 import result_pb2
-from podium_runtime import errors, logs
+from podium_runtime import clock, errors, logs
 from podium_scheduler.app import attempt_plans, completer, ports, records, worker_sessions
 from podium_scheduler.domain import batches
 from podium_scheduler.domain.deduplication import UNIQUE
@@ -39,9 +39,10 @@ class _Result:
 class Remembering:
     """Takes whole and partial results from the sessions."""
 
-    def __init__(self, items: ports.KnownItemsLedger, settle: completer.Completer) -> None:
+    def __init__(self, items: ports.KnownItemsLedger, settle: completer.Completer, time: clock.Clock) -> None:
         self._items = items
         self._completer = settle
+        self._clock = time
         self._queue: asyncio.Queue[_Result] = asyncio.Queue()
 
     def done(self, session: worker_sessions.Session, batch_id: int, held: worker_sessions.Held) -> None:
@@ -78,7 +79,7 @@ class Remembering:
                 await self._items.remember(new)
             except errors.Unavailable:
                 if tries_left:
-                    await asyncio.sleep(_PAUSE_S)
+                    await self._clock.sleep(_PAUSE_S)
             else:
                 REMEMBERED.inc(len(new.vectors))
                 return True

@@ -126,21 +126,24 @@ async def insert_batches(
     values = {**rows, "identities": [b.identities for b in new.batches]}
     ids = {r.first_item: r.batch_id for r in (await connection.execute(_INSERT_BATCHES, values)).all()}
     ours = {item_hash: ids[first_item] for item_hash, first_item in of.owners.items()}
-    others = await _claimed(connection, new, ours, terms)
+    others = await claimed(connection, new.scope, new.priority, ours, terms)
     batches = [(ids[first_item], hashes) for first_item, hashes in of.batches]
     waits = await asyncio.to_thread(deduplication.waits, batches, ours, others)
     if waits and await connection.scalar(_WAITING_JOBS, {"app_id": new.app_id}) < deduplication.MAX_WAITING_JOBS:
         await _wait(connection, job_id, new, waits, terms)
 
 
-async def _claimed(
-    connection: AsyncConnection, new: records.NewJob, owners: Mapping[bytes, int], terms: Terms
+async def claimed(
+    connection: AsyncConnection, scope: bytes, priority: int, owners: Mapping[bytes, int], terms: Terms
 ) -> dict[bytes, deduplication.Claim]:
-    """Claims what nobody has, and returns the claims of others."""
-    ours: dict[str, Any] = {"scope": new.scope, "hashes": list(owners), "batch_ids": list(owners.values())}
+    """Claims for batches (`owners`, by hash) what nobody has or computes any more; returns the claims of others.
+
+    `priority`: of the batches' job.
+    """
+    ours: dict[str, Any] = {"scope": scope, "hashes": list(owners), "batch_ids": list(owners.values())}
     await connection.execute(_CLAIM, {**ours, "retention": terms.retention})
     await connection.execute(_TAKE_OVER, {**ours, "retention": terms.retention})
-    rows = (await connection.execute(_CLAIMS, {**ours, "priority": new.priority})).all()
+    rows = (await connection.execute(_CLAIMS, {**ours, "priority": priority})).all()
     return {r.item_hash: deduplication.Claim(r.batch_id, r.known, r.awaitable) for r in rows}
 
 

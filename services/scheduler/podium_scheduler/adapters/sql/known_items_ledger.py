@@ -14,6 +14,7 @@ from sqlalchemy import text
 from podium_scheduler.adapters.sql import finishing, item_claims, job_counters, offers
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
+from podium_scheduler.domain import deduplication
 
 # OFFSET 0: one index descent for each item, however many others are known and whatever the statistics say.
 _KNOWN = text("""
@@ -64,7 +65,7 @@ _READY = text("""
         JOIN batches o ON o.batch_id = every.batch_id AND o.state IN ('PENDING', 'QUEUED', 'LEASED')
     )
     SELECT b.batch_id, b.job_id, j.workload, b.first_item, b.item_count, b.attempt, b.payload_offset, j.options,
-        j.dedupe_scope, b.identities
+        j.dedupe_scope, b.identities, j.priority
     FROM busy, looked JOIN batches b ON b.batch_id = looked.batch_id JOIN jobs j ON j.job_id = b.job_id
     WHERE NOT looked.owners && busy.ids ORDER BY b.batch_id LIMIT :limit
 """)
@@ -78,6 +79,15 @@ _LET_GO = text("""
         WHERE batch_id = ANY(CAST(:batch_ids AS bigint[])) AND state = 'PENDING' AND not_before > now()
     )
     DELETE FROM waiting_batches WHERE batch_id = ANY(CAST(:batch_ids AS bigint[]))
+""")
+
+# With the patience that it has left. A row that has gone meanwhile went with that.
+_WAIT_FOR = text("""
+    UPDATE waiting_batches SET owners = CAST(:owners AS bigint[]) WHERE batch_id = :batch_id
+""")
+
+_UNPARK = text("""
+    UPDATE batches SET not_before = now() WHERE batch_id = :batch_id AND state = 'PENDING' AND not_before > now()
 """)
 
 _OVERDUE = text("""
@@ -207,6 +217,24 @@ class KnownItemsLedger:
         """Batches that wait no longer; those that are parked may be fed."""
         async with self._database.transaction() as connection:
             await connection.execute(_LET_GO, {"batch_ids": list(batch_ids)})
+
+    @ledger_call
+    async def wait_again(self, batch: records.ParkedBatch, missing: Sequence[bytes]) -> bool:
+        """Of a batch whose owners have ended without all of its items: it takes over what nobody computes any more, and
+        waits for those who have taken over the rest. Returns whether it has something to compute, and is let go for it.
+        """
+        batch_id, scope = batch.batch_id, batch.dedupe_scope
+        ours = dict.fromkeys(missing, batch_id)
+        async with self._database.transaction() as connection:
+            others = await item_claims.claimed(connection, scope, batch.priority, ours, self._terms)
+            found = deduplication.waits([(batch_id, missing)], ours, others)
+            if not found:
+                await connection.execute(_LET_GO, {"batch_ids": [batch_id]})
+                return True
+            await connection.execute(_WAIT_FOR, {"batch_id": batch_id, "owners": list(found[0].owners)})
+            if not found[0].parked:
+                await connection.execute(_UNPARK, {"batch_id": batch_id})
+        return not found[0].parked
 
     @ledger_call
     async def overdue(self, limit: int) -> list[int]:
