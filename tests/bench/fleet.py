@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 import grpc
@@ -75,31 +76,46 @@ class Worker:
         while True:
             try:
                 await self._session()
-            except* grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, grpc.aio.InternalError):
                 self._tally.streams_ended += 1
-            await asyncio.sleep(_PAUSE_S)
+            # Not all at the same moment, as real ones do not.
+            await asyncio.sleep(_PAUSE_S * (1 + 4 * random.random()))
 
     async def _session(self) -> None:
         self._in_hand, self._ended, self._outbox = {}, [], asyncio.Queue()
         device = worker_pb2.Device(uuid="cpu", name="bench")
         hello = worker_pb2.Hello(worker_id=str(uuid.uuid4()), backends=["hash"], workloads=[WORKLOAD], devices=[device])
         self._outbox.put_nowait(worker_pb2.WorkerFrame(hello=hello))
-        call = self._stub.Connect(_said(self._outbox), metadata=auth.authorization(stack.JOIN_TOKEN))
-        async with asyncio.TaskGroup() as tasks:
-            beats: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            async for frame in call:
-                kind = frame.WhichOneof("frame")
-                if kind == "welcome":
-                    self.connected.set()
+        call = self._stub.Connect(metadata=auth.authorization(stack.JOIN_TOKEN))
+        # Not a generator that gRPC reads from: one that waits for ever is left behind by every stream that ends.
+        others = [asyncio.ensure_future(self._say_all(call))]
+        try:
+            while (frame := await call.read()) is not grpc.aio.EOF:
+                if frame.WhichOneof("frame") == "welcome":
                     self._interval_s = _seconds(frame.welcome.heartbeat_interval)
-                    beats = tasks.create_task(self._beat())
-                elif kind == "desired":
-                    self._interval_s = _seconds(frame.desired.heartbeat_interval) or self._interval_s
-                elif kind == "assign":
-                    self._begin(frame.assign)
-                elif kind in ("ack", "cancel"):
-                    self._in_hand.pop(getattr(frame, kind).lease.batch_id, None)
-            beats.cancel()
+                    others.append(asyncio.ensure_future(self._beat()))
+                    self.connected.set()
+                else:
+                    self._obey(frame)
+            await _ended(call)
+        finally:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            call.cancel()
+
+    def _obey(self, frame: worker_pb2.SchedulerFrame) -> None:
+        kind = frame.WhichOneof("frame")
+        if kind == "desired":
+            self._interval_s = _seconds(frame.desired.heartbeat_interval) or self._interval_s
+        elif kind == "assign":
+            self._begin(frame.assign)
+        elif kind in ("ack", "cancel"):
+            self._in_hand.pop(getattr(frame, kind).lease.batch_id, None)
+
+    async def _say_all(self, call: Any) -> None:
+        while True:
+            await call.write(await self._outbox.get())
 
     def _begin(self, assign: worker_pb2.Assign) -> None:
         if self._ended:
@@ -153,9 +169,12 @@ def _seconds(duration: duration_pb2.Duration) -> float:
     return duration.ToNanoseconds() / 1e9
 
 
-async def _said(outbox: asyncio.Queue[worker_pb2.WorkerFrame]) -> AsyncIterator[worker_pb2.WorkerFrame]:
-    while True:
-        yield await outbox.get()
+async def _ended(call: Any) -> None:
+    """Raises what the stream has ended with."""
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(code, nothing, nothing, await call.details())
 
 
 async def serve(address: str, workers: int, credits: int, hold_s: float) -> None:

@@ -334,7 +334,7 @@ class Scheduler:
         elif kind == "work":
             self._wakers.dispatcher.set()
         elif kind == "place":
-            self._wakers.placer.set()
+            self._wakers.place_here()
         elif kind == "keep":
             self._wakers.keep_here()
         elif kind == "scale":

@@ -48,3 +48,56 @@ async def test_a_stream_that_is_cancelled_while_it_opens_leaves_no_session_behin
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert registry.all() == []
+
+
+class BusyLedger(Ledger):
+    """Lets go of nobody until it is told to; counts who is there."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.inside = self.most = 0
+        self.full = asyncio.Event()
+
+    async def _stay(self) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        if self.inside >= 5:
+            self.full.set()
+        await self.go.wait()
+        self.inside -= 1
+
+    async def open(
+        self, new: records.NewSession, in_hand: list[records.LeaseKey]
+    ) -> tuple[list[records.ResumedLease], list[uuid.UUID], records.Standing]:
+        await self._stay()
+        return [], [], records.Standing()
+
+    async def mark_broken(self, session_id: uuid.UUID, grace: timedelta) -> None:
+        await self._stay()
+
+
+class QuickWakers:
+    async def place(self) -> None: ...
+
+
+async def test_however_many_come_and_go_others_find_connections_to_the_ledger() -> None:
+    registry = worker_sessions.SessionRegistry()
+    ledger: Any = BusyLedger()
+    wakers: Any = QuickWakers()
+    lives = session_lives.SessionLives(
+        registry, ledger, wakers, ledger, {}, "replica-1", timedelta(seconds=1), ids.SystemIds()
+    )
+    leaving = [worker_sessions.Session(uuid.uuid4(), uuid.uuid4()) for _ in range(50)]
+    for session in leaving:
+        registry.add(session)
+    coming = [asyncio.create_task(lives.open(worker_pb2.Hello(worker_id=str(uuid.uuid4())))) for _ in range(50)]
+    going = [asyncio.create_task(lives.close(session)) for session in leaving]
+    async with asyncio.timeout(5):
+        await ledger.full.wait()
+        # Of ten connections that a replica has by default.
+        assert ledger.most == 5
+        coming[-1].cancel()
+        ledger.go.set()
+        await asyncio.gather(*coming, *going, return_exceptions=True)
+    assert ledger.most == 5
+    assert len(registry.all()) == 49

@@ -1,7 +1,12 @@
-"""Use case: a worker's session from Hello to its end, and the leases of sessions that are over."""
+"""Use case: a worker's session from Hello to its end, and the leases of sessions that are over.
+
+Workers come and go by the thousand when a replica starts or ends. They take turns: however many they are, connections
+to the ledger are left for the keeper, whose renewals keep the others' sessions alive, and for everybody else.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -14,6 +19,8 @@ from podium_scheduler.domain import batches
 
 log = logs.get_logger(__name__)
 _PAGE = 500
+_OPENED_AT_A_TIME = 3
+_CLOSED_AT_A_TIME = 2
 
 
 class LeaseRecovery:
@@ -74,6 +81,8 @@ class SessionLives:
         self._replica_id = replica_id
         self._grace = resume_grace
         self._ids = make
+        self._opening = asyncio.Semaphore(_OPENED_AT_A_TIME)
+        self._closing = asyncio.Semaphore(_CLOSED_AT_A_TIME)
 
     async def open(self, hello: worker_pb2.Hello) -> tuple[worker_sessions.Session, list[records.ResumedLease]]:
         """Opens a session for a Hello, fencing the worker's earlier ones. Raises errors.InvalidArgument."""
@@ -91,9 +100,10 @@ class SessionLives:
             hello=hello.SerializeToString(),
         )
         in_hand = [records.LeaseKey(lease.batch_id, lease.lease_token) for lease in hello.in_hand]
-        resumed, superseded, standing = await self._ledger.open(new, in_hand)
-        # What an earlier session holds and the worker does not have was lost on the wire: no fault of the batch.
-        await self._recovery.recover(superseded, handed_back=True)
+        async with self._opening:
+            resumed, superseded, standing = await self._ledger.open(new, in_hand)
+            # What an earlier session holds and the worker does not have was lost on the wire: no fault of the batch.
+            await self._recovery.recover(superseded, handed_back=True)
         session = worker_sessions.Session(new.session_id, worker_id, hello)
         session.draining = standing.drain
         session.want(standing.wanted)
@@ -120,11 +130,15 @@ class SessionLives:
             return
         log.info("session_closed", session_id=str(session.session_id), goodbye=session.said_goodbye)
         try:
-            if session.said_goodbye:
-                await self._ledger.end(session.session_id)
-                await self._recovery.recover([session.session_id], handed_back=True)
-            else:
-                await self._ledger.mark_broken(session.session_id, self._grace)
+            async with self._closing:
+                await self._record_end(session)
         except errors.Unavailable:
             # Nothing renews the session any more: it expires by itself.
             log.warning("session_end_not_recorded", session_id=str(session.session_id))
+
+    async def _record_end(self, session: worker_sessions.Session) -> None:
+        if session.said_goodbye:
+            await self._ledger.end(session.session_id)
+            await self._recovery.recover([session.session_id], handed_back=True)
+        else:
+            await self._ledger.mark_broken(session.session_id, self._grace)

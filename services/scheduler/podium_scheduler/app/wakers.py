@@ -7,6 +7,35 @@ from collections import defaultdict
 
 from podium_scheduler.app import ports
 
+_PLACE_EVERY_S = 0.5
+
+
+class Bell:
+    """Sets an event at once, and again only when a while has passed: what many ask for in a row is done for all of them
+    together."""
+
+    def __init__(self, event: asyncio.Event, every_s: float) -> None:
+        self._event = event
+        self._every_s = every_s
+        self._rung_at = float("-inf")
+        self._later: asyncio.TimerHandle | None = None
+
+    def ring(self) -> None:
+        """Now, or as soon as it may be rung again."""
+        if self._later is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait_s = self._rung_at + self._every_s - loop.time()
+        if wait_s <= 0:
+            self._ring()
+        else:
+            self._later = loop.call_later(wait_s, self._ring)
+
+    def _ring(self) -> None:
+        self._later = None
+        self._rung_at = asyncio.get_running_loop().time()
+        self._event.set()
+
 
 class Wakers:
     """Events of this replica's loops."""
@@ -15,6 +44,7 @@ class Wakers:
         self.feeder = asyncio.Event()
         self.dispatcher = asyncio.Event()
         self.placer = asyncio.Event()
+        self._placer_bell = Bell(self.placer, _PLACE_EVERY_S)
         self.autoscaler = asyncio.Event()
         self.keepers: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         """Of pods, by provider."""
@@ -34,9 +64,13 @@ class Wakers:
 
     async def place(self) -> None:
         """There is a worker to find models for."""
-        self.placer.set()
+        self.place_here()
         if not self._leadership.leads:
             await self._wakeups.replicas("place")
+
+    def place_here(self) -> None:
+        """The same, told by another replica. A plan is about all workers, however few have come."""
+        self._placer_bell.ring()
 
     async def keep(self) -> None:
         """There are pods to create or to destroy."""
