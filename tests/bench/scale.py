@@ -179,14 +179,16 @@ def unfairness(served: dict[str, tuple[int, int]]) -> float:
     return sum(abs(n / batches * weights / w - 1) for w, n in served.values()) / len(served)
 
 
-async def measure(workers: int, backlog: int, pace: float, seconds: float) -> tuple[list[Found], dict[str, float]]:
+async def measure(
+    workers: int, backlog: int, pace: float, seconds: float, lease_ttl_s: float = 10.0
+) -> tuple[list[Found], dict[str, float]]:
     """One worker and many, with little backlog and with much; then many that are idle, and what a session takes."""
     few = Case(1, max(1, round(pace / 4)), pace)
     many = Case(workers, 1, pace)
     small = round(pace * (seconds + _SETTLED_S + 2 * many.hold_s) * 2)
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with stack.servers(Path(name)) as running:
-            await running.start("scheduler")
+            await running.start("scheduler", lease_ttl_s=str(lease_ttl_s))
             ledger = await asyncpg.connect(running.postgres.url.replace("+asyncpg", ""))
             try:
                 await ledger.execute(_APPS)
@@ -231,11 +233,23 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=200.0, help="batches a second that the workers could do")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (default 20)")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of scale.json")
+    parser.add_argument(
+        "--lease-ttl",
+        type=float,
+        default=10.0,
+        help="seconds (default 10, as in production); more where other load keeps workers from being heard in time. "
+        "A quarter of it is the longest time between two heartbeats of one of many workers",
+    )
     asked = parser.parse_args()
-    found, rest = asyncio.run(measure(asked.workers, asked.backlog, asked.pace, asked.seconds))
+    found, rest = asyncio.run(measure(asked.workers, asked.backlog, asked.pace, asked.seconds, asked.lease_ttl))
     asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "scale.json"
-    said = {"machine": report.machine(), "cases": [dataclasses.asdict(one) for one in found], **rest}
+    said = {
+        "machine": report.machine(),
+        "lease_ttl_s": asked.lease_ttl,
+        "cases": [dataclasses.asdict(one) for one in found],
+        **rest,
+    }
     path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     show(found, rest, Console(width=max(150, Console().width)))
     print(f"written to {path}")
