@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+
+from tests.support import shared_postgres
 
 # Whoever runs the tests as a shell's background job ignores SIGINT, and every process that a test starts and interrupts
 # would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests start hundreds of processes, and each would compile every module of ours again, as would the collection of the
+# tests in each process of pytest-xdist, where the environment says that no byte code is to be written.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_sessionfinish() -> None:
+    """Ends what all tests of this process have shared."""
+    shared_postgres.close()

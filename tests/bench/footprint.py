@@ -52,7 +52,7 @@ def forget_peaks(running: stack.Stack) -> None:
 
 def _processes(running: stack.Stack) -> Iterator[psutil.Process]:
     pids = [service.process.pid for service in running.services if service.process.returncode is None]
-    for pid in (*pids, running.postgres.pid, running.redis.pid):
+    for pid in (*pids, running.own_postgres.pid, running.redis.pid):
         if pid is not None:
             first = psutil.Process(pid)
             yield from (first, *first.children(recursive=True))

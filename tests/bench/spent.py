@@ -63,7 +63,7 @@ class Meter:
     async def read(self) -> Reading:
         """Takes all counters."""
         pids = {service.name: service.process.pid for service in self._running.services}
-        servers = {"postgres": self._running.postgres.pid, "redis": self._running.redis.pid}
+        servers = {"postgres": self._running.own_postgres.pid, "redis": self._running.redis.pid}
         pids |= {name: pid for name, pid in servers.items() if pid is not None}
         cpu_s = {name: tree_cpu_s(pid) for name, pid in pids.items()}
         return Reading(time.monotonic(), cpu_s, await self._transactions(), await self._commands())

@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
 from podium_runtime import clock
-from podium_scheduler.adapters.sql import database, migrate, pod_ledger
+from podium_scheduler.adapters.sql import database, pod_ledger
 from podium_scheduler.app import ports, records
 from podium_scheduler.domain import join_tokens, pods
 from podium_scheduler.domain.pods import Move, Reason, Sighting, State
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,9 +40,8 @@ class TickingClock(clock.FakeClock):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("pods")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=2)
         yield made
         await made.close()

@@ -10,13 +10,13 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import database, migrate, scaling_ledger
+from podium_scheduler.adapters.sql import database, scaling_ledger
 from podium_scheduler.app import ports
 from podium_scheduler.simulation import ledgers, market
 from podium_scheduler.simulation.agenda import EPOCH, Agenda
 from podium_scheduler.simulation.floor import Job
 from podium_scheduler.simulation.traces import Arrival
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,9 +36,8 @@ _INSERT = text("""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("scaling")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=2)
         yield made
         await made.close()

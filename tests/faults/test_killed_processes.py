@@ -129,7 +129,7 @@ async def test_everything_is_killed_at_once(tmp_path: Path) -> None:
 
         async def kill_and_restart() -> None:
             await kill_all(replicas)
-            postgres, buffer = replicas.running.postgres, replicas.running.redis
+            postgres, buffer = replicas.running.own_postgres, replicas.running.redis
             await asyncio.gather(*(server.start(server.port) for server in (postgres, buffer)))
             await start_again(replicas, old)
 
@@ -142,7 +142,7 @@ async def test_everything_is_killed_at_once(tmp_path: Path) -> None:
 
 async def kill_all(replicas: Replicas) -> None:
     """Every process of the stack, executors and backends of Postgres included, in one breath."""
-    servers = (replicas.running.postgres, replicas.running.redis)
+    servers = (replicas.running.own_postgres, replicas.running.redis)
     roots = [service.process.pid for service in replicas.named.values()] + [s.pid for s in servers if s.pid is not None]
     everyone = [p for pid in roots for p in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid))]
     for process in everyone:

@@ -33,7 +33,7 @@ ONCE = RetryPolicy(connect_for_s=0.0, retry_for_s=0.0)
 @asynccontextmanager
 async def replicated(directory: Path, **settings: str) -> AsyncIterator[stack.Stack]:
     """Two schedulers, one gateway, two workers."""
-    async with stack.servers(directory) as running:
+    async with stack.servers(directory, own_postgres=True) as running:
         running.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         await asyncio.gather(running.start("scheduler"), running.start("scheduler"))
         found = [s.address for s in running.services if s.name == "scheduler"]
@@ -61,7 +61,7 @@ async def embed_while(running: stack.Stack, act: Callable[[], Awaitable[None]]) 
 
 def postgres_processes(running: stack.Stack) -> list[psutil.Process]:
     """The postmaster and all its children."""
-    postmaster = psutil.Process(running.postgres.pid)
+    postmaster = psutil.Process(running.own_postgres.pid)
     return [postmaster, *postmaster.children(recursive=True)]
 
 
@@ -145,7 +145,7 @@ async def test_postgres_restarts_in_mid_job(tmp_path: Path, how: signal.Signals)
     async with replicated(tmp_path) as running:
 
         async def restart() -> None:
-            postgres = running.postgres
+            postgres = running.own_postgres
             port, pid = postgres.port, postgres.pid
             assert pid is not None
             os.kill(pid, how)

@@ -40,8 +40,8 @@ _WAITING = """
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with consumer_rig.serving(tmp_path_factory.mktemp("claims")) as made:
+async def pool() -> AsyncIterator[database.Database]:
+    async with consumer_rig.serving() as made:
         yield made
 
 

@@ -8,17 +8,16 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import database, demand_ledger, migrate
 from podium_scheduler.app import records
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("demand")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=2)
         yield made
         await made.close()

@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event, text
 
-from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import database, due_ledger, leadership, migrate
+from podium_scheduler.adapters.sql import database, due_ledger, leadership
 from podium_scheduler.app import records
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,9 +42,8 @@ _LATER, _PAST = "interval '1 hour'", "interval '-1 second'"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("due")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=2)
         async with made.transaction() as connection:
             await connection.execute(text("INSERT INTO apps (app_id) VALUES ('default')"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import database, holdings_ledger, job_ledger, migrate
+from podium_scheduler.adapters.sql import database, holdings_ledger, job_ledger
+from tests.support import shared_postgres
 
 _JOB = text("""
     INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
@@ -19,9 +18,8 @@ _JOB = text("""
 """)
 
 
-async def test_jobs_whose_unread_items_all_failed_hold_the_least(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path) as postgres:
-        await migrate.upgrade(postgres.url)
+async def test_jobs_whose_unread_items_all_failed_hold_the_least() -> None:
+    async with shared_postgres.migrated() as postgres:
         pool = database.Database(postgres.url, pool_size=1)
         await job_ledger.JobLedger(pool).put_app("default")
 

@@ -30,8 +30,8 @@ TERMS = item_claims.Terms(retention=WEEK, patience=timedelta(minutes=5))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with consumer_rig.serving(tmp_path_factory.mktemp("known")) as made:
+async def pool() -> AsyncIterator[database.Database]:
+    async with consumer_rig.serving() as made:
         yield made
 
 

@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import (
     batch_ledger,
     database,
@@ -21,6 +20,7 @@ from podium_scheduler.adapters.sql import (
     session_ledger,
 )
 from podium_scheduler.app import records
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,9 +28,8 @@ TTL = timedelta(minutes=1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("loads")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=4)
         yield made
         await made.close()

@@ -8,9 +8,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import migrate
 from tests.faults.nemesis import ledger
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,10 +69,9 @@ SPOILS = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def connection(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+async def connection() -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A ledger with two good jobs and without the constraints that would keep it good."""
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("pg")) as postgres:
-        await migrate.upgrade(postgres.url)
+    async with shared_postgres.migrated() as postgres:
         connected = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
         await connected.execute(GOOD)
         for row in await connected.fetch(

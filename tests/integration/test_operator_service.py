@@ -21,7 +21,6 @@ from google.protobuf.message import Message
 from podium.common.v1 import job_pb2
 from podium.operator.v1 import operator_pb2, operator_pb2_grpc
 from podium.worker.v1 import worker_pb2
-from podium_embedded import EmbeddedPostgres
 from podium_runtime import auth, channels, clock, errors, grpc_server, ids, statuses
 from podium_scheduler.adapters.grpc import operator_servicer
 from podium_scheduler.adapters.sql import (
@@ -32,7 +31,6 @@ from podium_scheduler.adapters.sql import (
     job_ledger,
     leadership,
     load_ledger,
-    migrate,
     operator_ledger,
     pod_ledger,
     requeue_ledger,
@@ -41,6 +39,7 @@ from podium_scheduler.adapters.sql import (
 )
 from podium_scheduler.app import draining, job_costs, pods_of_operators, records, requeueing, wakers, worker_sessions
 from podium_scheduler.domain.autoscaling import policy
+from tests.support import shared_postgres
 from tests.support.clouds.imaginary import Imaginary
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -106,9 +105,8 @@ class Silence:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("operator")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def served() -> AsyncIterator[Rig]:
+    async with shared_postgres.migrated() as postgres:
         ledger = database.Database(postgres.url, pool_size=2)
         server = grpc_server.Server(
             "127.0.0.1:0", authenticator=auth.Authenticator({SERVICE: auth.shared_secret("operator", TOKEN)})

@@ -16,13 +16,13 @@ import pytest_asyncio
 from sqlalchemy import TextClause, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_embedded import EmbeddedPostgres
 from podium_runtime import clock, errors, ids
 from podium_scheduler.adapters.sql import database, leadership, migrate, pod_ledger, schema, session_ledger
 from podium_scheduler.app import pod_keeper, providers, records
 from podium_scheduler.domain import pods
 from podium_scheduler.domain.join_tokens import Refusal
 from podium_scheduler.domain.pods import Move, Reason, Sighting, State
+from tests.support import shared_postgres
 from tests.support.clouds.imaginary import Imaginary
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,9 +32,8 @@ SHA = b"s" * 32
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("pods")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=4)
         yield made
         await made.close()

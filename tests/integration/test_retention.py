@@ -14,7 +14,6 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import (
     archive_ledger,
     batch_ledger,
@@ -26,6 +25,7 @@ from podium_scheduler.adapters.sql import (
 )
 from podium_scheduler.app import janitor, records, revocation, worker_sessions
 from podium_scheduler.domain import jobs
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -116,9 +116,8 @@ class Ledger:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ledger]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("retention")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def served() -> AsyncIterator[Ledger]:
+    async with shared_postgres.migrated() as postgres:
         pool = database.Database(postgres.url, pool_size=4)
         made = Ledger(
             pool,

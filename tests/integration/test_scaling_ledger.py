@@ -14,12 +14,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
-from podium_embedded import EmbeddedPostgres
 from podium_runtime import auth, ids
-from podium_scheduler.adapters.sql import database, migrate, pod_ledger, scaling_ledger
+from podium_scheduler.adapters.sql import database, pod_ledger, scaling_ledger
 from podium_scheduler.app import join_tokens, records
 from podium_scheduler.domain import pods
-from tests.support import stack
+from tests.support import shared_postgres, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,9 +30,8 @@ _JOB = text("""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("scaling")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=4)
         yield made
         await made.close()

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import database, migrate, session_ledger
+from podium_scheduler.adapters.sql import database, session_ledger
 from podium_scheduler.app import records
+from tests.support import shared_postgres
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,9 +21,8 @@ TTL = timedelta(minutes=1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[database.Database]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("sessions")) as postgres:
-        await migrate.upgrade(postgres.url)
+async def pool() -> AsyncIterator[database.Database]:
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=2)
         yield made
         await made.close()

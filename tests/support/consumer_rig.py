@@ -8,23 +8,21 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import text
 
-from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import (
     batch_ledger,
     consumer_ledger,
     database,
     job_ledger,
-    migrate,
     requeue_ledger,
     session_ledger,
 )
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches as batch_states
+from tests.support import shared_postgres
 
 WEEK = timedelta(days=7)
 _names = itertools.count()
@@ -43,10 +41,9 @@ _WRONGLY_READY = """
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[database.Database]:
-    """A Postgres of its own with an empty ledger."""
-    async with EmbeddedPostgres(directory) as postgres:
-        await migrate.upgrade(postgres.url)
+async def serving() -> AsyncIterator[database.Database]:
+    """A database of its own with an empty ledger."""
+    async with shared_postgres.migrated() as postgres:
         made = database.Database(postgres.url, pool_size=6)
         yield made
         await made.close()

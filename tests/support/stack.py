@@ -9,16 +9,15 @@ import json
 import os
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import asyncpg
 import redis.asyncio as redis
 
 from podium_embedded import EmbeddedPostgres, EmbeddedRedis
 from podium_scheduler.adapters.sql import migrate
+from tests.support import shared_postgres
 
 APP_TOKEN = "test-app-token"
 INTERNAL_TOKEN = "test-internal-token"
@@ -70,12 +69,18 @@ class Stack:
     """Servers and the services started on them."""
 
     directory: Path
-    postgres: EmbeddedPostgres
+    postgres: EmbeddedPostgres | shared_postgres.Lent
     redis: EmbeddedRedis
     services: list[Service] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     """Names the files of each service, of those too that start at the same time."""
+
+    @property
+    def own_postgres(self) -> EmbeddedPostgres:
+        """The server, of a stack that has one to itself: it may be stopped and killed."""
+        assert isinstance(self.postgres, EmbeddedPostgres), "ask for servers(own_postgres=True)"
+        return self.postgres
 
     @property
     def gateway(self) -> Service:
@@ -122,11 +127,15 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def servers(directory: Path) -> AsyncIterator[Stack]:
-    """Postgres and Redis with an empty, migrated ledger; no service yet."""
-    async with EmbeddedPostgres(directory / "pg") as postgres, EmbeddedRedis(directory / "redis") as buffer:
-        stack = Stack(directory, postgres, buffer, environment=_environment(postgres.url, buffer.local_url))
-        await migrate.upgrade(postgres.url)
+async def servers(directory: Path, *, own_postgres: bool = False) -> AsyncIterator[Stack]:
+    """An empty, migrated ledger and Redis; no service yet.
+
+    own_postgres: for tests that stop or kill Postgres, and for whoever measures it: a durable server of the stack's
+    own. The others share one, and have a database of it.
+    """
+    postgres = _own(directory / "pg") if own_postgres else shared_postgres.migrated()
+    async with postgres as database, EmbeddedRedis(directory / "redis") as buffer:
+        stack = Stack(directory, database, buffer, environment=_environment(database.url, buffer.local_url))
         try:
             yield stack
         finally:
@@ -134,22 +143,24 @@ async def servers(directory: Path) -> AsyncIterator[Stack]:
 
 
 @contextlib.asynccontextmanager
+async def _own(directory: Path) -> AsyncIterator[EmbeddedPostgres]:
+    async with EmbeddedPostgres(directory) as postgres:
+        await migrate.upgrade(postgres.url)
+        yield postgres
+
+
+@contextlib.asynccontextmanager
 async def fresh(shared: Stack, directory: Path) -> AsyncIterator[Stack]:
-    """An empty, migrated ledger and an empty Redis on servers that run already."""
-    name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(shared.postgres.url.replace("+asyncpg", ""))
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    url = shared.postgres.url.rsplit("/", 1)[0] + f"/{name}"
-    await migrate.upgrade(url)
+    """An empty, migrated ledger, and the Redis of `shared`, empty."""
     client = redis.Redis.from_url(shared.redis.url)
     await client.flushall()
     await client.aclose()
-    stack = Stack(directory, shared.postgres, shared.redis, environment=_environment(url, shared.redis.local_url))
-    try:
-        yield stack
-    finally:
-        await stack.close()
+    async with shared_postgres.migrated() as database:
+        stack = Stack(directory, database, shared.redis, environment=_environment(database.url, shared.redis.local_url))
+        try:
+            yield stack
+        finally:
+            await stack.close()
 
 
 def _environment(postgres_url: str, redis_url: str) -> dict[str, str]:
@@ -166,9 +177,11 @@ def _environment(postgres_url: str, redis_url: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, *, workers: int = 1, **settings: str) -> AsyncIterator[Stack]:
-    """A whole stack; `settings` go to every service."""
-    async with servers(directory) as stack:
+async def running(
+    directory: Path, *, workers: int = 1, own_postgres: bool = False, **settings: str
+) -> AsyncIterator[Stack]:
+    """A whole stack; `settings` go to every service. own_postgres: see `servers`."""
+    async with servers(directory, own_postgres=own_postgres) as stack:
         stack.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         await stack.start("scheduler")
         await asyncio.gather(stack.start("gateway"), *(stack.start("worker") for _ in range(workers)))

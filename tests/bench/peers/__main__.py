@@ -67,7 +67,9 @@ async def _rig(options: Options) -> AsyncIterator[whole_model.Rig]:
     """A whole Podium with one worker, and the bare loop."""
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with (
-            stack.running(Path(name), workers=1, workloads=whole_model.FLOAT32, devices="cpu") as running,
+            stack.running(
+                Path(name), workers=1, own_postgres=True, workloads=whole_model.FLOAT32, devices="cpu"
+            ) as running,
             podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
             children.started("tests.bench.bare_model", "--threads", str(report.cores())) as bare,
         ):
