@@ -21,7 +21,6 @@ from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer
 from podium_scheduler.adapters.sql import (
     due_ledger,
     ledger_watch,
-    migrate,
     operator_ledger,
     requeue_ledger,
 )
@@ -87,6 +86,9 @@ def main() -> None:
     settings = runtime_settings.load(SchedulerSettings)
     logs.configure(settings.log_level, settings.log_format, "scheduler")
     if sys.argv[1:] == ["migrate"]:
+        # Each command pays for its own imports only.
+        from podium_scheduler.adapters.sql import migrate
+
         migrate.main(settings.postgres_url)
         return
     workloads = _registry(settings)

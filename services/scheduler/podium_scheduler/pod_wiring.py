@@ -13,7 +13,7 @@ from podium.common.v1 import workload_pb2
 from podium_runtime import clock, ids, supervision
 from podium_scheduler import storage
 from podium_scheduler.adapters import pods_file
-from podium_scheduler.adapters.providers import digitalocean, docker, local, runpod, runpod_v1
+from podium_scheduler.adapters.providers import local
 from podium_scheduler.app import (
     autoscaler,
     draining,
@@ -135,22 +135,35 @@ def _providers(plan: pods_file.Plan, settings: SchedulerSettings, time: clock.Cl
     found: list[providers.Provider] = []
     if wanted.local is not None:
         found.append(local.Local(_local(wanted.local, prefix), time))
+    return found + _over_http(plan, settings)
+
+
+def _over_http(plan: pods_file.Plan, settings: SchedulerSettings) -> list[providers.Provider]:
+    """Their HTTP client takes a fifth of a second to import, which only who rents from them shall pay."""
+    wanted, prefix = plan.providers, f"{plan.cluster}-"
+    found: list[providers.Provider] = []
     if wanted.docker is not None:
+        from podium_scheduler.adapters.providers import docker
+
         offered = [offer.of("docker") for offer in wanted.docker.offers]
         fields = wanted.docker.model_dump(exclude={"offers"})
         found.append(docker.Docker(docker.Settings(prefix=prefix, offers=offered, **fields)))
     if wanted.kubernetes is not None:
-        # Its client library takes a second to import.
+        # And its client library a second.
         from podium_scheduler.adapters.providers import kubernetes
 
         offered = [offer.of("kubernetes") for offer in wanted.kubernetes.offers]
         fields = wanted.kubernetes.model_dump(exclude={"offers"})
         found.append(kubernetes.Kubernetes(kubernetes.Settings(prefix=prefix, offers=offered, **fields)))
     if wanted.runpod is not None:
+        from podium_scheduler.adapters.providers import runpod, runpod_v1
+
         fields = wanted.runpod.model_dump(exclude={"api"})
         account = runpod.Settings(api_key=settings.runpod_api_key or _NONE, prefix=prefix, **fields)
         found.append(runpod_v1.RunPodV1(account) if wanted.runpod.api == "v1" else runpod.RunPod(account))
     if wanted.digitalocean is not None:
+        from podium_scheduler.adapters.providers import digitalocean
+
         fields = wanted.digitalocean.model_dump()
         found.append(
             digitalocean.DigitalOcean(

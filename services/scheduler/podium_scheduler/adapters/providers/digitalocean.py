@@ -14,7 +14,7 @@ from typing import Any
 
 import pydantic
 
-from podium_scheduler.adapters.providers import cloud_init, gpu_models, http
+from podium_scheduler.adapters.providers import cloud_init, gpu_models, http, prefixes
 from podium_scheduler.app import providers
 from podium_scheduler.app.providers import Listed, Offer, Order, Status, Stock
 
@@ -65,7 +65,7 @@ class Settings:
     patience: http.Patience = field(default_factory=http.Patience)
 
     def __post_init__(self) -> None:
-        http.check_prefix(self.prefix)
+        prefixes.check(self.prefix)
 
     @property
     def tag(self) -> str:

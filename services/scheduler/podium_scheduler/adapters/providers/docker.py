@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import pydantic
 
-from podium_scheduler.adapters.providers import answers, http
+from podium_scheduler.adapters.providers import answers, http, prefixes
 from podium_scheduler.app import providers
 from podium_scheduler.app.providers import Listed, Offer, Order, Status, Stock
 
@@ -67,7 +67,7 @@ class Settings:
     patience: http.Patience = field(default_factory=http.Patience)
 
     def __post_init__(self) -> None:
-        http.check_prefix(self.prefix)
+        prefixes.check(self.prefix)
 
 
 class Docker:

@@ -13,7 +13,6 @@ import contextlib
 import email.utils
 import importlib.metadata
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,8 +28,6 @@ _MAX_BODY_BYTES = 32 << 20
 _MAX_WORDS = 300
 _SHORTEST_SECRET = 8
 """Characters. What is shorter is no secret, and would tear words apart."""
-_PREFIX = re.compile(r"[a-z0-9][a-z0-9-]*-")
-"""With an end: "podium-a" would take in "podium-ab-1"."""
 _USER_AGENT = f"podium-scheduler/{importlib.metadata.version('podium-scheduler')}"
 _ERRORS: Mapping[int, type[providers.ProviderError]] = {
     401: providers.Unauthorized,
@@ -139,12 +136,6 @@ class Session:
     async def close(self) -> None:
         """Closes every connection."""
         await self._session.close()
-
-
-def check_prefix(prefix: str) -> None:
-    """Raises ValueError for a prefix of names that would make other people's pods the cluster's own."""
-    if not _PREFIX.fullmatch(prefix):
-        raise ValueError("the prefix of pods' names is of a-z, 0-9 and -, and ends in -")
 
 
 def time_of(text: str | None) -> datetime | None:

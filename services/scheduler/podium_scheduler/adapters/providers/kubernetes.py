@@ -23,7 +23,7 @@ import aiohttp
 import pydantic
 from kubernetes_asyncio import client, config
 
-from podium_scheduler.adapters.providers import answers, http, kubernetes_phases
+from podium_scheduler.adapters.providers import answers, http, kubernetes_phases, prefixes
 from podium_scheduler.app import providers
 from podium_scheduler.app.providers import Listed, Offer, Order
 
@@ -69,7 +69,7 @@ class Settings:
     patience: http.Patience = field(default_factory=http.Patience)
 
     def __post_init__(self) -> None:
-        http.check_prefix(self.prefix)
+        prefixes.check(self.prefix)
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from podium_runtime import logs
 from podium_runtime.clock import Clock
-from podium_scheduler.adapters.providers import http, local_gpus, local_launch, local_records
+from podium_scheduler.adapters.providers import local_gpus, local_launch, local_records, prefixes
 from podium_scheduler.app import providers
 
 log = logs.get_logger(__name__)
@@ -57,7 +57,7 @@ class Settings:
     """Between SIGTERM and SIGKILL, in seconds."""
 
     def __post_init__(self) -> None:
-        http.check_prefix(self.prefix)
+        prefixes.check(self.prefix)
 
 
 def inheritable(environment: Mapping[str, str]) -> dict[str, str]:
