@@ -1,4 +1,4 @@
-"""A server that hangs right after it has answered ends the next call soon, and not after gRPC's own minute."""
+"""Channels: a server that hangs is noticed soon, and not after gRPC's own minute; one that is slow is not given up."""
 
 from __future__ import annotations
 
@@ -68,3 +68,11 @@ async def test_a_hanging_server_is_noticed(
     print(f"noticed after {took_s:.1f} s")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert took_s < limit_s + ROOM_S
+
+
+async def test_a_server_that_is_slow_to_shake_hands_is_not_unavailable(proxy: TcpProxy) -> None:
+    """Longer than the first pause between two attempts to connect."""
+    await proxy.impose(Conditions(delay_s=0.4))
+    async with channels.open_channel(proxy.address) as channel, asyncio.timeout(STEP_S):
+        call: Any = channel.unary_unary("/test.Test/Echo")
+        assert await call(b"hello") == b"hello"

@@ -63,7 +63,10 @@ def open_channel(
         # What a call has sent is kept for its next try, up to this size: the largest message.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # Not a pause between attempts but the time that one may take, by its name's meaning in gRPC's own code; what
+        # is refused is tried again after the backoff all the same. A machine under load, or a handshake over an ocean,
+        # takes longer than the backoff begins with.
+        ("grpc.min_reconnect_backoff_ms", 2_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         # A loopback or cluster address must not go through a proxy that was set for downloads.
         ("grpc.enable_http_proxy", int(tls is not None)),
