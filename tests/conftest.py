@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from tests.support import shared_postgres
+from tests.support import nursery, shared_postgres
 
 # Whoever runs the tests as a shell's background job ignores SIGINT, and every process that a test starts and interrupts
 # would inherit that.
@@ -20,4 +20,5 @@ sys.dont_write_bytecode = False
 
 def pytest_sessionfinish() -> None:
     """Ends what all tests of this process have shared."""
+    nursery.close()
     shared_postgres.close()

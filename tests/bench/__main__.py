@@ -110,7 +110,7 @@ class Run:
             settings = {"devices": "cpu", "fetch_allow": whole_images.ALLOWED_HOST}
             settings |= {"registry": str(folder / "registry.yaml"), "workloads": ",".join(served)}
             async with (
-                stack.running(folder, workers=1, own_postgres=True, **settings) as running,
+                stack.running(folder, workers=1, as_deployed=True, **settings) as running,
                 podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
             ):
                 # Before the models, which leave their memory behind.

@@ -157,7 +157,7 @@ class _Site:
 @asynccontextmanager
 async def _sides(folder: Path, jobs: int) -> AsyncIterator[tuple[_Site, _Site]]:
     """The ledgers, next to empty and with the backlog."""
-    async with stack.servers(folder, own_postgres=True) as servers:
+    async with stack.servers(folder, as_deployed=True) as servers:
         empty = ledgers.Ledger(servers.postgres.url, _PAYLOAD_BYTES)
         for app in (ledgers.APP, *(f"app-{number}" for number in range(APPS))):
             await empty.jobs.put_app(app)

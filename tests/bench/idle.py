@@ -28,7 +28,7 @@ async def measure(seconds: float, settled_s: float = SETTLED_S) -> spent.Span:
     """One stack at rest for so long."""
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with stack.running(
-            Path(name), workers=1, own_postgres=True, workloads="hash-384", devices="cpu"
+            Path(name), workers=1, as_deployed=True, workloads="hash-384", devices="cpu"
         ) as running:
             meter = spent.Meter(running)
             await asyncio.sleep(settled_s)

@@ -218,7 +218,7 @@ CASES = {
 async def loaded() -> AsyncIterator[Bench]:
     """The stack, with a steady stream of small jobs."""
     with tempfile.TemporaryDirectory(prefix="podium-recovery-") as name:
-        async with stack.servers(Path(name), own_postgres=True) as running:
+        async with stack.servers(Path(name), as_deployed=True) as running:
             running.environment |= {"PODIUM_FAULT_DELAY_S": str(COMPUTE_S), "PODIUM_WORKLOADS": "hash-384"}
             ledger = await asyncpg.connect(running.postgres.url.replace("+asyncpg", ""))
             bench = Bench(running, ledger)

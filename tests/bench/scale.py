@@ -187,7 +187,7 @@ async def measure(
     many = Case(workers, 1, pace)
     small = round(pace * (seconds + _SETTLED_S + 2 * many.hold_s) * 2)
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
-        async with stack.servers(Path(name), own_postgres=True) as running:
+        async with stack.servers(Path(name), as_deployed=True) as running:
             await running.start("scheduler", lease_ttl_s=str(lease_ttl_s))
             ledger = await asyncpg.connect(running.postgres.url.replace("+asyncpg", ""))
             try:

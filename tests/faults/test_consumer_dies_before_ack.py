@@ -89,7 +89,7 @@ class Rig:
 @asynccontextmanager
 async def rig(directory: Path) -> AsyncIterator[Rig]:
     """Two gateways, two schedulers, two workers; the app's database is another one on the same server."""
-    async with stack.servers(directory, own_postgres=True) as running:
+    async with stack.servers(directory, as_deployed=True) as running:
         settings = {"consumer_lease_s": "2"}
         await asyncio.gather(*(running.start("scheduler", **settings) for _ in range(2)))
         schedulers = [s.address for s in running.services]

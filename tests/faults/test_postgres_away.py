@@ -33,7 +33,7 @@ ONCE = RetryPolicy(connect_for_s=0.0, retry_for_s=0.0)
 @asynccontextmanager
 async def replicated(directory: Path, **settings: str) -> AsyncIterator[stack.Stack]:
     """Two schedulers, one gateway, two workers."""
-    async with stack.servers(directory, own_postgres=True) as running:
+    async with stack.servers(directory, as_deployed=True) as running:
         running.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         await asyncio.gather(running.start("scheduler"), running.start("scheduler"))
         found = [s.address for s in running.services if s.name == "scheduler"]

@@ -27,7 +27,7 @@ from tests.support.fake_worker import FakeWorker
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[stream.Client]:
-    async with stack.servers(tmp_path, own_postgres=True) as running:
+    async with stack.servers(tmp_path, as_deployed=True) as running:
         running.environment |= {"PODIUM_RESUME_GRACE_S": "1", "PODIUM_HEARTBEAT_S": "0.5", "PODIUM_MAX_ATTEMPTS": "2"}
         await running.start("scheduler")
         async with grpc.aio.insecure_channel(running.scheduler.address) as channel:

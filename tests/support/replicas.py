@@ -73,7 +73,7 @@ class Replicas:
 @asynccontextmanager
 async def replicated(directory: Path, **settings: str) -> AsyncIterator[Replicas]:
     """All of it, ready, its ledger watched by `ledger_moves`; `settings` go to every service."""
-    async with stack.servers(directory, own_postgres=True) as running:
+    async with stack.servers(directory, as_deployed=True) as running:
         running.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         await ledger_moves.watch(running)
         replicas = Replicas(running)

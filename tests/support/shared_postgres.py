@@ -4,7 +4,7 @@ A cluster and its migrations cost seconds; a copy of a database that is migrated
 
 Promises: databases share nothing but the server, and are gone with their `with` block; the leader's advisory locks are
 of one database too. Nothing survives a crash of the machine: what is durable is the business of tests with a server of
-their own (`stack.servers(own_postgres=True)`). The server starts with the first who asks, on a thread and a loop of its
+their own (`stack.servers(as_deployed=True)`). The server starts with the first who asks, on a thread and a loop of its
 own, since each test has a loop that ends before it; it ends with `close`, or, however the process ends, with it.
 """
 

@@ -17,7 +17,7 @@ import redis.asyncio as redis
 
 from podium_embedded import EmbeddedPostgres, EmbeddedRedis
 from podium_scheduler.adapters.sql import migrate
-from tests.support import shared_postgres
+from tests.support import nursery, shared_postgres
 
 APP_TOKEN = "test-app-token"
 INTERNAL_TOKEN = "test-internal-token"
@@ -32,7 +32,7 @@ class Service:
     """A running service process."""
 
     name: str
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | nursery.Child
     ready: Mapping[str, str]
     log: Path
     ready_file: Path
@@ -79,7 +79,7 @@ class Stack:
     @property
     def own_postgres(self) -> EmbeddedPostgres:
         """The server, of a stack that has one to itself: it may be stopped and killed."""
-        assert isinstance(self.postgres, EmbeddedPostgres), "ask for servers(own_postgres=True)"
+        assert isinstance(self.postgres, EmbeddedPostgres), "ask for servers(as_deployed=True)"
         return self.postgres
 
     @property
@@ -111,13 +111,19 @@ class Stack:
         environment |= {"PODIUM_READY_FILE": str(ready_file), "PODIUM_PARENT_PID": str(os.getpid())}
         if name != "scheduler" and "PODIUM_SCHEDULER_ADDRESS" not in environment:
             environment["PODIUM_SCHEDULER_ADDRESS"] = self.scheduler.address
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"podium_{name}", env=environment, stdout=output, stderr=output
-            )
-        service = Service(name, process, {}, log, ready_file)
+        service = Service(name, await self._run(f"podium_{name}", environment, log), {}, log, ready_file)
         self.services.append(service)
         return service
+
+    async def _run(
+        self, module: str, environment: Mapping[str, str], log: Path
+    ) -> asyncio.subprocess.Process | nursery.Child:
+        if isinstance(self.postgres, shared_postgres.Lent):
+            return await asyncio.to_thread(nursery.fork, module, environment, log)
+        with log.open("wb") as output:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, env=environment, stdout=output, stderr=output
+            )
 
     async def close(self) -> None:
         """Stops what still runs, the last first."""
@@ -127,13 +133,14 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def servers(directory: Path, *, own_postgres: bool = False) -> AsyncIterator[Stack]:
+async def servers(directory: Path, *, as_deployed: bool = False) -> AsyncIterator[Stack]:
     """An empty, migrated ledger and Redis; no service yet.
 
-    own_postgres: for tests that stop or kill Postgres, and for whoever measures it: a durable server of the stack's
-    own. The others share one, and have a database of it.
+    as_deployed: for tests that stop or kill Postgres, and for whoever measures: a durable server of the stack's own,
+    and services for which Python is executed. The others share one server, and have a database of it, and their
+    services are forked from a process that has imported them.
     """
-    postgres = _own(directory / "pg") if own_postgres else shared_postgres.migrated()
+    postgres = _own(directory / "pg") if as_deployed else shared_postgres.migrated()
     async with postgres as database, EmbeddedRedis(directory / "redis") as buffer:
         stack = Stack(directory, database, buffer, environment=_environment(database.url, buffer.local_url))
         try:
@@ -178,10 +185,10 @@ def _environment(postgres_url: str, redis_url: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def running(
-    directory: Path, *, workers: int = 1, own_postgres: bool = False, **settings: str
+    directory: Path, *, workers: int = 1, as_deployed: bool = False, **settings: str
 ) -> AsyncIterator[Stack]:
-    """A whole stack; `settings` go to every service. own_postgres: see `servers`."""
-    async with servers(directory, own_postgres=own_postgres) as stack:
+    """A whole stack; `settings` go to every service. as_deployed: see `servers`."""
+    async with servers(directory, as_deployed=as_deployed) as stack:
         stack.environment |= {f"PODIUM_{k.upper()}": v for k, v in settings.items()}
         await stack.start("scheduler")
         await asyncio.gather(stack.start("gateway"), *(stack.start("worker") for _ in range(workers)))

@@ -68,7 +68,7 @@ async def _rig(options: Options) -> AsyncIterator[whole_model.Rig]:
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with (
             stack.running(
-                Path(name), workers=1, own_postgres=True, workloads=whole_model.FLOAT32, devices="cpu"
+                Path(name), workers=1, as_deployed=True, workloads=whole_model.FLOAT32, devices="cpu"
             ) as running,
             podium_client.AsyncClient(running.gateway.address, token=stack.APP_TOKEN) as client,
             children.started("tests.bench.bare_model", "--threads", str(report.cores())) as bare,

@@ -87,7 +87,7 @@ class Cluster:
 @contextlib.asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[Cluster]:
     """The whole cluster, ready; its logs lie in `directory`."""
-    async with stack.servers(directory, own_postgres=True) as servers, contextlib.AsyncExitStack() as exits:
+    async with stack.servers(directory, as_deployed=True) as servers, contextlib.AsyncExitStack() as exits:
         edges = {name: TcpProxy(0) for name in plan.EDGES}
         for proxy in edges.values():
             await exits.enter_async_context(proxy)
