@@ -56,6 +56,18 @@ async def test_half_of_a_job_s_keys_is_as_good_as_none(buffer: adapter.Buffer, e
     assert await buffer.result_items(job_id) == {0}
 
 
+async def test_a_batch_without_all_its_chunks_counts_as_gone(buffer: adapter.Buffer) -> None:
+    """The chunks were evicted and others came since, or an older version has stored it elsewhere."""
+    job_id = uuid.uuid4()
+    await buffer.admit_results([(job_id, first, 1, [b"a", b"b"]) for first in (0, 1)])
+    lost = [field for field in await buffer.client.hkeys(buffer.chunks_key(job_id)) if field.startswith(b"0:")]
+    await buffer.client.hdel(buffer.chunks_key(job_id), lost[0])
+    await buffer.client.hset(buffer.index_key(job_id), "2", "1764150000000-0 1764150000000-1 1")
+    assert await buffer.result_items(job_id) == {1}
+    await buffer.admit_results([(job_id, first, 1, [b"a", b"b"]) for first in (0, 2)])
+    assert await buffer.result_items(job_id) == {0, 1, 2}
+
+
 async def test_named_batches_are_dropped_and_the_others_stay(buffer: adapter.Buffer) -> None:
     job_id = uuid.uuid4()
     await buffer.admit_results([(job_id, first, 10, [b"a", b"b", b"c"]) for first in (0, 10, 20, 30)])
