@@ -94,8 +94,8 @@ async def test_feed(rig: Rig, where: Cut) -> None:
         await worker.offer(BATCHES)
         await rig.cutter.cut()
         # Queued without an entry in Redis, after the COMMIT: the reconciler feeds them again.
-        for _ in range(BATCHES):
-            await worker.finish(await worker.assigned())
+        for assign in [await worker.assigned() for _ in range(BATCHES)]:
+            await worker.finish(assign)
         for _ in range(BATCHES):
             await worker.hear("ack")
     await rig.ends_well(job.job_id)
@@ -112,8 +112,8 @@ async def test_hand_over(rig: Rig, where: Cut) -> None:
         rig.cutter.arm("SET state = 'LEASED', queue_time", where)
         job = await rig.client.admit(BATCHES)
         await rig.cutter.cut()
-        for _ in range(BATCHES):
-            await worker.finish(await worker.assigned())
+        for assign in [await worker.assigned() for _ in range(BATCHES)]:
+            await worker.finish(assign)
         for _ in range(BATCHES):
             await worker.hear("ack")
     await rig.ends_well(job.job_id)
