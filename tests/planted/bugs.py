@@ -99,11 +99,11 @@ BUGS = (
     Bug(
         "outcomes are acknowledged before they are committed",
         f"{_SCHEDULER}/app/completer.py",
-        """            settled = await self._complete(done)
+        """            settled, _ = await asyncio.gather(self._complete(done), told)
             self._report(done, settled)
 """,
         """            self._report(done, {o.batch_id for o in done})
-            await self._complete(done)
+            await asyncio.gather(self._complete(done), told)
 """,
         "tests/unit/scheduler/test_completer.py",
     ),
@@ -138,8 +138,8 @@ BUGS = (
     Bug(
         "what a superseded leader writes is committed",
         f"{_SCHEDULER}/adapters/sql/leadership.py",
-        '        if not await connection.scalar(_FENCE, {"term": term}):\n',
-        "        if term < 0:\n",
+        '        if not await connection.scalar(_FENCE, {"term": self.term}):\n',
+        "        if self.term < 0:\n",
         "tests/integration/test_leadership.py",
     ),
     Bug(
