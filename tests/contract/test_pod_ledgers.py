@@ -16,7 +16,7 @@ from sqlalchemy import text
 from podium_runtime import clock
 from podium_scheduler.adapters.sql import database, pod_ledger
 from podium_scheduler.app import ports, records
-from podium_scheduler.domain import join_tokens, pods
+from podium_scheduler.domain import costs, join_tokens, pods
 from podium_scheduler.domain.pods import Move, Reason, Sighting, State
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support import shared_postgres
@@ -178,6 +178,30 @@ async def test_a_pod_is_billed_from_its_call_until_it_was_first_missed(ledger: p
     assert await ledger.spans(missed, ALWAYS[1]) == []
     assert await ledger.spans(ALWAYS[0], span.start) == []
     assert await ledger.spans(span.start, missed) == [span]
+
+
+async def test_what_was_spent_is_the_sum_of_the_bills(ledger: ports.PodLedger) -> None:
+    assert await ledger.spent(*ALWAYS) == 0
+    for price in ("0.000001", "1.234567", "987.654321"):
+        pod = await pod_in(ledger, State.CREATING)
+        seen = replace(SEEN, price_usd_per_hour=Decimal(price))
+        await ledger.move([Move(pod.pod_id, State.CREATING, State.STARTING, sighting=seen)])
+    # The last bill goes on, the others end.
+    for ended in [one for one in (await ledger.census()).pods if one.pod_id != pod.pod_id]:
+        await ledger.move([Move(ended.pod_id, State.STARTING, State.LOST, Reason.VANISHED, bill_end=ALWAYS[1])])
+    spans = await ledger.spans(*ALWAYS)
+    assert sorted(span.end is None for span in spans) == [False, False, True]
+    begin, end = min(span.start for span in spans), max(span.end for span in spans if span.end)
+    for start, until in ((begin, end), ALWAYS, (begin + (end - begin) / 3, end - (end - begin) / 3), (end, ALWAYS[1])):
+        exact = costs.total(costs.bills(spans, start, until).values()).micro_usd
+        assert await ledger.spent(start, until) == exact
+
+
+async def test_pods_that_start_are_told_from_the_others(ledger: ports.PodLedger) -> None:
+    for path in ([], [State.CREATING], [State.CREATING, State.STARTING, State.READY]):
+        await pod_in(ledger, *path)
+    starting = [await pod_in(ledger, State.CREATING, State.STARTING) for _ in range(2)]
+    assert await ledger.starting() == starting
 
 
 async def test_a_bill_never_ends_before_it_begins(ledger: ports.PodLedger) -> None:

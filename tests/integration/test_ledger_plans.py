@@ -95,6 +95,8 @@ OVER_PODS = {
     "census of a provider": pod_ledger._CENSUS_OF,
     "newest pods": pod_ledger._NEWEST,
     "spans of a day": pod_ledger._SPANS,
+    "what a day cost": pod_ledger._SPENT,
+    "starting pods": pod_ledger._STARTING,
     "last uses": cost_ledger._LAST,
     "sessions": session_ledger._PLACED,
 }

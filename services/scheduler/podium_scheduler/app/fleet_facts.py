@@ -16,7 +16,7 @@ from uuid import UUID
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_scheduler.app import job_costs, ports, records
-from podium_scheduler.domain import costs, offers, pods
+from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import budgets, observed
 
 _NEWEST = 200
@@ -82,7 +82,6 @@ class FleetFacts:
         self.told_to_leave = frozenset(key for key, worker in workers.items() if worker.told_to_leave)
         past = await self._ledger.list_pods(None, _NEWEST)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        spent = costs.total(costs.bills(await self._ledger.spans(midnight, now), midnight, now).values())
         facts = observed.Observed(
             demands=self._demands(
                 [*await self._scaling.demands(), *await self._calls(workers.values())],
@@ -95,7 +94,7 @@ class FleetFacts:
             load_s={(one.workload, one.device_name): one.mean_s for one in await self._loads.loads()},
             cold_start_s=_cold_starts(past),
             backoff_until=backoffs(past, self._began),
-            spent_today_usd=spent.micro_usd / 1e6,
+            spent_today_usd=await self._ledger.spent(midnight, now) / 1e6,
         )
         self._active_at = {
             pod.pod_id: self._active_at[pod.pod_id] for pod in census.pods if pod.pod_id in self._active_at
@@ -183,16 +182,22 @@ class Worker:
     """What a worker says of itself, as far as its pod is concerned."""
 
     def __init__(self, session: records.PlacedSession) -> None:
-        hello = worker_pb2.Hello.FromString(session.hello)
         status = worker_pb2.Status.FromString(session.status)
-        self.worker_id = UUID(hello.worker_id)
+        self.worker_id, self.gpus = _introduced(session.hello)
         self.told_to_leave = session.drain
         self.leaves = status.draining
         """It takes nothing new, by its own words."""
         self.in_hand = len(status.in_hand)
-        self.loading = any(device.state == worker_pb2.DEVICE_STATE_BOOTING for device in status.devices)
-        self.resident = frozenset(name for device in status.devices for name in device.resident_workloads)
-        self.gpus = sum(device.uuid != "cpu" for device in hello.devices)
+        devices = list(status.devices)
+        self.loading = any(device.state == worker_pb2.DEVICE_STATE_BOOTING for device in devices)
+        self.resident = frozenset(name for device in devices for name in device.resident_workloads)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _introduced(said: bytes) -> tuple[UUID, int]:
+    """A worker's id and how many GPUs it has, by its Hello, which stays the same while its session lasts."""
+    hello = worker_pb2.Hello.FromString(said)
+    return UUID(hello.worker_id), sum(device.uuid != "cpu" for device in hello.devices)
 
 
 async def workers_of(sessions: ports.PlacedSessions) -> dict[UUID | None, Worker]:

@@ -38,7 +38,7 @@ class PodReadiness(loops.PatientLoop):
 
     async def round(self) -> float:
         """One look."""
-        starting = [pod for pod in (await self._ledger.census()).pods if pod.state is pods.State.STARTING]
+        starting = await self._ledger.starting()
         registered = [pod for pod in starting if pod.worker_id is not None]
         if registered:
             workers = await fleet_facts.workers_of(self._sessions)

@@ -31,6 +31,7 @@ twice. Such a pod is destroyed, and its bill goes on where it had ended.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -143,6 +144,7 @@ def name_of(prefix: str, pod_id: UUID) -> str:
     return f"{prefix}-{pod_id.hex}"
 
 
+@functools.lru_cache(maxsize=4_096)
 def usd(price: float) -> Decimal:
     """A price as the ledger keeps it: USD, six decimals."""
     return Decimal(str(price)).quantize(Decimal("0.000001"))

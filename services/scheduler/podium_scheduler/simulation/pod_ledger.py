@@ -69,6 +69,10 @@ class PodLedgerModel:
         alive.sort(key=lambda pod: (pod.create_time, pod.pod_id))
         return pods.Census(self.time.now(), tuple(map(self._with_worker, alive)))
 
+    async def starting(self) -> list[pods.Pod]:
+        """See adapters.sql.pod_ledger."""
+        return [pod for pod in (await self.census()).pods if pod.state is State.STARTING]
+
     async def pods_named(self, names: Sequence[str]) -> dict[str, pods.Pod]:
         """See adapters.sql.pod_ledger."""
         return {pod.name: pod for pod in self.rows.values() if pod.name in names}
@@ -151,6 +155,10 @@ class PodLedgerModel:
         """See adapters.sql.pod_ledger."""
         found = [span for pod_id in sorted(self.prices) for span in self.prices[pod_id]]
         return [span for span in found if (span.end is None or span.end > start) and span.start < end]
+
+    async def spent(self, start: datetime, end: datetime) -> int:
+        """See adapters.sql.pod_ledger."""
+        return costs.total(costs.bills(await self.spans(start, end), start, end).values()).micro_usd
 
     def _requested(self, request_id: UUID | None) -> pods.Pod | None:
         if request_id is None:

@@ -42,6 +42,7 @@ _SELECT = f"""
 """
 _CENSUS = text(f"{_SELECT} WHERE p.end_time IS NULL ORDER BY p.create_time, p.pod_id")
 _CENSUS_OF = text(f"{_SELECT} WHERE p.end_time IS NULL AND p.provider = :provider ORDER BY p.create_time, p.pod_id")
+_STARTING = text(f"{_SELECT} WHERE p.end_time IS NULL AND p.state = 'STARTING' ORDER BY p.create_time, p.pod_id")
 _NAMED = text(f"{_SELECT} WHERE p.name = ANY(CAST(:names AS text[]))")
 _POD = text(f"{_SELECT} WHERE p.pod_id = :pod_id")
 _REQUESTED = text(f"""
@@ -130,6 +131,14 @@ _SPANS = text("""
     WHERE (s.end_time IS NULL OR s.end_time > :start) AND s.start_time < :end
     ORDER BY s.pod_id, s.start_time
 """)
+# As domain.costs has it: of each span whole micro-USD, rounded down. Summed up here, for the day's are read in each
+# decision.
+_SPENT = text("""
+    SELECT coalesce(sum(div(s.price_usd_per_hour * 1000000 * extract(epoch FROM
+        least(s.end_time, CAST(:end AS timestamptz)) - greatest(s.start_time, CAST(:start AS timestamptz))
+    ) * 1000000, 3600000000)), 0)
+    FROM pod_prices s WHERE (s.end_time IS NULL OR s.end_time > :start) AND s.start_time < :end
+""")
 
 _NOTE = text("""
     INSERT INTO pod_events (pod_id, state, reason, detail)
@@ -186,6 +195,12 @@ class PodLedger:
             now: datetime = await connection.scalar(text("SELECT now()"))
             statement, values = (_CENSUS_OF, {"provider": provider}) if provider else (_CENSUS, {})
             return pods.Census(now, tuple(await _pods(connection, statement, values)))
+
+    @ledger_call
+    async def starting(self) -> list[pods.Pod]:
+        """Those that are STARTING, the oldest first."""
+        async with self._database.peek() as connection:
+            return await _pods(connection, _STARTING, {})
 
     @ledger_call
     async def pods_named(self, names: Sequence[str]) -> dict[str, pods.Pod]:
@@ -298,6 +313,12 @@ class PodLedger:
         async with self._database.peek() as connection:
             rows = (await connection.execute(_SPANS, {"start": start, "end": end})).all()
         return [costs.Span(*row) for row in rows]
+
+    @ledger_call
+    async def spent(self, start: datetime, end: datetime) -> int:
+        """What all pods cost between two times, in micro-USD."""
+        async with self._database.peek() as connection:
+            return int(await connection.scalar(_SPENT, {"start": start, "end": end}))
 
 
 async def _pods(connection: AsyncConnection, statement: TextClause, values: Mapping[str, object]) -> list[pods.Pod]:

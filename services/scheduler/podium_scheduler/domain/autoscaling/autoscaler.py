@@ -44,7 +44,7 @@ def decide(observed: Observed, policy: Policy, now: float) -> list[Action]:
 
 def _coming_s(workload: str, policy: Policy, speeds: Speeds) -> float:
     """How long a pod takes to come that serves a workload: the one that is cheapest for it."""
-    able = list(speeds.rentable(workload))
+    able = speeds.rentable(workload)
     if not able:
         return policy.assumed_cold_start_s + policy.assumed_load_s
     cheapest = min(able, key=lambda offer: (speeds.usd_per_item(workload, offer), offer.key))

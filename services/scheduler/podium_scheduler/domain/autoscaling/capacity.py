@@ -7,7 +7,7 @@ every window can be met; the reverse holds only nearly, for a workload's cheapes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from podium_scheduler.domain.autoscaling.policy import Policy
 
 _LATE_COLD_STARTS = 2.0
 """A pod that is on its way for longer than so many cold starts is not counted on any more."""
+_TRIFLE = 1e-6
+"""Of an item: what is left of it by rounding."""
 _REMAINING_SHARE = 0.25
 """One that should have come is given this part of its cold start more, again and again until then."""
 
@@ -29,21 +31,32 @@ class Speeds:
         self._policy = policy
         self._needs = {demand.workload: demand.needs for demand in observed.demands}
         self._known: dict[str, dict[str, float]] = {}
+        self._terms: dict[str, dict[tuple[str, float], tuple[float, float, float]]] = {}
+        self._rentable: dict[str, list[offers.Offer]] = {}
         self._slowest: dict[str, float] = {}
         for (workload, _), rate in sorted(observed.items_per_s.items()):
             self._slowest[workload] = min(rate, self._slowest.get(workload, rate))
 
     def items_per_s(self, workload: str, offer: offers.Offer) -> float:
         """Of a whole pod; 0 when it may not serve the workload."""
-        known = self._known.setdefault(workload, {})
+        known = self._known.get(workload)
+        if known is None:
+            known = self._known[workload] = {}
         rate = known.get(offer.key)
         if rate is None:
             rate = known[offer.key] = self._rate(workload, offer)
         return rate
 
-    def rates(self, workload: str, of: Iterable[offers.Offer]) -> Mapping[str, float]:
-        """The same for several offers, by key."""
-        return {offer.key: self.items_per_s(workload, offer) for offer in of}
+    def terms(self, workload: str, offer: offers.Offer) -> tuple[float, float, float]:
+        """Items per second of a pod, 0 when it may not serve the workload; USD per item; and seconds of a load."""
+        known = self._terms.setdefault(workload, {})
+        found = known.get((offer.key, offer.price_usd_per_hour))
+        if found is None:
+            rate = self.items_per_s(workload, offer)
+            usd_per_item = offer.usd_per_s / rate if rate > 0 else 0.0
+            found = rate, usd_per_item, self.load_s(workload, offer)
+            known[offer.key, offer.price_usd_per_hour] = found
+        return found
 
     def _rate(self, workload: str, offer: offers.Offer) -> float:
         needs = self._needs.get(workload)
@@ -55,14 +68,19 @@ class Speeds:
         assumed = self._slowest.get(workload, self._policy.assumed_items_per_s)
         return max(1, offer.gpu_count) * self._observed.items_per_s.get((workload, offer.device), assumed)
 
-    def rentable(self, workload: str) -> Iterator[offers.Offer]:
+    def rentable(self, workload: str) -> Sequence[offers.Offer]:
         """The offers that may be rented for it, as far as is known."""
-        wanted = self._policy.wishes_for(workload).gpu_types
-        for offer in self._observed.offers:
-            if offer.stock is offers.Stock.NONE or (wanted and offer.gpu_type not in wanted):
-                continue
-            if self.items_per_s(workload, offer) > 0:
-                yield offer
+        known = self._rentable.get(workload)
+        if known is None:
+            wanted = self._policy.wishes_for(workload).gpu_types
+            known = self._rentable[workload] = [
+                offer
+                for offer in self._observed.offers
+                if offer.stock is not offers.Stock.NONE
+                and (not wanted or offer.gpu_type in wanted)
+                and self.items_per_s(workload, offer) > 0
+            ]
+        return known
 
     def usd_per_item(self, workload: str, offer: offers.Offer) -> float:
         """While it computes; the offer has to serve the workload."""
@@ -163,13 +181,18 @@ class Group:
         return self.pods * (self.level - self.start)
 
 
+_Place = tuple[int, float, float, float]
+"""A group's number, the items that its pods do together in a second, USD per item, and the seconds that a load takes
+from all of them."""
+
+
 class Capacity:
     """Groups that work can be poured into."""
 
     def __init__(self, groups: Iterable[Group], speeds: Speeds) -> None:
         self.groups = list(groups)
         self._speeds = speeds
-        self._orders: dict[str, list[tuple[int, float, float]]] = {}
+        self._orders: dict[str, list[_Place]] = {}
 
     def copy(self) -> Capacity:
         """The same, to be poured into by itself."""
@@ -187,63 +210,73 @@ class Capacity:
                 left.setdefault(part.workload, []).append(part._replace(items=items))
         return left
 
+    def exceeded(self, work: Iterable[Work], most: float) -> bool:
+        """Pours in work until more than `most` items are left over; whether that came to be."""
+        for part in work:
+            most -= self.pour(part)
+            if most < 0:
+                return True
+        return False
+
     def pour(self, work: Work) -> float:
         """Pours in what can be done in time; the items that are left."""
-        items = work.items
-        for number, rate, usd_per_item in self._order(work.workload):
-            group = self.groups[number]
-            if work.usd_per_item is not None and usd_per_item > work.usd_per_item:
+        workload, items, by, _, most_usd, pressing = work
+        groups = self.groups
+        # This is most of what a decision costs: each part of the work is offered to each group that has room.
+        for number, speed, usd_per_item, load_s in self._orders.get(workload) or self._order(workload):
+            if most_usd is not None and usd_per_item > most_usd:
                 continue
-            until = work.until
-            if work.pressing or group.start >= until:
+            group, until = groups[number], by
+            if pressing or group.start >= until:
                 # What was rented late counts for late work, or it would be rented again and again.
                 until = max(until, group.start + group.coming_s)
             room_s = until - group.level
-            if room_s <= 0 or group.pods <= 0:
+            if room_s <= 0:
                 continue
-            if work.workload not in group.resident:
+            if workload not in group.resident:
                 # One of them loads it.
-                load_s = self._speeds.load_s(work.workload, group.offer) / group.pods
                 if load_s >= room_s:
                     continue
-                group.resident.add(work.workload)
+                group.resident.add(workload)
                 group.level += load_s
                 room_s -= load_s
-            speed = group.pods * rate
-            poured = min(items, speed * room_s)
-            group.level += poured / speed
-            items -= poured
-            if items <= 1e-6:
+            room = speed * room_s
+            if items <= room:
+                group.level += items / speed
+                return 0.0
+            group.level += room / speed
+            items -= room
+            if items <= _TRIFLE:
                 return 0.0
         return items
 
-    def _order(self, workload: str) -> Sequence[tuple[int, float, float]]:
-        """The groups that may serve it, by number, with a pod's rate and the price of an item; the cheapest first."""
-        order = self._orders.get(workload)
-        if order is None:
-            rates = self._speeds.rates(workload, (group.offer for group in self.groups))
-            rated = ((number, group, rates[group.offer.key]) for number, group in enumerate(self.groups))
-            keyed = sorted(
-                (group.offer.usd_per_s / rate, workload not in group.resident, group.start, number, rate)
-                for number, group, rate in rated
-                if rate > 0
-            )
-            order = self._orders[workload] = [(number, rate, usd) for usd, _, _, number, rate in keyed]
-        return order
+    def _order(self, workload: str) -> Sequence[_Place]:
+        """The groups that may serve it, the cheapest first."""
+        places = []
+        for number, group in enumerate(self.groups):
+            rate, usd_per_item, load_s = self._speeds.terms(workload, group.offer)
+            if rate > 0 and group.pods > 0:
+                order = (usd_per_item, workload not in group.resident, group.start)
+                places.append((order, (number, group.pods * rate, usd_per_item, load_s / group.pods)))
+        places.sort()
+        found = self._orders[workload] = [place for _, place in places]
+        return found
 
 
 def grouped(pods: Iterable[Pod], speeds: Speeds, now: float) -> list[Group]:
     """The pods that serve or are going to, in groups of the same offer that are there, or that are on their way."""
     members: dict[tuple[str, bool], list[tuple[Pod, float]]] = {}
     for pod in pods:
-        start = _start(pod, speeds, now)
-        if pod.active and start is not None:
-            members.setdefault((pod.offer.key, pod.coming), []).append((pod, start))
+        coming = pod.coming
+        if coming or pod.active:
+            start = _start(pod, speeds, now) if coming else now
+            if start is not None:
+                members.setdefault((pod.offer.key, coming), []).append((pod, start))
     groups: list[Group] = []
     for found in (members[key] for key in sorted(members)):
         mean = sum(start for _, start in found) / len(found)
         # What one of them has loaded counts for all: a load more or less is within what is spared.
-        resident = {w for pod, _ in found for w in (pod.resident or {pod.workload})}
+        resident = set[str]().union(*{pod.resident or frozenset({pod.workload}) for pod, _ in found})
         those = tuple(pod for pod, _ in found)
         coming_s = speeds.coming_s(those[0].workload, those[0].offer) if those[0].coming else 0.0
         groups.append(Group(those[0].offer, len(found), mean, mean, resident, those, coming_s))
@@ -251,9 +284,7 @@ def grouped(pods: Iterable[Pod], speeds: Speeds, now: float) -> list[Group]:
 
 
 def _start(pod: Pod, speeds: Speeds, now: float) -> float | None:
-    """When it can begin; None: it is not to be counted on."""
-    if not pod.coming:
-        return now
+    """When one that is on its way can begin; None: it is not to be counted on."""
     coming_s = speeds.coming_s(pod.workload, pod.offer)
     if now - pod.born > _LATE_COLD_STARTS * coming_s:
         return None

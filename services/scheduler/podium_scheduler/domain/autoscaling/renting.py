@@ -283,7 +283,22 @@ class Renting:
                 self.actions.append(Spawn(offer, workload, reason))
 
     def _best(self, demand: Demand, parts: Sequence[Work]) -> Quote | None:
-        return next(iter(self._quotes(demand, parts)), None)
+        """The first of the quotes. Offers that cannot be better, whatever they would take, are not asked for one."""
+        if any(part.usd_per_item is not None for part in parts):
+            return next(iter(self._quotes(demand, parts)), None)
+        workload, items = demand.workload, sum(part.items for part in parts)
+        # One pod that does it all is the least that an offer can cost.
+        least = (
+            (self._rank(workload, offer), self._usd(workload, offer, 1, items), offer)
+            for offer in self._speeds.rentable(workload)
+        )
+        best: Quote | None = None
+        for rank, least_usd, offer in sorted(least, key=lambda one: one[:2]):
+            if best is not None and best.in_time and (best.rank, best.usd) < (rank, least_usd):
+                break
+            quote = self._quote(workload, offer, parts)
+            best = quote if best is None else min(best, quote, key=lambda one: one.order)
+        return best
 
     def _quotes(self, demand: Demand, parts: Sequence[Work]) -> list[Quote]:
         """What each offer would take for it, the best first."""
@@ -304,8 +319,13 @@ class Renting:
         waits = begin > self._now
         found = _pods_for(_at_limit(parts) if waits else parts, rate, begin + coming_s)
         count = found or _pods_for(parts, rate, begin + coming_s, soonest=begin + 2 * coming_s) or 1
-        usd = offer.usd_per_s * (count * coming_s + sum(part.items for part in parts) / rate)
+        usd = self._usd(workload, offer, count, sum(part.items for part in parts))
         return Quote(offer, self._rank(workload, offer), begin + coming_s, count, found is not None, usd, waits)
+
+    def _usd(self, workload: str, offer: offers.Offer, count: int, items: float) -> float:
+        """What so many pods cost that come for some work and do it."""
+        coming_s = self._speeds.coming_s(workload, offer)
+        return offer.usd_per_s * (count * coming_s + items / self._speeds.items_per_s(workload, offer))
 
     def _rank(self, workload: str, offer: offers.Offer) -> int:
         wanted = self._policy.wishes_for(workload).gpu_types

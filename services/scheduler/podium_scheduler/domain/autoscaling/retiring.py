@@ -30,6 +30,12 @@ from podium_scheduler.domain.autoscaling.purse import Purse
 _STAY = 0.8
 """What stays has to do all in this part of the time, or a pod would be rented again for the next item."""
 
+_ROUGHLY = 16
+"""Of so many that go, one more or less is not worth another pour."""
+
+_TRIFLE = 1e-6
+"""Of an item: sums are compared with this much to spare."""
+
 _PRICED_OUT = "what is left of the budgets of the jobs that it could serve is less than their items cost on it"
 
 _Candidate = tuple[Pod, pods.Reason, str]
@@ -126,25 +132,35 @@ class Retiring:
             self._let_go(pod, cause, reason)
 
     def _most(self, candidates: Sequence[_Candidate], staying: Sequence[Pod], work: Sequence[Work]) -> int:
-        """How many of the candidates can go, the first ones, without making anything late that is not late already."""
-        before: float | None = None
-        few, many, middle = 0, len(candidates), len(candidates)
-        while few < many:
-            gone = {pod.pod_id for pod, _, _ in candidates[:middle]}
-            late = self._late([pod for pod in staying if pod.pod_id not in gone], work)
-            if late > 0 and before is None:
-                before = self._late(staying, work)
-            if late <= (before or 0.0) + 1e-6:
+        """How many of the candidates can go, the first ones, without making anything late that is not late already.
+
+        Of many, a few less than could: the next round finds them.
+        """
+        most = self._late(staying, work) + _TRIFLE
+        # Most often none can, or all.
+        if not self._could_go(candidates[:1], staying, work, most):
+            return 0
+        few, many, middle = 1, len(candidates), len(candidates)
+        while many - few > few // _ROUGHLY:
+            if self._could_go(candidates[:middle], staying, work, most):
                 few = middle
             else:
                 many = middle - 1
             middle = (few + many + 1) // 2
         return few
 
+    def _could_go(self, those: Sequence[_Candidate], staying: Sequence[Pod], work: Sequence[Work], most: float) -> bool:
+        """Whether without them no more items than that are late."""
+        gone = {pod.pod_id for pod, _, _ in those}
+        return not self._capacity([pod for pod in staying if pod.pod_id not in gone]).exceeded(work, most)
+
     def _late(self, fleet: Sequence[Pod], work: Sequence[Work]) -> float:
         """Items that a fleet would not do in time."""
-        left = Capacity(grouped(fleet, self._speeds, self._now), self._speeds).pour_all(work)
-        return sum(part.items for parts in left.values() for part in parts)
+        capacity = self._capacity(fleet)
+        return sum(map(capacity.pour, work))
+
+    def _capacity(self, fleet: Sequence[Pod]) -> Capacity:
+        return Capacity(grouped(fleet, self._speeds, self._now), self._speeds)
 
     def _candidates(self, staying: Sequence[Pod], calendar: Calendar) -> list[_Candidate]:
         """Pods that could go, the most dispensable first; never one that the minimums keep."""
