@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,20 +65,19 @@ class Calls:
     async def answers(self, within_s: float) -> list[Answer]:
         """Waits for some answers; none when there is none in time."""
         done, _ = await asyncio.wait(self._under_way, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
-        return [task.result() for task in self._remove(done)]
+        answers = []
+        for task in [task for task in self._under_way if task in done]:
+            # One that raises leaves the others to `give_up`, which looks at all of them.
+            del self._under_way[task]
+            answers.append(task.result())
+        return answers
 
     async def give_up(self) -> None:
         """Ends those that are still under way: the round has failed."""
-        left = self._remove(self._under_way)
+        left, self._under_way = list(self._under_way), {}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-    def _remove(self, which: Collection[asyncio.Task[Answer]]) -> list[asyncio.Task[Answer]]:
-        found = [task for task in self._under_way if task in which]
-        for task in found:
-            del self._under_way[task]
-        return found
 
     def _next(self, queue: deque[pods.Pod], places: int) -> list[pods.Pod]:
         taken = [queue.popleft() for _ in range(min(places, len(queue)))]
