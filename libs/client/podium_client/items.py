@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -74,7 +74,7 @@ def read_text(index: int, text: object) -> Content:
         raise bad_item("texts", index, "text", f"not encodable as UTF-8: {error.reason}") from error
 
 
-def _read_token_ids(index: int, ids: Sequence[Any]) -> Content:
+def _read_token_ids(index: int, ids: Iterable[Any]) -> Content:
     try:
         value = item_pb2.TokenIds(ids=ids)
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from podium_scheduler.domain import batches
 
 log = logs.get_logger(__name__)
 _PAGE = 500
-_OPENED_AT_A_TIME = 3
+_OPENED_AT_A_TIME = 5
 _CLOSED_AT_A_TIME = 2
 
 
