@@ -126,10 +126,17 @@ class Stack:
             )
 
     async def close(self) -> None:
-        """Stops what still runs, the last first."""
-        for service in reversed(self.services):
-            with contextlib.suppress(ProcessLookupError):
-                await service.stop()
+        """Stops what still runs, the schedulers last: the others say goodbye to them."""
+        for last in (False, True):
+            async with asyncio.TaskGroup() as group:
+                for service in self.services:
+                    if (service.name == "scheduler") is last:
+                        group.create_task(_stopped(service))
+
+
+async def _stopped(service: Service) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        await service.stop()
 
 
 @contextlib.asynccontextmanager
