@@ -1,0 +1,67 @@
+"""Forked services are processes of their own, and none outlives whoever it was forked for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from tests.support import nursery, shared_postgres
+
+STEP_S = 60.0
+
+
+@pytest.fixture
+def mine() -> Iterator[nursery.Nursery]:
+    made = nursery.Nursery()
+    yield made
+    made.close()
+
+
+async def test_a_child_has_what_it_is_given_and_its_end_is_told(mine: nursery.Nursery, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    # It lacks its settings, and says so.
+    child = await asyncio.to_thread(mine.fork, "podium_scheduler", {"PODIUM_LOG_LEVEL": "nonsense"}, log)
+    async with asyncio.timeout(STEP_S):
+        assert await child.wait() != 0
+    assert child.returncode is not None and child.returncode > 0
+    assert "log_level" in log.read_text().lower()
+    with pytest.raises(ProcessLookupError):
+        child.terminate()
+
+
+async def test_a_killed_child_ends_with_its_signal_and_the_others_with_the_nursery(tmp_path: Path) -> None:
+    mine = nursery.Nursery()
+    # Nobody is there: they try again and again.
+    settings = dict(os.environ) | {
+        "PODIUM_SCHEDULER_ADDRESS": "127.0.0.1:1", "PODIUM_REDIS_URL": "redis://127.0.0.1:1",
+        "PODIUM_INTERNAL_TOKEN": "t",
+    }  # fmt: skip
+    children = [await asyncio.to_thread(mine.fork, "podium_gateway", settings, tmp_path / f"log-{n}") for n in range(2)]
+    assert [child.returncode for child in children] == [None, None]
+    children[0].kill()
+    async with asyncio.timeout(STEP_S):
+        assert await children[0].wait() == -signal.SIGKILL
+        left = psutil.Process(children[1].pid)
+        await asyncio.to_thread(mine.close)
+        await asyncio.to_thread(left.wait)
+        assert await children[1].wait() == -signal.SIGKILL
+
+
+async def test_lent_databases_are_migrated_and_share_nothing() -> None:
+    async with shared_postgres.migrated() as one, shared_postgres.migrated() as other:
+        assert one.url != other.url
+        connections = [await asyncpg.connect(lent.url.replace("+asyncpg", "")) for lent in (one, other)]
+        await connections[0].execute("INSERT INTO apps (app_id) VALUES ('mine')")
+        found = [await connection.fetchval("SELECT count(*) FROM apps") for connection in connections]
+        assert found == [1, 0]
+        for connection in connections:
+            await connection.close()
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await asyncpg.connect(one.url.replace("+asyncpg", ""))
