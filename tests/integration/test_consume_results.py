@@ -33,10 +33,10 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stac
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def running(shared: stack.Stack, tmp_path: Path) -> AsyncIterator[stack.Stack]:
-    """Two gateways, an empty ledger."""
+async def running(shared: stack.Stack, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[stack.Stack]:
+    """Two gateways, an empty ledger. By default no consumer loses its lease, however busy the machine is."""
     async with stack.fresh(shared, tmp_path) as made:
-        await made.start("scheduler", consumer_lease_s="2")
+        await made.start("scheduler", consumer_lease_s=getattr(request, "param", "60"))
         await asyncio.gather(made.start("gateway"), made.start("gateway"), made.start("worker"))
         yield made
 
@@ -104,6 +104,7 @@ async def test_two_consumers_share_and_two_groups_each_get_everything(running: s
     assert all(0 < task.result() < 84 for task in done)
 
 
+@pytest.mark.parametrize("running", ["5"], indirect=True, ids=["lease of 5 s"])
 async def test_what_a_dead_gateway_held_comes_again_through_the_other(running: stack.Stack) -> None:
     first, second = [s for s in running.services if s.name == "gateway"]
     async with (
