@@ -23,7 +23,12 @@ async def run(module: str, report: Path, *arguments: str) -> tuple[dict[str, Any
         sys.executable, "-m", module, "--quick", "--out", str(report.parent), *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        # A test that ran out of time leaves nothing that goes on measuring.
+        if process.returncode is None:
+            process.kill()
     assert process.returncode == 0, output.decode()[-4000:]
     found: dict[str, Any] = json.loads(report.read_text())
     assert found["quick"] and found["machine"]["cores"] >= 1
