@@ -13,7 +13,7 @@ import asyncio
 from typing import Any
 
 from redis import exceptions
-from redis._parsers import _AsyncRESP3Parser  # type: ignore[attr-defined]
+from redis._parsers import _AsyncRESP3Parser
 
 LARGE_BYTES = 64 * 1024
 _SMALL_BUFFER_BYTES = 64 * 1024
@@ -85,14 +85,14 @@ class _Inlet(asyncio.BufferedProtocol):
             self._filled.set_exception(exceptions.ConnectionError("Connection closed by server."))
 
 
-class Parser(_AsyncRESP3Parser):  # type: ignore[misc]
+class Parser(_AsyncRESP3Parser):
     """redis-py's parser; strings of LARGE_BYTES and more come as a bytearray of their own."""
 
     _inlet: _Inlet | None = None
 
     def on_connect(self, connection: Any) -> None:
         """Called by redis-py, for one connection perhaps more than once."""
-        super().on_connect(connection)
+        super().on_connect(connection)  # type: ignore[no-untyped-call]
         transport = connection._writer.transport
         protocol = transport.get_protocol()
         if not isinstance(protocol, _Inlet):
@@ -100,10 +100,10 @@ class Parser(_AsyncRESP3Parser):  # type: ignore[misc]
             transport.set_protocol(protocol)
         self._inlet = protocol
 
-    async def _read(self, length: int) -> bytes | bytearray:
+    async def _read(self, length: int) -> bytes | bytearray:  # type: ignore[override]
         # What was read in part before a cancellation is in the buffer.
         if length < LARGE_BYTES or self._inlet is None or self._buffer:
-            return await super()._read(length)  # type: ignore[no-any-return]
+            return await super()._read(length)
         whole = await self._inlet.read(length + len(_END))
         del whole[-len(_END) :]
         self._pos += length + len(_END)
