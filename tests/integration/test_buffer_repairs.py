@@ -6,6 +6,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,8 @@ async def test_a_batch_without_all_its_chunks_counts_as_gone(buffer: adapter.Buf
     """The chunks were evicted and others came since, or an older version has stored it elsewhere."""
     job_id = uuid.uuid4()
     await buffer.admit_results([(job_id, first, 1, [b"a", b"b"]) for first in (0, 1)])
-    lost = [field for field in await buffer.client.hkeys(buffer.chunks_key(job_id)) if field.startswith(b"0:")]
+    there: list[Any] = await buffer.client.hkeys(buffer.chunks_key(job_id))
+    lost = [field for field in there if field.startswith(b"0:")]
     await buffer.client.hdel(buffer.chunks_key(job_id), lost[0])
     await buffer.client.hset(buffer.index_key(job_id), "2", "1764150000000-0 1764150000000-1 1")
     assert await buffer.result_items(job_id) == {1}

@@ -64,7 +64,7 @@ async def test_a_part_that_is_done_before_its_turn_costs_nothing(monkeypatch: py
         waits += 1
         return await wait(*arguments, **options)
 
-    monkeypatch.setattr(embedding.asyncio, "wait", counted)
+    monkeypatch.setattr(asyncio, "wait", counted)
     pumping = asyncio.create_task(call._pump())
     async with asyncio.timeout(STEP_S):
         await call.all_begun.wait()

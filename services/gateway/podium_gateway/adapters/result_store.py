@@ -53,7 +53,7 @@ class RedisResultStore:
             if not places:
                 return []
             spans = [_span(place) for place in places]
-            found = await self._client.hmget(chunks, [field for span in spans for field in span.fields])
+            found: list[Any] = await self._client.hmget(chunks, [field for span in spans for field in span.fields])
         return _stored(spans, found)
 
     async def ping(self) -> None:
