@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 
 import pytest
 import uvloop
@@ -24,7 +25,7 @@ def test_uvloop_is_taken_unless_it_is_not_wanted(asked: EventLoop, uses_uvloop: 
 def test_without_uvloop_asyncio_serves_unless_uvloop_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lifecycle.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not issubclass(loop_of("auto"), uvloop.Loop)
     with pytest.raises(SystemExit):
         loop_of("uvloop")
