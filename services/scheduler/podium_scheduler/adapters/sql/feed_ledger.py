@@ -141,4 +141,5 @@ class FeedLedger:
             "session_ids": [s.session_id for s in slots],
         }
         rows = await leadership.write(self._database, _LEASE, values)
-        return [records.Leased(*row[1:]) for row in rows if row.batch_id is not None]
+        found = [tuple(row) for row in rows if row.batch_id is not None]
+        return [records.Leased(*leased) for _leads, *leased in found]
