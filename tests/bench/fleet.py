@@ -86,7 +86,7 @@ class Worker:
         device = worker_pb2.Device(uuid="cpu", name="bench")
         hello = worker_pb2.Hello(worker_id=str(uuid.uuid4()), backends=["hash"], workloads=[WORKLOAD], devices=[device])
         self._outbox.put_nowait(worker_pb2.WorkerFrame(hello=hello))
-        call = self._stub.Connect(metadata=auth.authorization(stack.JOIN_TOKEN))
+        call: Any = self._stub.Connect(metadata=auth.authorization(stack.JOIN_TOKEN))
         # Not a generator that gRPC reads from: one that waits for ever is left behind by every stream that ends.
         others = [asyncio.ensure_future(self._say_all(call))]
         try:

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from podium.common.v1 import item_pb2
 from podium_client.errors import InvalidInput, Violation
 
 T = TypeVar("T")
-TextLike: TypeAlias = str | Sequence[int]
+TextLike: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]]
 ImageLike: TypeAlias = str | bytes | bytearray | memoryview | os.PathLike[str]
 Items: TypeAlias = item_pb2.TextItems | item_pb2.ImageItems
 

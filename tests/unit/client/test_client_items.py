@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from podium.common.v1 import item_pb2
-from podium_client import ImageLike, InvalidInput
+from podium_client import ImageLike, InvalidInput, TextLike
 from podium_client.items import IMAGES, MAX_INLINE_BYTES, TEXTS
 from podium_client.parts import JobSpec, cut, request_id, whole
 
@@ -119,13 +119,14 @@ def test_a_text_and_a_url_of_the_same_letters_are_two_jobs() -> None:
 
 
 def test_token_ids_are_texts_too() -> None:
-    ids = [[1, 2, 3], (7,), np.array([4, 5]), "a text"]
+    ids: list[TextLike] = [[1, 2, 3], (7,), np.array([4, 5]), "a text"]
     (part,) = cut(ids, [f"k{n}" for n in range(4)], kind=TEXTS)
     assert isinstance(part.items, item_pb2.TextItems)
     assert [list(item.token_ids.ids) for item in part.items.items] == [[1, 2, 3], [7], [4, 5], []]
     assert [item.text for item in part.items.items] == ["", "", "", "a text"]
     assert whole(ids, part.keys, TEXTS) == part.items
-    other = next(cut([[1, 2], (7,), [4, 5], "a text"], kind=TEXTS))
+    others: list[TextLike] = [[1, 2], (7,), [4, 5], "a text"]
+    other = next(cut(others, kind=TEXTS))
     assert request_id(SPEC, part) != request_id(SPEC, other)
 
 

@@ -45,7 +45,7 @@ class Computes:
         self._memory = memory
         self.description = backend.Description(pooling="none", normalized=False, precision=precision)
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
         return backend.Prepared(list(texts), len(texts))
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
@@ -147,17 +148,8 @@ class SessionLedger:
             values = {name: getattr(new, name) for name in records.NewSession.__dataclass_fields__}
             decided = {**asdict(standing), "wanted": list(standing.wanted)}
             await connection.execute(_OPEN, {**values, **decided, "ttl": self._ttl})
-            rows = (
-                await connection.execute(
-                    _RESUME,
-                    {
-                        "session_id": new.session_id,
-                        "batch_ids": [k.batch_id for k in in_hand],
-                        "tokens": [k.lease_token for k in in_hand],
-                    },
-                )
-            ).all()
-        return [records.ResumedLease(*row) for row in rows], superseded, standing
+            resumed = await _resumed(connection, new.session_id, in_hand) if in_hand else []
+        return resumed, superseded, standing
 
     @ledger_call
     async def renew(self, heartbeats: Sequence[records.Heartbeat]) -> dict[UUID, records.Wish]:
@@ -239,3 +231,14 @@ class SessionLedger:
         """Deletes sessions that ended longer than `age` ago."""
         async with self._database.transaction() as connection:
             await connection.execute(_DELETE_ENDED, {"age": age, "limit": limit})
+
+
+async def _resumed(
+    connection: AsyncConnection, session_id: UUID, in_hand: Sequence[records.LeaseKey]
+) -> list[records.ResumedLease]:
+    values = {
+        "session_id": session_id,
+        "batch_ids": [k.batch_id for k in in_hand],
+        "tokens": [k.lease_token for k in in_hand],
+    }
+    return [records.ResumedLease(*row) for row in (await connection.execute(_RESUME, values)).all()]
