@@ -45,7 +45,7 @@ class Odd:
         self._model = model
         Odd.open_models += 1
 
-    def prepare_texts(self, texts: Sequence[str]) -> backend.Prepared:
+    def prepare_texts(self, texts: Sequence[backend.Text]) -> backend.Prepared:
         return backend.Prepared(list(texts), len(texts), token_count=len(texts), token_counts=[1] * len(texts))
 
     def prepare_pictures(self, rows: npt.NDArray[np.uint8]) -> backend.Prepared:
