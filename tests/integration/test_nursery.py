@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -17,33 +16,27 @@ from tests.support import nursery, shared_postgres
 STEP_S = 60.0
 
 
-@pytest.fixture
-def mine() -> Iterator[nursery.Nursery]:
-    made = nursery.Nursery()
-    yield made
-    made.close()
-
-
-async def test_a_child_has_what_it_is_given_and_its_end_is_told(mine: nursery.Nursery, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+async def test_a_child_has_what_it_is_given_and_its_end_is_told(tmp_path: Path) -> None:
+    mine, log = nursery.Nursery("podium_scheduler"), tmp_path / "log"
     # It lacks its settings, and says so.
-    child = await asyncio.to_thread(mine.fork, "podium_scheduler", {"PODIUM_LOG_LEVEL": "nonsense"}, log)
+    child = await asyncio.to_thread(mine.fork, {"PODIUM_LOG_LEVEL": "nonsense"}, log)
     async with asyncio.timeout(STEP_S):
         assert await child.wait() != 0
     assert child.returncode is not None and child.returncode > 0
     assert "log_level" in log.read_text().lower()
     with pytest.raises(ProcessLookupError):
         child.terminate()
+    mine.close()
 
 
 async def test_a_killed_child_ends_with_its_signal_and_the_others_with_the_nursery(tmp_path: Path) -> None:
-    mine = nursery.Nursery()
+    mine = nursery.Nursery("podium_gateway")
     # Nobody is there: they try again and again.
     settings = dict(os.environ) | {
         "PODIUM_SCHEDULER_ADDRESS": "127.0.0.1:1", "PODIUM_REDIS_URL": "redis://127.0.0.1:1",
         "PODIUM_INTERNAL_TOKEN": "t",
     }  # fmt: skip
-    children = [await asyncio.to_thread(mine.fork, "podium_gateway", settings, tmp_path / f"log-{n}") for n in range(2)]
+    children = [await asyncio.to_thread(mine.fork, settings, tmp_path / f"log-{n}") for n in range(2)]
     assert [child.returncode for child in children] == [None, None]
     children[0].kill()
     async with asyncio.timeout(STEP_S):

@@ -1,9 +1,9 @@
-"""Service processes for tests, forked from one that has imported them already.
+"""Service processes for tests, forked from one that has imported the service already.
 
-Importing a service costs one to two seconds of a processor and a test of the whole system starts three or more, so that
-most of such a test would be imports. What is forked runs the same `python -m podium_<name>`, with the environment and
-the output that it is given, in a process of its own that nobody else's state reaches: before the fork the nursery has
-imported modules and done nothing else (no thread, no loop, no channel, no connection).
+Importing a service costs one to two seconds of a processor, and a test of the whole system starts three or more: most
+of such a test would be imports. Each service has a nursery. What is forked runs the same `python -m podium_<name>` with
+the environment and the output that it is given, in a process of its own that nobody else's state reaches: before the
+fork the nursery has imported modules and done nothing else (no thread, no loop, no channel, no connection).
 
 Promises: a child ends when the nursery does, and the nursery ends with the process that made it. Exit statuses are as
 asyncio's: negative for a signal. Failure: when the nursery dies its children count as killed. Not for whoever measures
@@ -16,6 +16,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -27,8 +28,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-
-_MODULES = ("podium_scheduler.main", "podium_gateway.main", "podium_worker.main")
 
 
 class Child:
@@ -79,11 +78,11 @@ class Child:
 class Nursery:
     """The test's side: a process that forks, and a thread that hears of its children's ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         self._line, theirs = socket.socketpair()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PODIUM_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.nursery", str(theirs.fileno())],
+            [sys.executable, "-m", "tests.support.nursery", str(theirs.fileno()), module],
             pass_fds=[theirs.fileno()],
             env=environment,
         )
@@ -94,11 +93,11 @@ class Nursery:
         self._listener = threading.Thread(target=self._listen, name="nursery", daemon=True)
         self._listener.start()
 
-    def fork(self, module: str, environment: Mapping[str, str], log: Path) -> Child:
+    def fork(self, environment: Mapping[str, str], log: Path) -> Child:
         """Runs `python -m <module>`; its output goes to `log`."""
         with self._turn:
             self._born = concurrent.futures.Future()
-            wish = {"module": module, "environment": dict(environment), "log": str(log), "folder": os.getcwd()}
+            wish = {"environment": dict(environment), "log": str(log), "folder": os.getcwd()}
             self._line.sendall(json.dumps(wish).encode() + b"\n")
             return self._born.result()
 
@@ -166,11 +165,10 @@ def _reap(line: socket.socket) -> None:
 
 
 def _main() -> None:
-    line = socket.socket(fileno=int(sys.argv[1]))
+    line, module = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     # The whole group gets a Ctrl-C; the tests decide what becomes of the services.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for module in _MODULES:
-        __import__(module)
+    importlib.import_module(f"{module}.main")
     # A collection would touch, and so copy, every page that the children share.
     gc.freeze()
     wish = _serve(line)
@@ -189,25 +187,26 @@ def _main() -> None:
         os.dup2(fd, target)
     os.close(nothing)
     os.close(log)
-    module = str(wish["module"])
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-_mine: list[Nursery] = []
+_mine: dict[str, Nursery] = {}
+_turn = threading.Lock()
 
 
 def fork(module: str, environment: Mapping[str, str], log: Path) -> Child:
-    """Runs `python -m <module>` from this process's nursery; its output goes to `log`."""
-    if not _mine:
-        _mine.append(Nursery())
-    return _mine[0].fork(module, environment, log)
+    """Runs `python -m <module>` from this process's nursery of it; its output goes to `log`."""
+    with _turn:
+        if module not in _mine:
+            _mine[module] = Nursery(module)
+    return _mine[module].fork(environment, log)
 
 
 def close() -> None:
-    """Ends this process's nursery, if it has one."""
+    """Ends this process's nurseries."""
     while _mine:
-        _mine.pop().close()
+        _mine.popitem()[1].close()
 
 
 if __name__ == "__main__":
