@@ -473,8 +473,8 @@ async def store(
     """Does what the scheduler does with the result of one batch."""
     first, serialized = chunks[0].batch_first_item, [c.SerializeToString() for c in chunks]
     upload = f"{google_crc32c.value(b''.join(serialized)):08x}"
-    fields = {f"{first}:{upload}:{number}": chunk for number, chunk in enumerate(serialized)}
-    await client.hset(f"podium:chunks:{{{job_id}}}", mapping=dict(fields))
+    fields: dict[Any, Any] = {f"{first}:{upload}:{number}": chunk for number, chunk in enumerate(serialized)}
+    await client.hset(f"podium:chunks:{{{job_id}}}", mapping=fields)
     sizes = " ".join(str(len(chunk)) for chunk in serialized)
     entry = f"{upload} {sum(c.item_count for c in chunks)} {sizes}"
     await client.hset(f"podium:index:{{{job_id}}}", str(first), entry)
