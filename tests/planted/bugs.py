@@ -110,14 +110,14 @@ BUGS = (
     Bug(
         "results are admitted to Redis more than once",
         f"{_SCHEDULER}/adapters/redis/admit_result.lua",
-        "if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then",
+        "if known then",
         "if false then",
         "tests/integration/test_result_buffer.py",
     ),
     Bug(
         "released results are not trimmed",
         f"{_SCHEDULER}/adapters/redis/release_results.lua",
-        "      redis.call('XDEL', KEYS[2], ms .. '-' .. string.format('%d', sequence))\n",
+        "      redis.call('HDEL', KEYS[2], item .. ':' .. upload .. ':' .. chunk)\n",
         "",
         "tests/integration/test_result_buffer.py",
     ),

@@ -69,6 +69,9 @@ def test_calls_go_between_the_micro_batches_of_a_batch(slow: Front) -> None:
 
 def test_calls_that_wait_ride_along_in_the_next_micro_batch(slow: Front) -> None:
     texts = [f"t{n}" for n in range(96)]
+    # What a micro-batch takes is known from then on, whether the calls come before the first of the batch or after it.
+    slow.texts("first", texts[:16])
+    slow.result("first")
     slow.texts("batch", texts)
     slow.hear(wire.Kind.COMPUTING, key="batch")
     for number in range(2):
