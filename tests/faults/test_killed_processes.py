@@ -12,6 +12,7 @@ before anybody computed them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Collection, Iterable
@@ -146,7 +147,9 @@ async def kill_all(replicas: Replicas) -> None:
     roots = [service.process.pid for service in replicas.named.values()] + [s.pid for s in servers if s.pid is not None]
     everyone = [p for pid in roots for p in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid))]
     for process in everyone:
-        os.kill(process.pid, signal.SIGKILL)
+        # It may have ended by itself, or with the one that it belongs to.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     await asyncio.gather(*(service.process.wait() for service in replicas.named.values()))
     for server in servers:
         await server.wait()

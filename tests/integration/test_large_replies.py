@@ -1,16 +1,15 @@
-"""Large strings out of a real Redis, past redis-py's own reader, on both event loops."""
+"""Large strings out of a real Redis, past redis-py's own reader."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio
-import uvloop
 from redis import exceptions
 
 from podium_embedded import EmbeddedRedis
@@ -18,10 +17,6 @@ from podium_gateway.adapters import large_replies
 
 MIB = 1 << 20
 SIZES = [0, 1, 100, large_replies.LARGE_BYTES - 1, large_replies.LARGE_BYTES, 3 * MIB + 7, 5, MIB]
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 
 
 @pytest.fixture
@@ -49,14 +44,9 @@ async def _every_size(url: str) -> None:
             assert [isinstance(value, bytearray) for value in found] == [*large, False]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("way", ["url", "local_url"])
-async def test_strings_of_every_size_come_whole(server: EmbeddedRedis, loop: str, way: str) -> None:
-    def run() -> None:
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            runner.run(_every_size(getattr(server, way)))
-
-    await asyncio.to_thread(run)
+async def test_strings_of_every_size_come_whole(server: EmbeddedRedis, way: str) -> None:
+    await _every_size(getattr(server, way))
 
 
 async def _half_a_string(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,18 +63,9 @@ async def _half_a_string(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.close()
 
 
-async def _broken(_url: str) -> None:
+async def test_a_connection_that_ends_in_a_string_ends_the_wait() -> None:
     server = await asyncio.start_server(_half_a_string, "127.0.0.1", 0)
     async with server, client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as reader:
         async with asyncio.timeout(20):
             with pytest.raises(exceptions.ConnectionError):
                 await reader.get("large")
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-async def test_a_connection_that_ends_in_a_string_ends_the_wait(loop: str) -> None:
-    def run() -> None:
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            runner.run(_broken(""))
-
-    await asyncio.to_thread(run)

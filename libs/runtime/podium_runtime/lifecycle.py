@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import importlib.util
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from podium_runtime import logs
-from podium_runtime.settings import EventLoop
 
 log = logs.get_logger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -22,28 +20,10 @@ _PR_SET_PDEATHSIG = 1
 _COLLECT_AFTER = 20_000
 
 
-def run_service(serve: Callable[[asyncio.Event], Awaitable[None]], event_loop: EventLoop = "auto") -> None:
-    """Runs `serve(stop)` to its end. SIGTERM and SIGINT set `stop`; a crash is logged and exits with 1.
-
-    `event_loop`: `auto` takes uvloop where it is installed, which is cheaper for every socket and every callback.
-    """
+def run_service(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Runs `serve(stop)` to its end. SIGTERM and SIGINT set `stop`; a crash is logged and exits with 1."""
     collect_rarely()
-    with asyncio.Runner(loop_factory=_loop_factory(event_loop)) as runner:
-        runner.run(_run(serve))
-
-
-def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """None: asyncio's own. Ends the process when the loop that is asked for cannot be had."""
-    if event_loop == "asyncio":
-        return None
-    if importlib.util.find_spec("uvloop") is None:
-        if event_loop == "auto":
-            return None
-        print("error: PODIUM_EVENT_LOOP=uvloop, and uvloop is not installed", file=sys.stderr)
-        raise SystemExit(2)
-    import uvloop
-
-    return uvloop.new_event_loop
+    asyncio.run(_run(serve))
 
 
 def collect_rarely() -> None:

@@ -12,7 +12,6 @@ import pydantic
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
-EventLoop = Literal["auto", "asyncio", "uvloop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,6 @@ class ServiceSettings(BaseSettings):
     """Address of the Prometheus endpoint; port 0 takes a free one."""
     ready_file: Path | None = None
     """Where to write the bound addresses, as JSON, once ready."""
-    event_loop: EventLoop = "auto"
-    """`auto`: uvloop where it is installed, else asyncio's own."""
     shutdown_grace_s: float = pydantic.Field(default=10.0, ge=0)
     """How long calls in flight may take to end after SIGTERM, in seconds."""
     tls_cert: Path | None = None

@@ -57,7 +57,7 @@ def main() -> None:
     async def serve(stop: asyncio.Event) -> None:
         await run(configured, stop)
 
-    lifecycle.run_service(serve, configured.event_loop)
+    lifecycle.run_service(serve)
 
 
 async def run(configured: GatewaySettings, stop: asyncio.Event) -> None:

@@ -93,7 +93,7 @@ def main() -> None:
         return
     workloads = _registry(settings)
     heap.keep_freed(_KEPT_BYTES)
-    lifecycle.run_service(lambda stop: _serve(settings, workloads, stop), settings.event_loop)
+    lifecycle.run_service(lambda stop: _serve(settings, workloads, stop))
 
 
 async def _serve(

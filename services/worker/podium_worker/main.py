@@ -38,7 +38,7 @@ def main() -> None:
     heap.keep_freed(_KEPT_BYTES)
     config = settings.load(WorkerSettings)
     logs.configure(config.log_level, config.log_format, "worker")
-    lifecycle.run_service(lambda stop: serve(config, stop), config.event_loop)
+    lifecycle.run_service(lambda stop: serve(config, stop))
 
 
 async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
