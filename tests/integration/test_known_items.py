@@ -201,6 +201,53 @@ async def test_who_takes_over_a_part_leaves_the_rest_to_others(items: Items) -> 
     assert await items.read(other, "bc") == ({}, "b")
 
 
+async def leave_out(items: Items, batch: records.Leased, letters: str) -> None:
+    """A worker has computed these, and left the others out."""
+    await items.remember(batch.batch_id, letters, waits=True)
+    retry = batch_states.Retry(TERMS.patience, counts=False)
+    failure = records.Failure(batch.batch_id, batch.lease_token, batch.job_id, retry, "")
+    assert await items.ledger.batches.fail([failure]) == {batch.batch_id}
+
+
+async def test_two_that_compute_something_for_each_other_do_not_wait_for_each_other(items: Items) -> None:
+    """The second waits for the first, and from when a third one's death on also the first for the second."""
+    dead = await items.admit("h")
+    first = await items.admit("gh")
+    (at_first,) = await items.ledger.lease(first, 1)
+    await items.ledger.jobs.cancel(items.ledger.app, dead, WEEK)
+    second = await items.admit("hg")
+    (at_second,) = await items.ledger.lease(second, 1)
+    (one,), (other,) = await items.ids(first), await items.ids(second)
+    assert (await items.waiting())[other] == [one]
+    await leave_out(items, at_first, "g")
+    assert await items.ready() == [one]
+    assert not await items.known.wait_again((await parked(items))[one], hashes("h"))
+    assert (await items.waiting(), await items.ready()) == ({one: [other], other: [one]}, [])
+    await leave_out(items, at_second, "h")
+    assert await items.ready() == [one, other]
+    assert (await items.read(one, "gh"))[0].keys() == (await items.read(other, "gh"))[0].keys() == {"g", "h"}
+
+
+async def test_an_item_that_failed_at_one_that_is_parked_is_waited_for_no_longer(items: Items) -> None:
+    await items.admit("a")
+    claimant = await items.admit("ab")
+    (leased,) = await items.ledger.lease(claimant, 1)
+    waiting = await items.ids(await items.admit("b"))
+    await leave_out(items, leased, "")
+    assert await items.ready() == waiting
+    assert await items.known.wait_again((await parked(items))[waiting[0]], hashes("b"))
+
+
+async def test_one_that_waits_out_a_back_off_is_waited_for(items: Items) -> None:
+    await items.admit("a")
+    claimant = await items.admit("ab")
+    (leased,) = await items.ledger.lease(claimant, 1)
+    await items.admit("b")
+    retry = batch_states.Retry(timedelta(seconds=30))
+    await items.ledger.batches.fail([records.Failure(leased.batch_id, leased.lease_token, claimant, retry, "")])
+    assert await items.ready() == []
+
+
 async def test_nobody_waits_for_an_heir_whose_turn_comes_later(items: Items) -> None:
     first = await items.admit("ab", priority=1)
     second, third = await items.admit("ab", priority=4), await items.admit("ab", priority=2)

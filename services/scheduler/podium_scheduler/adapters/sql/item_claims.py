@@ -37,16 +37,22 @@ _CLAIM = text("""
     ON CONFLICT DO NOTHING
 """)
 
-# A claim whose batch has ended without a vector: it failed, was cancelled, or its item has an error. One that somebody
-# is about to write is passed over: nobody waits here who holds what others wait for.
-_TAKE_OVER = text("""
+# Of a batch `o`: it has yet to compute what it has claimed. One that is parked has done so; to wait for it would be to
+# wait for one that waits, perhaps for the same one. It is told by not being fed before its patience ends: a batch that
+# waits out the back-off of a failed attempt is fed sooner.
+COMPUTES = """(o.state IN ('QUEUED', 'LEASED') OR o.state = 'PENDING' AND NOT EXISTS (
+        SELECT FROM waiting_batches p WHERE p.batch_id = o.batch_id AND p.until <= o.not_before))"""
+
+# A claim whose batch computes it no more: it failed, was cancelled, or its item has an error. One that somebody is
+# about to write is passed over: nobody waits here who holds what others wait for.
+_TAKE_OVER = text(f"""
     WITH dead AS (
         SELECT k.item_hash, new.batch_id
         FROM unnest(CAST(:hashes AS bytea[]), CAST(:batch_ids AS bigint[])) AS new(item_hash, batch_id)
         CROSS JOIN LATERAL (
             SELECT item_hash FROM known_items c
             WHERE c.scope = :scope AND c.item_hash = new.item_hash AND c.vector IS NULL AND NOT EXISTS (
-                SELECT FROM batches b WHERE b.batch_id = c.batch_id AND b.state IN ('PENDING', 'QUEUED', 'LEASED'))
+                SELECT FROM batches o WHERE o.batch_id = c.batch_id AND {COMPUTES})
             FOR UPDATE OF c SKIP LOCKED) AS k
     )
     UPDATE known_items k SET batch_id = dead.batch_id, expire_time = now() + CAST(:retention AS interval)
@@ -54,9 +60,9 @@ _TAKE_OVER = text("""
 """)
 
 # Those of others. Awaitable: its owner is fed no later than this job, as far as priorities tell.
-_CLAIMS = text("""
+_CLAIMS = text(f"""
     SELECT k.item_hash, k.batch_id, k.vector IS NOT NULL AS known,
-        coalesce(o.state IN ('PENDING', 'QUEUED', 'LEASED') AND j.priority <= :priority, false) AS awaitable
+        coalesce({COMPUTES} AND j.priority <= :priority, false) AS awaitable
     FROM unnest(CAST(:hashes AS bytea[]), CAST(:batch_ids AS bigint[])) AS new(item_hash, batch_id)
     CROSS JOIN LATERAL (
         SELECT item_hash, batch_id, vector FROM known_items c

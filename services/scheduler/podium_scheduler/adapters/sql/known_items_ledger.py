@@ -17,14 +17,14 @@ from podium_scheduler.app import records
 from podium_scheduler.domain import deduplication
 
 # OFFSET 0: one index descent for each item, however many others are known and whatever the statistics say.
-_KNOWN = text("""
+_KNOWN = text(f"""
     SELECT k.item_hash, k.batch_id, k.vector, k.made_by, k.token_count, k.max_tokens
     FROM unnest(CAST(:hashes AS bytea[])) AS asked(item_hash)
     CROSS JOIN LATERAL (
         SELECT * FROM known_items WHERE scope = :scope AND item_hash = asked.item_hash OFFSET 0) AS k
     WHERE k.vector IS NOT NULL OR k.batch_id IN (
         SELECT o.batch_id FROM waiting_batches w JOIN batches o ON o.batch_id = ANY(w.owners)
-        WHERE w.batch_id = :batch_id AND w.until > now() AND o.state IN ('PENDING', 'QUEUED', 'LEASED'))
+        WHERE w.batch_id = :batch_id AND w.until > now() AND {item_claims.COMPUTES})
 """)
 
 # Whoever has computed it, claim or not: one that could not wait any longer is as good as the owner.
@@ -52,17 +52,17 @@ _WAIT_ON = text("""
     ON CONFLICT (batch_id) DO UPDATE SET until = EXCLUDED.until
 """)
 
-# The oldest that are parked, but for those one of whose owners is on its way. One look at all owners, for the same ones
+# The oldest that are parked, but for those one of whose owners computes yet. One look at all owners, for the same ones
 # are waited for by many.
-_READY = text("""
+_READY = text(f"""
     WITH looked AS (
         SELECT w.batch_id, w.owners FROM waiting_batches w
         JOIN batches b ON b.batch_id = w.batch_id AND b.state = 'PENDING' AND b.not_before > now()
         ORDER BY w.batch_id LIMIT :looked_at
     ), busy AS (
-        SELECT coalesce(array_agg(o.batch_id), '{}') AS ids
+        SELECT coalesce(array_agg(o.batch_id), '{{}}') AS ids
         FROM (SELECT DISTINCT unnest(owners) AS batch_id FROM looked) AS every
-        JOIN batches o ON o.batch_id = every.batch_id AND o.state IN ('PENDING', 'QUEUED', 'LEASED')
+        JOIN batches o ON o.batch_id = every.batch_id AND {item_claims.COMPUTES}
     )
     SELECT b.batch_id, b.job_id, j.workload, b.first_item, b.item_count, b.attempt, b.payload_offset, j.options,
         j.dedupe_scope, b.identities, j.priority
