@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,9 @@ class Ledger:
         self.slots: list[feeding.Slot] = []
         self.lose_answers = 0
         self.during: Any = lambda: None
+        self.scope: bytes | None = None
+        """Within what items of its batches are recognised, but for those of `unique` batches."""
+        self.unique: set[int] = set()
 
     async def lease(self, slots: Sequence[feeding.Slot]) -> list[records.Leased]:
         self.during()
@@ -31,7 +35,7 @@ class Ledger:
         if self.lose_answers:
             self.lose_answers -= 1
             raise errors.Unavailable("the connection broke after the commit")
-        return [_leased(n, s.lease_token, s.session_id) for n, s in enumerate(slots, first)]
+        return [self._leased(n, s.lease_token, s.session_id) for n, s in enumerate(slots, first)]
 
     async def leases_of(self, session_ids: Sequence[uuid.UUID], limit: int) -> list[records.HeldLease]:
         return [
@@ -41,7 +45,13 @@ class Ledger:
         ]
 
     async def claim(self, claims: Sequence[records.Claim]) -> list[records.Leased]:
-        return [_leased(c.batch_id, c.lease_token, c.session_id) for c in claims]
+        return [self._leased(c.batch_id, c.lease_token, c.session_id) for c in claims]
+
+    def _leased(self, batch_id: int, token: bytes, session_id: uuid.UUID) -> records.Leased:
+        return records.Leased(
+            batch_id, token, session_id, 1, JOB, W, 1, batch_id - 1, 1, b"", 1, 0, b"", None, "", True, 0.0,
+            None if batch_id in self.unique else self.scope,
+        )  # fmt: skip
 
 
 class Told:
@@ -54,14 +64,21 @@ class Told:
         self.jobs += [job_id for job_id, kind in changes if kind == "state"]
 
 
-def _leased(batch_id: int, token: bytes, session_id: uuid.UUID) -> records.Leased:
-    return records.Leased(
-        batch_id, token, session_id, 1, JOB, W, 1, batch_id - 1, 1, b"", 1, 0, b"", None, "", True, 0.0
-    )  # fmt: skip
+class Recognising:
+    """Looks for known items until it may go on."""
+
+    def __init__(self) -> None:
+        self.looks, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def plan(self, batch: records.Leased) -> None:
+        self.looks.set()
+        await self.may_go_on.wait()
 
 
 class Rig:
     """A handover and what it works on."""
+
+    recognising: Recognising
 
     def __init__(self) -> None:
         self.registry = worker_sessions.SessionRegistry()
@@ -150,3 +167,59 @@ async def test_a_session_that_ends_meanwhile_leaves_its_lease_to_the_rescuer(rig
     rig.ledger.during = lambda: rig.registry.remove(session)
     assert await rig.lease(1) == (1, 1)
     assert session.in_hand == {}
+
+
+@pytest.fixture
+def looked_at() -> Rig:
+    """Its batches are handed out once it is known what of them is."""
+    rig = Rig()
+    rig.ledger.scope, rig.recognising = b"s" * 32, Recognising()
+    dedupe: Any = rig.recognising
+    rig.handover._assigner = assigner.Assigner(rig.registry, dedupe)
+    return rig
+
+
+async def test_what_is_not_handed_out_yet_counts_as_in_hand(looked_at: Rig) -> None:
+    session = looked_at.worker(1)
+    leasing = asyncio.create_task(looked_at.lease(1))
+    await looked_at.recognising.looks.wait()
+    assert (looked_at.registry.free_total(), looked_at.registry.idle(W, 1)) == (0, [])
+    looked_at.recognising.may_go_on.set()
+    assert await leasing == (1, 1)
+    assert (list(session.in_hand), session.load) == ([1], 1)
+
+
+async def test_a_lead_that_ends_before_all_is_handed_out_loses_no_lease(looked_at: Rig) -> None:
+    """The feeder is cancelled; its sessions live on, and with them their leases."""
+    session = looked_at.worker(2)
+    leasing = asyncio.create_task(looked_at.lease(1))
+    await looked_at.recognising.looks.wait()
+    leasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leasing
+    assert (session.in_hand, session.load) == ({}, 0)
+    looked_at.recognising.may_go_on.set()
+    looked_at.time.advance(1.0)
+    await looked_at.handover.recover()
+    assert session.in_hand[1].lease_token == looked_at.ledger.slots[0].lease_token
+
+
+async def test_what_was_handed_out_before_the_lead_ended_is_not_handed_out_again(looked_at: Rig) -> None:
+    one, other = looked_at.worker(1), looked_at.worker(1)
+    looked_at.ledger.unique = {1}
+    leasing = asyncio.create_task(looked_at.lease(2))
+    await looked_at.recognising.looks.wait()
+    leasing.cancel()
+    await asyncio.gather(leasing, return_exceptions=True)
+    looked_at.recognising.may_go_on.set()
+    for _ in range(2):
+        looked_at.time.advance(1.0)
+        await looked_at.handover.recover()
+    assert sorted([*one.in_hand, *other.in_hand]) == [1, 2]
+    assert one.outbox.qsize() == other.outbox.qsize() == 1
+
+
+async def test_one_answer_brings_a_bounded_number_of_payloads(rig: Rig) -> None:
+    for _ in range(70):
+        rig.worker(1)
+    assert await rig.lease(70) == (64, 64)

@@ -3,8 +3,9 @@
 Promises: only sessions that have nothing at all get a batch this way, one each, so no worker anywhere could begin it
 sooner, and what waits in a work stream is never overtaken; whose batches they are is decided like all others. The lease
 is written under the guards of feeding and of claiming. Clock: monotonic, injected. Failure: where the ledger's answer
-is lost the leases may have been written: they are looked for until no statement of ours can still be running, and
-handed out when they are found. The replica's end ends its sessions, and the rescuer finds their leases.
+is lost, or the lead ends before all is handed out, leases may have been written that nobody knows: they are looked for
+until no statement of ours can still be running, and handed out when they are found. The replica's end ends its
+sessions, and the rescuer finds their leases.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ log = logs.get_logger(__name__)
 _DOUBT_S = 60.0
 _LOOK_EVERY_S = 0.5
 _PAGE = 1_000
+_AT_ONCE = 64
+"""Their payloads come in one answer; further workers get theirs by the stream."""
 
 
 class Handover:
@@ -47,7 +50,7 @@ class Handover:
     async def lease(self, ledger: ports.FeedLedger, workload: str, order: Sequence[UUID]) -> tuple[int, int]:
         """Gives the first batches of `order`, which names jobs, to idle sessions. Returns how many were meant for one,
         and how many of them were leased."""
-        idle = self._registry.idle(workload, len(order))
+        idle = self._registry.idle(workload, min(len(order), _AT_ONCE))
         if not idle:
             return 0, 0
         slots = [
@@ -56,9 +59,9 @@ class Handover:
         ]
         for session in idle:
             session.promise(workload, 1)
-        leased: list[records.Leased] = []
         try:
             leased = await ledger.lease(slots)
+            await self._assigner.assign(leased)
         except BaseException:
             until = self._clock.monotonic() + _DOUBT_S
             self._doubtful |= {slot.lease_token: (slot.session_id, until) for slot in slots}
@@ -66,7 +69,7 @@ class Handover:
         finally:
             for session in idle:
                 session.promise(workload, -1)
-        await self._assigned(leased)
+        await self._tell(leased)
         return len(slots), len(leased)
 
     async def recover(self) -> None:
@@ -76,19 +79,21 @@ class Handover:
             return
         self._looked_at = now
         found = await self._batches.leases_of(sorted({s for s, _ in self._doubtful.values()}), _PAGE)
+        known = [lease for lease in found if lease.lease_token in self._doubtful]
         claims = [
             records.Claim(lease.batch_id, lease.lease_token, lease.session_id)
-            for lease in found
-            if lease.lease_token in self._doubtful
+            for lease in known
+            if not self._registry.holds(lease)
         ]
         if claims:
             log.warning("leases_without_an_answer", batches=len(claims))
-            await self._assigned(await self._batches.claim(claims))
-        settled = {claim.lease_token for claim in claims}
+            leased = await self._batches.claim(claims)
+            await self._assigner.assign(leased)
+            await self._tell(leased)
+        settled = {lease.lease_token for lease in known}
         self._doubtful = {t: d for t, d in self._doubtful.items() if t not in settled and d[1] > now}
 
-    async def _assigned(self, leased: Sequence[records.Leased]) -> None:
-        await self._assigner.assign(leased)
+    async def _tell(self, leased: Sequence[records.Leased]) -> None:
         starting = {batch.job_id for batch in leased if batch.job_starts}
         if starting:
             await self._wakeups.job_changed([(job_id, "state") for job_id in starting])

@@ -330,6 +330,12 @@ class SessionRegistry:
         session.assign(batch, plan)
         return True
 
+    def holds(self, lease: records.HeldLease) -> bool:
+        """Whether the lease's session has its batch in hand, under this very lease."""
+        session = self._sessions.get(lease.session_id)
+        held = session.in_hand.get(lease.batch_id) if session is not None else None
+        return held is not None and held.lease_token == lease.lease_token
+
     def _gone(self, session: Session) -> None:
         session.resided = lambda *_: None
         self._residents.put(session.session_id, frozenset())
