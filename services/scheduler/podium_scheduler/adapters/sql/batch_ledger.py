@@ -20,20 +20,22 @@ from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
 from podium_scheduler.domain import batches, fairness, room
 
+# Columns of a job: how many items one of its batches has, and how many are in Redis or on their way there.
+HOLDS = """greatest(1, item_count / batch_count) AS batch_items,
+                   items_succeeded + items_failed - items_released
+                   + (batch_count - batches_finished - batches_pending) * greatest(1, item_count / batch_count)
+                   AS held_items"""
+
 # A few jobs of each (app, priority), oldest first, by two index descents each: the cost does not grow with the backlog.
 # Those that can be given nothing now are passed over: all that waits is in backoff, or they hold too much already.
-_CANDIDATES = text("""
+_CANDIDATES = text(f"""
     SELECT j.job_id, j.app_id, j.priority, now() - j.create_time AS age, j.batches_pending, j.batch_items, a.weight,
            CAST(ceil(j.held_items / CAST(j.batch_items AS float8)) AS int) AS held_batches, j.gap
     FROM apps a
     CROSS JOIN generate_series(1, 5) AS level(priority)
     CROSS JOIN LATERAL (
         SELECT oldest.*, head.queue_time IS NOT NULL AS gap FROM (
-            SELECT job_id, app_id, jobs.priority, create_time, batches_pending,
-                   greatest(1, item_count / batch_count) AS batch_items,
-                   items_succeeded + items_failed - items_released
-                   + (batch_count - batches_finished - batches_pending) * greatest(1, item_count / batch_count)
-                   AS held_items
+            SELECT job_id, app_id, jobs.priority, create_time, batches_pending, {HOLDS}
             FROM jobs
             WHERE feedable AND workload = :workload AND app_id = a.app_id AND jobs.priority = level.priority
             ORDER BY create_time LIMIT :looked_at) AS oldest
@@ -73,7 +75,14 @@ _FEED = text(f"""
     SELECT EXISTS (SELECT FROM term) AS leads, fed.* FROM (VALUES (1)) AS always(one) LEFT JOIN fed ON true
 """)
 
-_CLAIM = text("""
+# What records.Leased has, in its order, of a batch `b` and its job `j`.
+LEASED = """b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id, j.workload, j.modality, b.first_item,
+        b.item_count, b.payload, b.payload_encoding, b.payload_offset, j.options, j.deadline, j.traceparent,
+        j.state = 'PENDING' AS job_starts,
+        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s,
+        j.dedupe_scope, b.identities"""
+
+_CLAIM = text(f"""
     WITH claims(batch_id, lease_token, session_id) AS (
         SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:session_ids AS uuid[]))
     )
@@ -82,11 +91,7 @@ _CLAIM = text("""
         session_id = c.session_id, lease_time = now()
     FROM claims c JOIN sessions s ON s.session_id = c.session_id AND s.state = 'OPEN', jobs j
     WHERE b.batch_id = c.batch_id AND (b.state = 'QUEUED' OR b.lease_token = c.lease_token) AND j.job_id = b.job_id
-    RETURNING b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id, j.workload, j.modality, b.first_item,
-        b.item_count, b.payload, b.payload_encoding, b.payload_offset, j.options, j.deadline, j.traceparent,
-        j.state = 'PENDING' AS job_starts,
-        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s,
-        j.dedupe_scope, b.identities
+    RETURNING {LEASED}
 """)
 
 _START_JOBS = text("""
@@ -270,17 +275,15 @@ _WORK = text("""
     FROM jobs WHERE state IN ('PENDING', 'RUNNING') GROUP BY workload ORDER BY workload
 """)
 
-# One index descent for each workload, however many jobs wait: the feeder asks this all the time.
-_WAITING_WORKLOADS = text("""
-    WITH RECURSIVE found(workload) AS (
+# After WITH RECURSIVE: the workloads of which something waits, by name. One index descent each, however many jobs wait.
+WAITING = """found(workload) AS (
         (SELECT workload FROM jobs WHERE feedable ORDER BY workload LIMIT 1)
         UNION ALL
         SELECT (SELECT jobs.workload FROM jobs WHERE feedable AND jobs.workload > found.workload
                 ORDER BY jobs.workload LIMIT 1)
         FROM found WHERE found.workload IS NOT NULL
-    )
-    SELECT workload FROM found WHERE workload IS NOT NULL
-""")
+    ), waiting AS MATERIALIZED (SELECT workload FROM found WHERE workload IS NOT NULL)"""
+_WAITING_WORKLOADS = text(f"WITH RECURSIVE {WAITING} SELECT workload FROM waiting")
 
 # Of jobs only those that are active: counting the others would read all of history again and again.
 _JOB_COUNTS = text("""

@@ -8,21 +8,15 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from podium_scheduler.adapters.sql import leadership
+from podium_scheduler.adapters.sql import batch_ledger, leadership
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import feeding, records
 from podium_scheduler.domain import fairness
 
-# One index descent for each workload that waits, however many jobs do, and one more to see whether a job is alone: then
-# nobody has to ask whose turn it is. What is in flight and offered is only of interest where something waits.
-_OUTLOOK = text("""
-    WITH RECURSIVE found(workload) AS (
-        (SELECT workload FROM jobs WHERE feedable ORDER BY workload LIMIT 1)
-        UNION ALL
-        SELECT (SELECT jobs.workload FROM jobs WHERE feedable AND jobs.workload > found.workload
-                ORDER BY jobs.workload LIMIT 1)
-        FROM found WHERE found.workload IS NOT NULL
-    ), waiting AS MATERIALIZED (SELECT workload FROM found WHERE workload IS NOT NULL),
+# One look more for each workload that waits tells whether a job is alone: then nobody has to ask whose turn it is. What
+# is in flight and offered is only of interest where something waits.
+_OUTLOOK = text(f"""
+    WITH RECURSIVE {batch_ledger.WAITING},
     offered AS (
         SELECT c.key AS workload, CAST(sum(CAST(c.value AS int)) AS int) AS credits
         FROM sessions s CROSS JOIN LATERAL jsonb_each_text(s.credits) AS c
@@ -44,10 +38,7 @@ _OUTLOOK = text("""
             head.queue_time IS NOT NULL AS gap, a.weight
         FROM (
             SELECT job_id, app_id, priority, create_time, batches_pending, count(*) OVER () AS jobs,
-                greatest(1, item_count / batch_count) AS batch_items,
-                items_succeeded + items_failed - items_released
-                + (batch_count - batches_finished - batches_pending) * greatest(1, item_count / batch_count)
-                AS held_items
+                   {batch_ledger.HOLDS}
             FROM (SELECT * FROM jobs WHERE feedable AND jobs.workload = waiting.workload LIMIT 2) AS first_two) AS two
         JOIN apps a ON a.app_id = two.app_id
         CROSS JOIN LATERAL (
@@ -89,11 +80,7 @@ _LEASE = text(f"""
             start_time = CASE WHEN jobs.state = 'PENDING' THEN now() ELSE jobs.start_time END
         FROM (SELECT job_id, count(*) AS batches FROM leased GROUP BY job_id) AS f WHERE jobs.job_id = f.job_id
     )
-    SELECT EXISTS (SELECT FROM term) AS leads, b.batch_id, b.lease_token, b.session_id, b.attempt, b.job_id,
-        j.workload, j.modality, b.first_item, b.item_count, b.payload, b.payload_encoding, b.payload_offset,
-        j.options, j.deadline, j.traceparent, j.state = 'PENDING' AS job_starts,
-        CAST(extract(epoch FROM now() - greatest(j.create_time, b.not_before)) AS float8) AS waited_s,
-        j.dedupe_scope, b.identities
+    SELECT EXISTS (SELECT FROM term) AS leads, {batch_ledger.LEASED}
     FROM (VALUES (1)) AS always(one) LEFT JOIN leased b ON true LEFT JOIN jobs j ON j.job_id = b.job_id
 """)
 
