@@ -17,6 +17,7 @@ from podium.common.v1 import item_pb2
 from podium.gateway.v1 import gateway_pb2
 from podium_client.errors import InvalidInput, PodiumError, ProtocolError, decode_details, from_rpc_error
 from podium_client.items import Kind
+from podium_client.parts import add
 from podium_client.results import Embeddings, ResultChunk, chunk_from_proto, fill
 from podium_client.retry import is_retryable
 from podium_client.rpc import Gateway, with_origin
@@ -35,9 +36,7 @@ def request_of(
         raise InvalidInput(f"keys: {len(named)} for {len(inputs)} items")
     items = kind.empty()
     for index, (value, key) in enumerate(zip(inputs, named, strict=True)):
-        content = kind.read(index, value)
-        item = items.items.add(key=key)
-        setattr(item, content.field, content.value)
+        add(items, kind.read(index, value), key)
     request = gateway_pb2.EmbedRequest(workload=workload, options=options)
     getattr(request, kind.name).CopyFrom(items)
     return request

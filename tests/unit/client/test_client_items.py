@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from podium.common.v1 import item_pb2
-from podium_client import ImageLike, InvalidInput, TextLike
+from podium_client import ImageLike, InvalidInput, TextLike, queries
 from podium_client.items import IMAGES, MAX_INLINE_BYTES, TEXTS
 from podium_client.parts import JobSpec, cut, request_id, whole
 
@@ -135,3 +135,9 @@ def test_what_is_neither_a_text_nor_token_ids_is_named(bad: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         list(cut(["a", bad], kind=TEXTS))
     assert caught.value.violations[0].index == 1
+
+
+def test_a_call_takes_token_ids_as_a_job_does() -> None:
+    ids: list[TextLike] = [[1, 2, 3], (7,), np.array([4, 5]), "a text"]
+    request = queries.request_of(TEXTS, ids, "w", item_pb2.EmbeddingOptions(), ["a", "b", "c", "d"])
+    assert request.texts == whole(ids, ["a", "b", "c", "d"], TEXTS)
