@@ -118,26 +118,25 @@ class Front:
         errors: Sequence[tuple[int, int, str]] = (), offset: int = 0, **assign: Any,
     ) -> None:  # fmt: skip
         """Puts pictures (a place for each item, failed ones included) into the arena and assigns them."""
-        os.pwrite(self.arena, pictures.tobytes(), offset)
-        items = [item_pb2.ImageItem(key=f"k-{index}") for index in range(len(pictures))]
-        place = {
-            "offset": offset, "height": pictures.shape[1], "width": pictures.shape[2], "fetch_s": 1.5,
-            "errors": [list(error) for error in errors],
-        }  # fmt: skip
-        payload = item_pb2.ImageItems(items=items).SerializeToString()
+        payload, header = self._shelve(pictures, errors, offset)
         fields = {"workload": name, "item_count": len(pictures)} | assign
-        self._assign(key, IMAGE, payload, {"pictures": place}, fields)
+        self._assign(key, IMAGE, payload, header, fields)
 
     def call(self, key: str, texts: Sequence[str], name: str = "w", left_s: float = STEP_S, **assign: Any) -> None:
         """Asks for texts interactively. The number at the end of `key` is the call's. `assign`: fields of Assign."""
         payload = item_pb2.TextItems(items=[item_pb2.TextItem(key=f"k-{text}", text=text) for text in texts])
-        message = worker_pb2.Assign(
-            workload=name, item_count=len(texts), modality=TEXT, payload=payload.SerializeToString(),
-            payload_encoding=item_pb2.PAYLOAD_ENCODING_IDENTITY,
-        )  # fmt: skip
+        message = worker_pb2.Assign(workload=name, item_count=len(texts), modality=TEXT)
+        message.payload = payload.SerializeToString()
         message.MergeFrom(worker_pb2.Assign(**assign))
-        header = {"key": key, "call_id": int(key.rpartition("-")[2]), "left_s": left_s}
-        self.say(wire.Kind.EMBED, header, message.SerializeToString())
+        self._embed(key, message, {"left_s": left_s})
+
+    def call_images(
+        self, key: str, pictures: npt.NDArray[np.uint8], errors: Sequence[tuple[int, int, str]] = (), offset: int = 0
+    ) -> None:
+        """As `call`, with pictures as `images` has them."""
+        payload, header = self._shelve(pictures, errors, offset)
+        message = worker_pb2.Assign(workload="w", item_count=len(pictures), modality=IMAGE, payload=payload)
+        self._embed(key, message, {"left_s": STEP_S} | header)
 
     def answer(self, key: str) -> worker_pb2.EmbedAnswer | None:
         """Waits for the end of a call; None when nothing was said of it."""
@@ -153,6 +152,23 @@ class Front:
             start += size
         assert start == len(frame.body)
         return Result(frame.header, [one.chunk.chunk for one in frames[:-1]], frames[-1].done)
+
+    def _shelve(
+        self, pictures: npt.NDArray[np.uint8], errors: Sequence[tuple[int, int, str]], offset: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        """Payload and header of pictures, which are in the arena from then on."""
+        os.pwrite(self.arena, pictures.tobytes(), offset)
+        items = [item_pb2.ImageItem(key=f"k-{index}") for index in range(len(pictures))]
+        place = {
+            "offset": offset, "height": pictures.shape[1], "width": pictures.shape[2], "fetch_s": 1.5,
+            "errors": [list(error) for error in errors],
+        }  # fmt: skip
+        return item_pb2.ImageItems(items=items).SerializeToString(), {"pictures": place}
+
+    def _embed(self, key: str, message: worker_pb2.Assign, header: dict[str, Any]) -> None:
+        message.payload_encoding = message.payload_encoding or item_pb2.PAYLOAD_ENCODING_IDENTITY
+        said = {"key": key, "call_id": int(key.rpartition("-")[2])} | header
+        self.say(wire.Kind.EMBED, said, message.SerializeToString())
 
     def _assign(
         self, key: str, modality: workload_pb2.Modality, payload: bytes, header: dict[str, Any], fields: dict[str, Any]

@@ -144,6 +144,24 @@ def test_a_suspect_batch_of_images_has_no_company(front: Front) -> None:
     assert told.index(("RESULT", "half")) < told.index(("PREPARING", "after"))
 
 
+def test_a_call_of_which_no_picture_came_costs_the_batch_beside_it_nothing() -> None:
+    with executor_front.running(PODIUM_FAULT_DELAY_S="0.1") as slow:
+        slow.load(executor_front.workload())
+        slow.images("first", pictures(16))
+        slow.result("first")
+        shown, asked = pictures(64), pictures(9, seed=2)
+        slow.images("batch", shown)
+        slow.hear(wire.Kind.COMPUTING, key="batch")
+        # Both wait for the same micro-batch, which has no room for nine.
+        slow.call_images("call-1", pictures(1), [(0, *UNDECODABLE)], offset=100_000)
+        slow.call_images("call-2", asked, offset=200_000)
+        nothing, answer = slow.answer("call-1"), slow.answer("call-2")
+        assert nothing is not None and answer is not None
+        assert [error.item_index for error in nothing.chunk.errors] == [0]
+        assert answer.chunk.vectors == expected(asked).tobytes()
+        np.testing.assert_array_equal(slow.result("batch").vectors, expected(shown))
+
+
 def test_a_poison_picture_kills_the_process_that_computes_it() -> None:
     shown = pictures(3)
     shown[1] = np.frombuffer(POISON.encode(), np.uint8)

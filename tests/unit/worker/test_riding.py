@@ -19,7 +19,7 @@ def _pace(fixed_s: float, each_s: float, *sizes: int) -> pace.Pace:
 
 
 PACES = st.builds(_pace, st.floats(0, 0.2), st.floats(1e-6, 1e-2))
-CALLS = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=8), max_size=30)
+CALLS = st.lists(st.lists(st.integers(1, 300), max_size=8), max_size=30)
 
 
 @given(PACES, st.integers(1, 10_000), st.floats(0, 10), st.floats(0, 1))
@@ -52,6 +52,7 @@ def test_riders_never_make_a_micro_batch_larger_than_it_may_be(
 ) -> None:
     chosen = riding.riders(calls, riding.Next(width, rows, most), known)
     assert chosen == sorted(set(chosen))
+    assert all(calls[index] for index in chosen)
     beside = [size for index in chosen for size in calls[index]]
     cut = microbatches.Remaining([width] * rows).take(most, beside)
     assert cut.indices
@@ -90,6 +91,12 @@ def test_calls_are_no_more_than_half_of_a_micro_batch() -> None:
     assert riding.riders([[10]] * 5, riding.Next(10, 100, 100), known) == [0, 1, 2, 3, 4]
     assert riding.riders([[10]] * 6, riding.Next(10, 100, 100), known) == []
     assert riding.riders([[10]], riding.Next(10, 100, 10), known) == []
+
+
+def test_a_call_of_which_nothing_comes_to_the_device_does_not_ride() -> None:
+    known = _pace(0.5, 1e-3)
+    assert riding.riders([[], [10] * 6], riding.Next(10, 100, 100), known) == []
+    assert riding.riders([[], [10]], riding.Next(10, 100, 100), known) == [1]
 
 
 def test_nobody_rides_while_nothing_is_known_of_the_device() -> None:

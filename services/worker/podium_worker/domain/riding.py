@@ -57,18 +57,18 @@ class Next:
 def riders(calls: Sequence[Sequence[int]], coming: Next, known: pace.Pace) -> list[int]:
     """Indices, ascending, of the calls that ride along; the others are computed by themselves, all together.
 
-    `calls`: lengths of the items of each. With riders, the micro-batch holds no more than it may, and most of its rows
-    are the batch's own.
+    `calls`: lengths of the items of each that come to the device; a call without any has nothing to ride with. With
+    riders, the micro-batch holds no more than it may, and half of its rows at least are the batch's own.
     """
     if not known.known:
         return []
-    order = sorted(range(len(calls)), key=lambda index: max(calls[index], default=0))
+    order = sorted((index for index, call in enumerate(calls) if call), key=lambda index: max(calls[index]))
     alone = sum(len(call) for call in calls)
     longest = max((max(call, default=0) for call in calls), default=0)
     aboard, best, chosen = 0, known.seconds(alone * longest), 0
     for count, index in enumerate(order, 1):
         aboard, alone = aboard + len(calls[index]), alone - len(calls[index])
-        ridden = _ridden_s(aboard, max(calls[index], default=0), coming, known)
+        ridden = _ridden_s(aboard, max(calls[index]), coming, known)
         if ridden is None:
             break
         cost = ridden + known.seconds(alone * longest)
