@@ -94,10 +94,10 @@ class Turn:
 
     @property
     def size(self) -> int:
-        """What it counts against a micro-batch's budget."""
+        """What it counts against a micro-batch's budget: at least 1 for each row, also where a text has no token."""
         if self.prepared is None:
             return 0
-        return self.prepared.item_count * max(self.prepared.sizes, default=1)
+        return self.prepared.item_count * max(1, max(self.prepared.sizes, default=1))
 
     def sizes(self, part: Part) -> Sequence[int]:
         """What each of its items counts."""

@@ -4,8 +4,8 @@ as rows of the next one.
 Promises: the front hears of a call before it is on the device; one that rides along is answered from its rows as soon
 as they have landed; one whose company was no good (an error, rows that no client may see, no memory) is computed by
 itself, so that neither it nor the batch suffers for the other; whoever was still aboard when the batch left waits for
-the next turn. What riders take is their share of the micro-batch, by what the device saw of them. Used by the compute
-thread alone. Clock: monotonic, this process's own.
+the next turn. What riders take is their share of the micro-batch, by what the device saw of them, and no moment is
+counted twice. Used by the compute thread alone. Clock: monotonic, this process's own.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Company:
         """When the device was last done with something of which this was told."""
         self._disturbed_at = 0.0
         """When calls were last computed by themselves."""
+        self._counted_at = 0.0
+        """Until when the time that calls took is counted."""
         self.shared = False
         """Whether riders were on the device with the batch when it left."""
 
@@ -92,7 +94,8 @@ class Company:
                 self._turns.give_back(together)
                 break
             riders = self._riders(together, riding.Next(width, rows, self._most(budget))) or riders
-            self._turns.took(began, time.monotonic(), ahead=True)
+            self._counted_at = time.monotonic()
+            self._turns.took(began, self._counted_at, ahead=True)
         self._begun.append(_Begun(time.monotonic(), riders))
         return backend.Aboard(self._most(budget), riders.prepared if riders is not None else None)
 
@@ -108,7 +111,8 @@ class Company:
             # Else it waited for others on the device, and nobody knows for how long.
             self._pace.observe(size, now - since, now)
         if begun.riders is not None:
-            spent = (now - since) * len(rows) / (own + len(rows))
+            # On CUDA the micro-batch behind it has been boarded since.
+            spent = (now - max(since, self._counted_at)) * len(rows) / (own + len(rows))
             self._answer(begun.riders, rows, now - spent, spent)
             self._turns.took(now - spent, now, ahead=True)
         self._free_at = now
