@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+import trustme
 from prometheus_client import REGISTRY
 
 from podium_gateway.adapters.http import server
@@ -299,24 +298,14 @@ async def test_a_taken_address_is_told_plainly() -> None:
             second.start()
 
 
-def make_certificate(folder: Path) -> settings.TlsFiles:
-    """A self-signed certificate of 127.0.0.1."""
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return settings.TlsFiles(cert, key)
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 async def test_tls_and_client_certificates_as_on_the_grpc_side(tmp_path: Path) -> None:
-    files = await asyncio.to_thread(make_certificate, tmp_path)
-    trusting = ssl.create_default_context(cafile=str(files.cert))
-    showing = ssl.create_default_context(cafile=str(files.cert))
-    assert files.cert is not None
-    showing.load_cert_chain(files.cert, files.key)
+    authority, cert, key, ca = trustme.CA(), tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    trusting, showing = ssl.create_default_context(cafile=ca), ssl.create_default_context(cafile=ca)
+    authority.issue_cert("client.example").configure_cert(showing)
 
     async def embed(edge: Edge, context: ssl.SSLContext) -> list[float]:
         async with (
@@ -325,10 +314,10 @@ async def test_tls_and_client_certificates_as_on_the_grpc_side(tmp_path: Path) -
         ):
             return (await client.embeddings.create(model="texts", input="one")).data[0].embedding
 
-    async with http_edge.edge(tls=files) as edge:
+    async with http_edge.edge(tls=settings.TlsFiles(cert, key)) as edge:
         assert edge.base_url.startswith("https://127.0.0.1:")
         assert await embed(edge, trusting) == [float(x) for x in vector_of("one")]
-    async with http_edge.edge(tls=replace(files, ca=files.cert)) as edge:
+    async with http_edge.edge(tls=settings.TlsFiles(cert, key, ca)) as edge:
         assert await embed(edge, showing) == [float(x) for x in vector_of("one")]
         with pytest.raises(openai.APIConnectionError):
             await embed(edge, trusting)

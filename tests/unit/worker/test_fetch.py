@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+import trustme
 
 from podium_runtime import clock
 from podium_worker.adapters import fetch
@@ -323,28 +321,17 @@ async def test_cancellation_frees_everything(stage: str) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _certificate(folder: Path, name: str) -> ssl.SSLContext:
-    """A server's context with a fresh certificate for `name`, which is left in cert.pem."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl makes the certificates")
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
+def _tls(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts of a server with a fresh certificate for `name`, and of a client that trusts it."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert(name).configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
 
 
-async def test_tls_is_verified_by_the_name_and_never_twice(tmp_path: Path) -> None:
-    server_tls = _certificate(tmp_path, "good.example")
-    trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+async def test_tls_is_verified_by_the_name_and_never_twice() -> None:
+    server_tls, trust = _tls("good.example")
     names = FakeNames(good_example=["127.0.0.1"], other_example=["127.0.0.1"])
     async with rig(names=names, tls=server_tls, trust=trust) as r:
         r.server.serve("/a", b"good")
@@ -360,9 +347,8 @@ async def test_tls_is_verified_by_the_name_and_never_twice(tmp_path: Path) -> No
         assert not r.server.requests and r.outcomes == {"fetch_failed": 1}
 
 
-async def test_tls_is_not_given_up(tmp_path: Path) -> None:
-    server_tls = _certificate(tmp_path, "good.example")
-    trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+async def test_tls_is_not_given_up() -> None:
+    server_tls, trust = _tls("good.example")
     names = FakeNames(good_example=["127.0.0.1"])
     async with rig(names=names, tls=server_tls, trust=trust) as r, ImageServer() as plain:
         r.server.redirect("/a", plain.serve("/a", b"x"))
