@@ -14,6 +14,7 @@ from rich.console import Console
 
 import podium_client
 import podium_scheduler
+from podium_runtime import logs
 from tests.bench import (
     backlog,
     bare_hop,
@@ -153,6 +154,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of report.json")
     asked = parser.parse_args()
+    # The scheduler's own code runs in this process too, where nobody sets this.
+    logs.configure("WARNING", "console", "bench")
     sizes = QUICK if asked.quick else Sizes(rounds=asked.rounds)
     started = time.perf_counter()
     run = Run(sizes, asked.only or PARTS)

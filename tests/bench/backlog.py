@@ -1,9 +1,11 @@
 """(f) What a backlog of a million batches costs: the scheduler's memory, and the latency of feeding and claiming.
 
 Two ledgers on one Postgres, one next to empty, one with the backlog, which SQL has written: PENDING batches of jobs of
-many apps in all priorities. Latencies: the scheduler's own statements, called in-process, cycle by cycle in turn.
-Memory: a fresh scheduler process on each ledger in each round, leading, with its feeder at work for a worker that takes
-batches and never finishes one; its peak since it was started, which nobody has to ask a collector for.
+many apps in all priorities. Latencies: whole rounds of the leader's own feeder, and the scheduler's claim, called
+in-process on a work stream that is always empty, cycle by cycle in turn. Once nobody is idle, and what is fed goes to
+the stream; once as many workers are as batches are due, and they get them at once. Memory: a fresh scheduler process on
+each ledger in each round, leading, with its feeder at work for a worker that takes batches and never finishes one; its
+peak since it was started, which nobody has to ask a collector for.
 """
 
 from __future__ import annotations
@@ -15,30 +17,101 @@ import random
 import tempfile
 import time
 import urllib.request
-from collections import Counter
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prometheus_client import parser
 
-from podium_scheduler.adapters.sql import holdings_ledger
-from podium_scheduler.domain import fairness
+from podium.worker.v1 import worker_pb2
+from podium_runtime import clock, ids
+from podium_scheduler.adapters.sql import feed_ledger
+from podium_scheduler.app import assigner, feeder, handover, records, wakers, worker_sessions
+from podium_scheduler.domain import fairness, room
 from tests.bench import footprint, ledgers, report, rounds
 from tests.support import fake_worker, stack
 
 APPS = 10
+_SHARING = ("app-0", "app-1")
 JOB_BATCHES = 200
 _BATCH_ITEMS = 250
 _PAYLOAD_BYTES = 64
-_PER_LEVEL = 4
 _AGING = timedelta(minutes=10)
 _CREDITS = 16
 _SETTLE_S = 120.0
 _LOOK_S = 0.1
+
+
+class _Surroundings:
+    """Of a feeder: Redis, whose work streams are always empty, other replicas, which nobody wakes, and a leadership."""
+
+    leads = True
+
+    def __init__(self) -> None:
+        self.pushed: list[int] = []
+
+    async def depths_and_memory(self, workloads: Sequence[str]) -> tuple[dict[str, int], room.Memory]:
+        return dict.fromkeys(workloads, 0), room.Memory(0, 0)
+
+    async def push(self, workload: str, batch_ids: Sequence[int]) -> None:
+        self.pushed += batch_ids
+
+    async def replicas(self, kind: str, **fields: object) -> None:
+        pass
+
+    async def job_changed(self, changes: Sequence[tuple[UUID, str]]) -> None:
+        pass
+
+
+class _Hands(assigner.Assigner):
+    """Notes what is handed out, and leaves the sessions idle."""
+
+    taken: Sequence[records.Leased] = ()
+
+    async def assign(self, leased: Sequence[records.Leased]) -> None:
+        self.taken = leased
+
+
+class _Feeder:
+    """The leader's own on a ledger, for these sessions, which stay idle."""
+
+    def __init__(self, ledger: ledgers.Ledger, sessions: Sequence[worker_sessions.Session] = ()) -> None:
+        registry = worker_sessions.SessionRegistry()
+        for session in sessions:
+            registry.add(session)
+        self._around = _Surroundings()
+        self._hands = _Hands(registry)
+        around: Any = self._around
+        short = handover.Handover(registry, ledger.batches, self._hands, around, ids.SystemIds(), clock.SystemClock())
+        feeds = feed_ledger.FeedLedger(ledger.pool)
+        self._feeder = feeder.Feeder(feeds, ledger.batches, around, wakers.Wakers(around, around), short, _AGING, {})
+
+    async def queued(self) -> list[int]:
+        """A round, for nobody who is idle: ids of the batches that went to the work stream."""
+        self._around.pushed.clear()
+        await self._feeder.round()
+        return list(self._around.pushed)
+
+    async def leased(self) -> Sequence[records.Leased]:
+        """A round: the batches that went to the sessions."""
+        self._hands.taken = ()
+        await self._feeder.round()
+        return self._hands.taken
+
+
+async def _idle(ledger: ledgers.Ledger) -> list[worker_sessions.Session]:
+    """As many as a round feeds."""
+    sessions = [worker_sessions.Session(uuid.uuid4(), uuid.uuid4()) for _ in range(ledgers.GROUP)]
+    offer = worker_pb2.WorkloadStatus(workload=ledgers.WORKLOAD, credits=1)
+    for session in sessions:
+        await ledger.open_session(session.session_id)
+        session.take_status(worker_pb2.Status(total_credits=1, workloads=[offer]), {ledgers.WORKLOAD})
+    return sessions
 
 
 @dataclass
@@ -47,44 +120,48 @@ class _Side:
 
     ledger: ledgers.Ledger
     backlog: bool
+    queueing: _Feeder
+    handing: _Feeder
+    """With idle workers."""
     fed: list[list[float]] = field(default_factory=list)
     claimed: list[list[float]] = field(default_factory=list)
-    shares: fairness.Shares = field(default_factory=fairness.Shares)
+    handed: list[list[float]] = field(default_factory=list)
+
+    @classmethod
+    async def on(cls, ledger: ledgers.Ledger, *, backlog: bool) -> _Side:
+        """On an open ledger."""
+        return cls(ledger, backlog, _Feeder(ledger), _Feeder(ledger, await _idle(ledger)))
 
     async def cycle(self) -> None:
-        """Feeds and claims a group, in the order that is fair, then completes it outside the clock."""
+        """Feeds and claims a group, in the order that is fair, then hands over another; completes both outside the
+        clock."""
         started = time.perf_counter()
-        batch_ids = await self._feed()
+        batch_ids = await self.queueing.queued()
         fed = time.perf_counter()
-        leased = await self.ledger.claim(batch_ids)
-        claimed = time.perf_counter()
-        assert len(leased) == ledgers.GROUP
+        claimed = await self.ledger.claim(batch_ids)
+        self.claimed[-1].append(time.perf_counter() - fed)
         self.fed[-1].append(fed - started)
-        self.claimed[-1].append(claimed - fed)
-        await self.ledger.complete(leased)
+        await self._complete(claimed)
+        started = time.perf_counter()
+        handed = await self.handing.leased()
+        self.handed[-1].append(time.perf_counter() - started)
+        await self._complete(handed)
 
-    async def _feed(self) -> list[int]:
-        """What a round of the feeder asks of the ledger; ids of the batches that were fed."""
-        batches = self.ledger.batches
-        assert ledgers.WORKLOAD in await batches.waiting_workloads()
-        await holdings_ledger.HoldingsLedger(self.ledger.pool).in_flight()
-        candidates, weights = await batches.candidates(ledgers.WORKLOAD, _PER_LEVEL)
-        order = fairness.plan(candidates, weights, self.shares, ledgers.GROUP, _AGING)
-        queued = await batches.feed({UUID(job_id): count for job_id, count in Counter(order).items()})
-        return [batch_id for batch_ids in queued.values() for batch_id in batch_ids]
+    async def _complete(self, leased: Sequence[records.Leased]) -> None:
+        assert len(await self.ledger.complete(leased)) == ledgers.GROUP
 
 
 async def measure(count: int, *, jobs: int, cycles: int) -> list[report.Line]:
-    """Three lines, with `jobs` jobs of JOB_BATCHES batches each waiting."""
+    """Four lines, with `jobs` jobs of JOB_BATCHES batches each waiting."""
     with tempfile.TemporaryDirectory(prefix="podium-bench-") as name:
         async with _sides(Path(name), jobs) as (empty, full):
-            none, backlog = (_Side(side.ledger, backlog=side is full) for side in (empty, full))
+            none, backlog = [await _Side.on(site.ledger, backlog=site is full) for site in (empty, full)]
             order = random.Random(1)
             for _ in range(count + 1):
                 await _round([none, backlog], cycles, order)
-            for side in (empty, full):
-                await side.ledger.admit()
-                await side.ledger.pool.close()
+            for site in (empty, full):
+                await site.ledger.admit()
+                await site.ledger.pool.close()
             memory = [await _memory(empty, full) for _ in range(count)]
     return [*_latencies(none, backlog, jobs * JOB_BATCHES), _memory_line(memory, jobs * JOB_BATCHES)]
 
@@ -92,21 +169,28 @@ async def measure(count: int, *, jobs: int, cycles: int) -> list[report.Line]:
 async def _round(sides: list[_Side], cycles: int, order: random.Random) -> None:
     """As in `history`: both ledgers in a new order for each cycle."""
     for side in sides:
-        side.fed.append([])
-        side.claimed.append([])
+        for taken in (side.fed, side.claimed, side.handed):
+            taken.append([])
     while len(sides[0].fed[-1]) < cycles:
-        small = [(side.ledger, await side.ledger.admit()) for side in sides if not side.backlog]
-        for _ in range(ledgers.JOB_BATCHES // ledgers.GROUP):
+        # Two jobs that share, for nobody is asked whose turn it is where one is alone.
+        small = [
+            (side.ledger, app, await side.ledger.admit(app, ledgers.JOB_BATCHES // 2))
+            for side in sides
+            if not side.backlog
+            for app in _SHARING
+        ]
+        for _ in range(ledgers.JOB_BATCHES // (2 * ledgers.GROUP)):
             for which in order.sample(range(len(sides)), len(sides)):
                 await sides[which].cycle()
-        for ledger, job_id in small:
-            await ledger.release(job_id)
+        for ledger, app, job_id in small:
+            await ledger.release(job_id, app, ledgers.JOB_BATCHES // 2)
 
 
 def _latencies(none: _Side, backlog: _Side, waiting: int) -> list[report.Line]:
     steps = (
         ("claim", f"claim {ledgers.GROUP} batches", none.claimed, backlog.claimed),
-        ("feed", f"choose and feed {ledgers.GROUP} batches", none.fed, backlog.fed),
+        ("feed", f"look, choose and feed {ledgers.GROUP} batches", none.fed, backlog.fed),
+        ("hand_over", f"look, choose and lease {ledgers.GROUP} batches to idle workers", none.handed, backlog.handed),
     )
     lines = []
     for name, what, theirs, ours in steps:
@@ -118,7 +202,8 @@ def _latencies(none: _Side, backlog: _Side, waiting: int) -> list[report.Line]:
                 f"{name}_backlog",
                 *([rounds.percentile(taken, 0.5) * 1e3 for taken in side[1:]] for side in (ours, theirs)),
                 what=f"{what} with {waiting:,} batches waiting (p50)",
-                against=f"the same with {ledgers.JOB_BATCHES} batches or fewer waiting, cycle by cycle in turn (p50)",
+                against=f"the same with {ledgers.JOB_BATCHES} batches or fewer of two jobs waiting, "
+                "cycle by cycle in turn (p50)",
                 unit="ms",
                 precision="no computation, durable commits",
                 counts=f"{len(ours[-1])} cycles a round; {APPS} apps, all priorities",

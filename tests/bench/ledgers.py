@@ -41,20 +41,24 @@ class Ledger:
 
     async def open(self) -> None:
         """Opens the session."""
-        session = records.NewSession(self.session_id, uuid.uuid4(), "bench", "bench", "0", "", b"")
+        await self.open_session(self.session_id)
+
+    async def open_session(self, session_id: UUID) -> None:
+        """Opens another one, of a worker of its own."""
+        session = records.NewSession(session_id, uuid.uuid4(), "bench", "bench", "0", "", b"")
         await session_ledger.SessionLedger(self.pool, _WEEK).open(session, [])
 
-    async def admit(self) -> UUID:
-        """A new job of JOB_BATCHES batches that wait."""
+    async def admit(self, app: str = APP, batches: int = JOB_BATCHES) -> UUID:
+        """A new job of so many batches that wait."""
         payload = b"x" * self.payload_bytes
-        new_batches = tuple(records.NewBatch(n, 1, payload, 1) for n in range(JOB_BATCHES))
-        new = records.NewJob(APP, uuid.uuid4(), b"d", WORKLOAD, 1, 3, {}, b"", None, "", new_batches)
+        new_batches = tuple(records.NewBatch(n, 1, payload, 1) for n in range(batches))
+        new = records.NewJob(app, uuid.uuid4(), b"d", WORKLOAD, 1, 3, {}, b"", None, "", new_batches)
         job, _ = await self.jobs.admit(uuid.uuid4(), new)
         return job.job_id
 
-    async def release(self, job_id: UUID) -> None:
+    async def release(self, job_id: UUID, app: str = APP, batches: int = JOB_BATCHES) -> None:
         """Drops what was admitted so."""
-        await self.jobs.release(APP, job_id, JOB_BATCHES, JOB_BATCHES)
+        await self.jobs.release(app, job_id, batches, batches)
 
     async def claim(self, batch_ids: Sequence[int]) -> list[records.Leased]:
         """Leases batches that are QUEUED."""

@@ -19,7 +19,7 @@ LINES = {
     "latency": ["first_result"],
     "admission": ["admission"],
     "history": ["claim_history_hot", "claim_history_archived"],
-    "backlog": ["claim_backlog", "feed_backlog", "scheduler_memory"],
+    "backlog": ["claim_backlog", "feed_backlog", "hand_over_backlog", "scheduler_memory"],
 }
 STAGES = ["fetch", "wait", "prepare", "compute", "send"]
 
