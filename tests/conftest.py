@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+
+import pytest
 
 from tests.support import nursery, shared_postgres
 
@@ -18,7 +21,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-def pytest_sessionfinish() -> None:
-    """Ends what all tests of this process have shared."""
+@pytest.fixture(scope="session", autouse=True)
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What all tests of this process share ends after the last of them."""
+    shared_postgres.make_folder = lambda: tmp_path_factory.mktemp("shared-postgres")
+    yield
     nursery.close()
     shared_postgres.close()

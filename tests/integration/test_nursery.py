@@ -42,9 +42,26 @@ async def test_a_killed_child_ends_with_its_signal_and_the_others_with_the_nurse
     async with asyncio.timeout(STEP_S):
         assert await children[0].wait() == -signal.SIGKILL
         left = psutil.Process(children[1].pid)
+        # One that stands still hears of nothing.
+        children[1].send_signal(signal.SIGSTOP)
         await asyncio.to_thread(mine.close)
-        await asyncio.to_thread(left.wait)
+        await asyncio.to_thread(left.wait, STEP_S)
         assert await children[1].wait() == -signal.SIGKILL
+
+
+async def test_who_gives_up_on_the_shared_server_does_not_end_it_for_the_others(tmp_path: Path) -> None:
+    shared = shared_postgres.SharedPostgres(tmp_path)
+    try:
+        async with asyncio.timeout(STEP_S):
+            impatient = asyncio.create_task(shared.lend().__aenter__())
+            await asyncio.sleep(0)
+            impatient.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await impatient
+            async with shared.lend() as lent:
+                await (await asyncpg.connect(lent.url.replace("+asyncpg", ""))).close()
+    finally:
+        await asyncio.to_thread(shared.close)
 
 
 async def test_lent_databases_are_migrated_and_share_nothing() -> None:

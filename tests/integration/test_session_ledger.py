@@ -59,7 +59,9 @@ async def test_a_broken_stream_shortens_its_session_and_never_lengthens_it(pool:
 
 async def until_blocked(pool: database.Database) -> None:
     """Until somebody waits for a lock."""
-    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
     async with asyncio.timeout(30):
         while True:
             async with pool.engine.connect() as connection:

@@ -5,9 +5,10 @@ of such a test would be imports. Each service has a nursery. What is forked runs
 the environment and the output that it is given, in a process of its own that nobody else's state reaches: before the
 fork the nursery has imported modules and done nothing else (no thread, no loop, no channel, no connection).
 
-Promises: a child ends when the nursery does, and the nursery ends with the process that made it. Exit statuses are as
-asyncio's: negative for a signal. Failure: when the nursery dies its children count as killed. Not for whoever measures
-what a service takes to start or holds in memory: `stack.servers(as_deployed=True)` executes Python.
+Promises: a child ends when the nursery does, and the nursery ends with the process that made it: it kills its children
+first, those too that stand still. Exit statuses are as asyncio's: negative for a signal. Failure: when the nursery is
+killed its children get SIGTERM, and count as killed. Not for whoever measures what a service takes to start or holds in
+memory: `stack.servers(as_deployed=True)` executes Python.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -81,6 +82,8 @@ class Nursery:
     def __init__(self, module: str) -> None:
         self._line, theirs = socket.socketpair()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PODIUM_")}
+        # numpy's library would start a thread for each core when it is loaded.
+        environment["OPENBLAS_NUM_THREADS"] = "1"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.nursery", str(theirs.fileno()), module],
             pass_fds=[theirs.fileno()],
@@ -130,6 +133,7 @@ def _serve(line: socket.socket) -> dict[str, object] | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakeful.fileno(), warn_on_full_buffer=False)
     wishes = line.makefile("rb", buffering=0)
+    children: set[int] = set()
     with selectors.DefaultSelector() as both:
         both.register(line, selectors.EVENT_READ)
         both.register(waker, selectors.EVENT_READ)
@@ -137,13 +141,18 @@ def _serve(line: socket.socket) -> dict[str, object] | None:
             ready = {key.fileobj for key, _ in both.select()}
             if waker in ready:
                 waker.recv(4096)
-                _reap(line)
+                for pid, status in _ended():
+                    children.discard(pid)
+                    line.sendall(json.dumps({"pid": pid, "status": status}).encode() + b"\n")
             if line not in ready:
                 continue
             if not (wish := wishes.readline()):
+                for pid in children:
+                    os.kill(pid, signal.SIGKILL)
                 return None
             if not (pid := os.fork()):
                 break
+            children.add(pid)
             line.sendall(json.dumps({"pid": pid}).encode() + b"\n")
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -153,7 +162,8 @@ def _serve(line: socket.socket) -> dict[str, object] | None:
     return found
 
 
-def _reap(line: socket.socket) -> None:
+def _ended() -> Iterator[tuple[int, int]]:
+    """Children that have ended, with their exit statuses."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -161,7 +171,7 @@ def _reap(line: socket.socket) -> None:
             return
         if not pid:
             return
-        line.sendall(json.dumps({"pid": pid, "status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+        yield pid, os.waitstatus_to_exitcode(status)
 
 
 def _main() -> None:
@@ -169,6 +179,8 @@ def _main() -> None:
     # The whole group gets a Ctrl-C; the tests decide what becomes of the services.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     importlib.import_module(f"{module}.main")
+    threads = threading.active_count() if sys.platform != "linux" else len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{module} starts threads when it is imported: it cannot be forked"
     # A collection would touch, and so copy, every page that the children share.
     gc.freeze()
     wish = _serve(line)

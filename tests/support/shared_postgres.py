@@ -5,7 +5,9 @@ A cluster and its migrations cost seconds; a copy of a database that is migrated
 Promises: databases share nothing but the server, and are gone with their `with` block; the leader's advisory locks are
 of one database too. Nothing survives a crash of the machine: what is durable is the business of tests with a server of
 their own (`stack.servers(as_deployed=True)`). The server starts with the first who asks, on a thread and a loop of its
-own, since each test has a loop that ends before it; it ends with `close`, or, however the process ends, with it.
+own, since each test has a loop that ends before it; who gives up waiting for that ends it for nobody else. It ends with
+`close`, which takes its files away, or, however the process ends, with it: then the files are left in `make_folder`'s,
+pytest's own folder, which pytest clears up as it does what else such a run has left.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,13 @@ import asyncpg
 from podium_embedded import EmbeddedPostgres
 from podium_scheduler.adapters.sql import migrate
 
+
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="podium-postgres-"))
+
+
+make_folder: Callable[[], Path] = _temporary
+"""Where the server's files go; tests/conftest.py sets it."""
 _FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -48,12 +57,10 @@ class _Server(EmbeddedPostgres):
 
 
 class SharedPostgres:
-    """A server on a thread of its own."""
+    """A server on a thread of its own. It ends with that thread, for the kernel takes the thread for its parent."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="podium-postgres-"))
-        # Postgres does not run as root, and whoever it runs as has to come to its own folder.
-        self._folder.chmod(0o711)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="shared-postgres", daemon=True)
         self._thread.start()
@@ -73,7 +80,8 @@ class SharedPostgres:
     @contextlib.asynccontextmanager
     async def lend(self) -> AsyncIterator[Lent]:
         """A new database with an empty, migrated ledger."""
-        await asyncio.wrap_future(self._started)
+        # Not by `wrap_future`: to cancel that is to cancel the start.
+        await asyncio.to_thread(self._started.result)
         name = f"test_{uuid.uuid4().hex}"
         await self._run(f"CREATE DATABASE {name} TEMPLATE podium")
         try:
@@ -99,7 +107,7 @@ _mine: list[SharedPostgres] = []
 async def migrated() -> AsyncIterator[Lent]:
     """A new database with an empty, migrated ledger, on this process's server."""
     if not _mine:
-        _mine.append(SharedPostgres())
+        _mine.append(SharedPostgres(make_folder()))
     async with _mine[0].lend() as lent:
         yield lent
 
