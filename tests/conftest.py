@@ -11,6 +11,9 @@ import pytest
 
 from tests.support import nursery, shared_postgres
 
+# Its assertions are a test's own, and say as much when they fail.
+pytest.register_assert_rewrite("tests.support.ledger_calls")
+
 # Whoever runs the tests as a shell's background job ignores SIGINT, and every process that a test starts and interrupts
 # would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
