@@ -163,6 +163,20 @@ def test_riders_are_the_first_to_go_when_memory_runs_out(ahead: int) -> None:
     assert (seen, way.budget) == ([16, 16, 8], 16)
 
 
+def test_the_budget_never_rises_again() -> None:
+    """A call that is computed while a micro-batch is boarded may find less memory than that micro-batch does."""
+    way, seen = lane.Lane(MODEL, CPU, 32), list[int]()
+
+    class Beside(backend.Alone):
+        def board(self, width: int, rows: int, budget: int) -> backend.Aboard:
+            if not seen:
+                way.compute([1] * 8, _stage, _with_room_for(2, seen), _never_says_no)
+            return backend.Aboard(budget)
+
+    way.compute([1] * 64, _stage, _with_room_for(16, seen), _never_says_no, Beside())
+    assert way.budget == 2
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_a_batch_that_is_not_wanted_ends_between_two_microbatches(ahead: int) -> None:
     seen: list[int] = []

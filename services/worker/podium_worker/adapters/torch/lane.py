@@ -180,7 +180,8 @@ class Lane:
             again = tried.isdisjoint(cut.indices)
             tried.update(cut.indices)
             return again
-        self.budget = max(1, cut.padded_tokens // 2)
+        # A call computed while this was boarded may have found less memory.
+        self.budget = min(self.budget, max(1, cut.padded_tokens // 2))
         return True
 
     def _empty_cache(self) -> None:
