@@ -46,8 +46,12 @@ async def behind_a_proxy(directory: Path) -> AsyncIterator[tuple[stack.Stack, Tc
         first = await running.start("scheduler")
         second = await running.start("scheduler")
         await running.start("gateway", scheduler_address=second.address)
-        async with TcpProxy(int(first.address.rpartition(":")[2])) as proxy:
+        async with TcpProxy(_port(first)) as proxy:
             yield running, proxy
+
+
+def _port(service: stack.Service) -> int:
+    return int(service.address.rpartition(":")[2])
 
 
 async def until(worker: stack.Service, name: str, least: float) -> None:
@@ -57,14 +61,15 @@ async def until(worker: stack.Service, name: str, least: float) -> None:
 
 
 async def test_a_worker_in_a_black_hole_goes_on_at_the_other_replica_with_what_it_holds(tmp_path: Path) -> None:
-    async with behind_a_proxy(tmp_path) as (running, proxy):
-        second = running.services[1]
-        worker = await running.start(
-            "worker", scheduler_address=f"{proxy.address},{second.address}", fault_delay_s="0.05"
-        )
+    async with behind_a_proxy(tmp_path) as (running, first), TcpProxy(_port(running.services[1])) as second:
+        proxies = {proxy.address: proxy for proxy in (first, second)}
+        worker = await running.start("worker", scheduler_address=",".join(proxies), fault_delay_s="0.05")
         async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client, asyncio.timeout(STEP_S):
             embedding = asyncio.create_task(client.embed_texts(TEXTS, workload="hash-384"))
             await until(worker, COMPUTED, 1)
+            # It takes replicas in an order of its own.
+            (opened,) = events(worker, "session_opened")
+            proxy = proxies[str(opened["address"])]
             await proxy.impose(BLACK_HOLE)
             await until(worker, "podium_worker_sessions_total", 2)
             resumed = [e["resumed"] for e in events(worker, "session_opened")]
