@@ -49,6 +49,7 @@ from podium_scheduler.app import (
     lookout,
     lost_results,
     model_loads,
+    outlook,
     placer,
     pod_janitor,
     pod_keeper,
@@ -383,6 +384,7 @@ class Scheduler:
         lost = lost_results.LostResults(stores.batches, stores.buffer, self._wakers)
         returned = returned_results.ReturnedResults(stores.archive, stores.buffer)
         settings, names = self._settings, sorted(self._workloads)
+        coming = outlook.Outlook() if self._fleet else None
         return [
             feeder.Feeder(
                 stores.feeds,
@@ -399,9 +401,11 @@ class Scheduler:
             unservable.Unservable(
                 stores.batches,
                 stores.sessions,
+                stores.scaling,
                 stores.wakeups,
                 clock.SystemClock(),
                 settings.unservable_patience_s,
+                coming,
             ),
             assembler.Assembler(
                 stores.items,
@@ -431,8 +435,8 @@ class Scheduler:
                 timedelta(seconds=settings.job_retention_s),
             ),
             *(
-                pod_wiring.loops(self._fleet, stores, self._workloads, self._wakers, self._draining, self._ids)
-                if self._fleet
+                pod_wiring.loops(self._fleet, stores, self._workloads, self._wakers, self._draining, self._ids, coming)
+                if self._fleet and coming
                 else ()
             ),
         ]

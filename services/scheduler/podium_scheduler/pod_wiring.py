@@ -19,6 +19,7 @@ from podium_scheduler.app import (
     draining,
     fleet_facts,
     job_costs,
+    outlook,
     pod_keeper,
     pod_readiness,
     pods_of_operators,
@@ -89,8 +90,9 @@ def loops(
     wake: wakers.Wakers,
     drains: draining.Draining,
     make: ids.Ids,
+    show: outlook.Outlook,
 ) -> list[supervision.Loop]:
-    """The leader's, with `stores` that write under its term only."""
+    """The leader's, with `stores` that write under its term only. `show` learns what pods may come."""
     plan, time = fleet.plan, clock.SystemClock()
     rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
     facts = fleet_facts.FleetFacts(
@@ -105,7 +107,7 @@ def loops(
     )
     on_offer = autoscaler.OfferWatch(fleet.renting, time)
     decides = autoscaler.Autoscaler(
-        stores.pods, stores.scaling, facts, on_offer, drains, plan.policy, plan.cluster, make, time, wake
+        stores.pods, stores.scaling, facts, on_offer, drains, plan.policy, plan.cluster, make, time, wake, show=show
     )
     keepers = [
         pod_keeper.PodKeeper(stores.pods, provider, fleet.order, make, time, rules, wake.keepers[provider.name])

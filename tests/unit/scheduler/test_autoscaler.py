@@ -204,6 +204,32 @@ def test_what_is_rented_meets_the_needs(needs: offers.Needs, rented: offers.Offe
     assert set(spawned(decide(clip(work(20 * HOUR_S), needs=needs)))) == {rented}
 
 
+def test_what_a_pods_worker_cannot_serve_is_not_poured_into_it() -> None:
+    able = pod(batches_in_hand=1)
+    unable = replace(able, unable=frozenset({"clip"}), resident=frozenset({"bge"}))
+    assert spawned(decide(clip(work(2 * HOUR_S)), fleet=[able])) == []
+    assert spawned(decide(clip(work(2 * HOUR_S)), fleet=[unable])) == [CHEAP]
+    idle = replace(unable, batches_in_hand=0, last_active=NOW - 60)
+    assert only(decide(clip(work(2 * HOUR_S)), fleet=[idle]), Drain).cause is pods.Reason.IDLE
+
+
+def test_what_no_pod_can_load_has_none_rented_and_operators_are_told() -> None:
+    hopeless = clip(work(20 * HOUR_S), hopeless="3 tries")
+    policy = replace(POLICY, wishes=Wishes(warm_pods=1), limits=Limits(min_pods=1))
+    actions = decide(hopeless, policy=policy)
+    assert spawned(actions) == []
+    alert = only(actions, Alert)
+    assert (alert.trouble, alert.reason, only(actions, Wait).reason) == (Trouble.UNSERVABLE, "3 tries", "3 tries")
+    other = Demand("bge", (work(20 * HOUR_S),))
+    assert {a.workload for a in decide(hopeless, other) if isinstance(a, Spawn)} == {"bge"}
+
+
+def test_an_offer_whose_pods_could_not_load_it_is_taken_last() -> None:
+    demand = clip(work(2 * HOUR_S), failed_on=frozenset({CHEAP.key}))
+    assert spawned(decide(demand)) == [SAFE]
+    assert spawned(decide(demand, on_offer=(CHEAP,))) == [CHEAP]
+
+
 def test_an_old_cuda_is_no_use() -> None:
     old, new = replace(CHEAP, cuda_version="12.2"), replace(SAFE, cuda_version="12.10")
     needs = offers.Needs(cuda_version="12.4")

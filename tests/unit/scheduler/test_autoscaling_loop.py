@@ -20,6 +20,7 @@ from podium_scheduler.app import (
     autoscaler,
     fleet_facts,
     job_costs,
+    outlook,
     pod_readiness,
     providers,
     records,
@@ -120,6 +121,7 @@ class Rig:
     leads: bool = True
     drained: list[uuid.UUID] = field(default_factory=list)
     asked: list[records.InteractiveDemand] = field(default_factory=list)
+    outlook: outlook.Outlook = field(default_factory=outlook.Outlook)
 
     def __post_init__(self) -> None:
         self.pods = PodLedgerModel(self.time)
@@ -135,8 +137,9 @@ class Rig:
         make = ids.SequentialIds()
         self.waking = wakers.Wakers(mine, mine)
         self.loop = autoscaler.Autoscaler(
-            self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time, self.waking
-        )
+            self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time, self.waking,
+            show=self.outlook,
+        )  # fmt: skip
         self.readiness = pod_readiness.PodReadiness(self.pods, mine)
 
     async def placed(self) -> list[records.PlacedSession]:
@@ -173,10 +176,14 @@ class Rig:
         self.work(100)
         await self.round()
         (pod,) = (await self.pods.census()).pods
-        token = b"t" * 32
+        return await self.come(pod, stage_s)
+
+    async def come(self, pod: pods.Pod, stage_s: float = 0.0) -> pods.Pod:
+        """A pod that was intended, likewise."""
+        token = pod.pod_id.bytes * 2
         self.time.advance(stage_s)
         await self.pods.move([pods.Move(pod.pod_id, pod.state, pods.State.CREATING, join_token_sha256=token)])
-        seen = pods.Sighting("id-1", pod.name)
+        seen = pods.Sighting(f"id-{pod.pod_id}", pod.name)
         self.time.advance(stage_s)
         await self.pods.move([pods.Move(pod.pod_id, pods.State.CREATING, pods.State.STARTING, sighting=seen)])
         worker = uuid.uuid4()
@@ -185,6 +192,30 @@ class Rig:
         self.time.advance(stage_s)
         self.sessions[worker] = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(state=worker_pb2.DEVICE_STATE_IDLE)])
         return await self.now(pod)
+
+    async def intended(self, within_s: float) -> list[pods.Pod]:
+        """Pods that are intended by then, as soon as there are any."""
+        until = self.time.monotonic() + within_s
+        while True:
+            await self.round()
+            found = [pod for pod in (await self.pods.census()).pods if pod.state is pods.State.INTENDED]
+            if found or self.time.monotonic() >= until:
+                return found
+            self.time.advance(10)
+
+    async def fails(self, within_s: float = 200.0, words: str = "bad file") -> pods.Pod:
+        """A pod is rented within that time, cannot load its model, and goes."""
+        (pod,) = await self.intended(within_s)
+        pod = await self.come(pod)
+        self.status(pod).workloads.add(workload=pod.workload, unavailable_reason=words)
+        await self.round()
+        await self.readiness.run_once()
+        gone = await self.now(pod)
+        await self.round()
+        assert pod.worker_id is not None
+        del self.sessions[pod.worker_id]
+        await self.pods.move([pods.Move(pod.pod_id, gone.state, pods.State.DESTROYED)])
+        return gone
 
     async def now(self, pod: pods.Pod) -> pods.Pod:
         found = await self.pods.pod(pod.pod_id)
@@ -279,6 +310,82 @@ async def test_a_pod_without_its_gpu_is_given_back() -> None:
     now = await rig.now(pod)
     assert (now.state, now.reason) == (pods.State.DESTROYING, pods.Reason.UNSUITABLE)
     assert now.detail == "it came up with 0 of 1 GPUs"
+
+
+async def test_a_pod_that_cannot_load_what_it_was_rented_for_is_given_back() -> None:
+    rig = Rig()
+    rig.work(100)
+    gone = await rig.fails(words="the file is broken")
+    assert (gone.state, gone.reason) == (pods.State.DESTROYING, pods.Reason.MODEL_UNAVAILABLE)
+    assert gone.detail == "the file is broken"
+
+
+async def test_what_no_pod_can_load_is_tried_three_times_and_new_work_not_before_an_hour_is_over() -> None:
+    rig = Rig()
+    rig.work(100)
+    for _ in range(3):
+        assert rig.outlook.hopeless() == {}
+        assert (await rig.fails()).workload == "minilm"
+    assert await rig.intended(1800.0) == []
+    words = "3 tries with pods, and none could load it: bad file"
+    assert rig.outlook.hopeless() == {"minilm": words} and rig.outlook.hope("minilm") == ""
+    said = {decision.kind: decision.reason for decision in rig.scaling.decided}
+    assert (said["Wait"], said["Alert"]) == (words, words)
+    rig.work(0)
+    rig.time.advance(60)
+    rig.work(100)
+    assert await rig.intended(1500.0) == [], "what failed for others fails for new work too"
+    assert await rig.intended(600.0) != []
+
+
+async def test_a_model_that_one_pod_cannot_load_is_tried_elsewhere() -> None:
+    rig = Rig()
+    rig.cloud.found = (OFFER, dataclasses.replace(OFFER, gpu_type="L40S", price_usd_per_hour=1.6))
+    rig.work(100)
+    assert [(await rig.fails()).gpu_type for _ in range(3)] == ["L4", "L40S", "L4"]
+
+
+async def test_pods_that_were_intended_together_are_one_try() -> None:
+    rig = Rig()
+    rig.work(50_000)
+    together = await rig.intended(60.0)
+    assert len(together) > 3
+    for pod in together:
+        pod = await rig.come(pod)
+        rig.status(pod).workloads.add(workload=pod.workload, unavailable_reason="the hub is away")
+    await rig.round()
+    await rig.readiness.run_once()
+    assert {(await rig.now(pod)).reason for pod in together} == {pods.Reason.MODEL_UNAVAILABLE}
+    assert rig.outlook.hopeless() == {} and rig.outlook.hope("minilm")
+
+
+async def test_a_pod_that_went_on_with_another_model_is_no_capacity_for_what_it_cannot_load() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("other")
+    await rig.readiness.run_once()
+    assert (await rig.now(pod)).state is pods.State.READY
+    assert await rig.intended(0.0) == [], "it may still load it"
+    rig.status(pod).workloads.add(workload="minilm", unavailable_reason="bad file")
+    assert len(await rig.intended(0.0)) == 1
+
+
+async def test_a_pod_that_loaded_it_ends_the_count() -> None:
+    rig = Rig()
+    rig.work(100)
+    for _ in range(2):
+        await rig.fails()
+    (good,) = await rig.intended(300.0)
+    good = await rig.come(good)
+    rig.status(good).devices[0].resident_workloads.append("minilm")
+    await rig.round()
+    await rig.readiness.run_once()
+    assert good.worker_id is not None
+    del rig.sessions[good.worker_id]
+    lost = pods.Move(good.pod_id, pods.State.READY, pods.State.LOST, pods.Reason.VANISHED, "")
+    await rig.pods.move([lost])
+    await rig.fails(300.0)
+    assert rig.outlook.hopeless() == {}, "one try since"
 
 
 async def test_an_idle_pod_is_drained_and_then_destroyed_and_a_busy_one_is_not() -> None:

@@ -19,7 +19,7 @@ from uuid import UUID
 from prometheus_client import Counter, Gauge
 
 from podium_runtime import clock, ids, logs
-from podium_scheduler.app import fleet_facts, intents, loops, ports, providers, records
+from podium_scheduler.app import fleet_facts, intents, loops, outlook, ports, providers, records
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import actions, autoscaler, observed, policy
 
@@ -80,12 +80,14 @@ class Autoscaler(loops.PatientLoop):
         time: clock.Clock,
         wake: Wakes,
         decide: Decide = autoscaler.decide,
+        show: outlook.Outlook | None = None,
     ) -> None:
-        """`decide`: another rule than ours, in the simulator."""
+        """`decide`: another rule than ours, in the simulator. `show`: who is told what it rests on."""
         super().__init__(wake.autoscaler)
         self._wakers = wake
         self._clock = time
         self._decide = decide
+        self._outlook = show
         self._ledger = ledger
         self._scaling = scaling
         self._facts = facts
@@ -100,6 +102,8 @@ class Autoscaler(loops.PatientLoop):
         """One decision, and what follows from it."""
         rules = await self.rules()
         facts, now = await self._facts.gather(self._offers.known)
+        if self._outlook is not None:
+            self._outlook.note(facts, rules, self._offers.silent)
         try:
             decided = self._decide(facts, rules, now)
         except Exception:
@@ -178,6 +182,13 @@ class OfferWatch(loops.PatientLoop):
         """The newest of each provider."""
         now = self._clock.monotonic()
         return [one for at, found in self._known.values() if now - at < _OFFERS_KEPT_S for one in found]
+
+    @property
+    def silent(self) -> list[str]:
+        """Providers whose offers are not known: they have not answered yet, or not for long."""
+        now, never = self._clock.monotonic(), (float("-inf"), ())
+        names = [provider.name for provider in self._providers]
+        return [name for name in names if now - self._known.get(name, never)[0] >= _OFFERS_KEPT_S]
 
     async def round(self) -> float:
         """Asks all of them at the same time."""

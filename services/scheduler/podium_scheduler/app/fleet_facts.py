@@ -15,7 +15,7 @@ from uuid import UUID
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.app import job_costs, ports, records
+from podium_scheduler.app import device_needs, job_costs, model_trials, ports, records
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import budgets, observed
 
@@ -26,6 +26,7 @@ _BACKOFF_S = 60.0
 _MAX_BACKOFF_S = 1_800.0
 _NO_CAPACITY_S = 300.0
 """The longest interval where there was no capacity: it comes back without notice, and a try is one call."""
+_JUDGED = frozenset({pods.State.READY, pods.State.DRAINING})
 _UNDECIDED = frozenset({pods.State.INTENDED, pods.State.CREATING})
 _WITHDRAWN = frozenset(
     {pods.Reason.NOT_WANTED, pods.Reason.OPERATOR, pods.Reason.OVER_BUDGET, pods.Reason.OVER_LIMIT, pods.Reason.ORPHAN}
@@ -65,6 +66,7 @@ class FleetFacts:
         self._workloads = workloads
         self._began: datetime | None = None
         self._active_at: dict[UUID, float] = {}
+        self._trials = model_trials.ModelTrials(workloads, offer_of)
         self.census: Sequence[pods.Pod] = ()
         """The pods of the last round, as the ledger had them."""
         self.told_to_leave: frozenset[UUID | None] = frozenset()
@@ -81,12 +83,14 @@ class FleetFacts:
             self._active_at[pod_id] = max(self._active_at.get(pod_id, 0.0), last.timestamp())
         self.told_to_leave = frozenset(key for key, worker in workers.items() if worker.told_to_leave)
         past = await self._ledger.list_pods(None, _NEWEST)
+        self._trials.observe(past, workers)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         facts = observed.Observed(
             demands=self._demands(
                 [*await self._scaling.demands(), *await self._calls(workers.values())],
                 await self._scaling.arrivals(),
                 await self._budgeted(now),
+                now,
             ),
             offers=tuple(on_offer),
             pods=tuple(self._pod(pod, workers.get(pod.worker_id), now) for pod in census.pods),
@@ -133,22 +137,31 @@ class FleetFacts:
         rows: Iterable[records.DemandRow],
         lately: Mapping[str, records.Arrivals],
         budgeted: Mapping[str, Sequence[observed.Due]],
+        now: datetime,
     ) -> tuple[observed.Demand, ...]:
         """Of every workload, those without work too: some are to be kept warm."""
         due: defaultdict[str, list[observed.Due]] = defaultdict(list)
         for row in rows:
             by = None if row.due is None else row.due.timestamp()
             due[row.workload].append(observed.Due(row.items, row.since.timestamp(), by))
-        return tuple(
-            observed.Demand(
-                name,
-                (*due[name], *budgeted.get(name, ())),
-                _needs(workload),
-                lately[name].items_per_s if name in lately else 0.0,
-                lately[name].window_s if name in lately else None,
+        found = []
+        for name, workload in sorted(self._workloads.items()):
+            dues = (*due[name], *budgeted.get(name, ()))
+            since = min((one.since for one in dues), default=None)
+            trials = self._trials.of(name, since, (self._began or now).timestamp(), now.timestamp())
+            came = lately.get(name)
+            found.append(
+                observed.Demand(
+                    name,
+                    dues,
+                    _needs(workload),
+                    came.items_per_s if came else 0.0,
+                    came.window_s if came else None,
+                    trials.failed_on,
+                    trials.hopeless,
+                )
             )
-            for name, workload in sorted(self._workloads.items())
-        )
+        return tuple(found)
 
     def _pod(self, pod: pods.Pod, worker: Worker | None, now: datetime) -> observed.Pod:
         in_hand = worker.in_hand if worker is not None else 0
@@ -173,6 +186,8 @@ class FleetFacts:
             loading=loading,
             batches_in_hand=in_hand,
             resident=worker.resident if worker is not None else frozenset(),
+            # One that is to become READY is judged by whoever makes it so; until then it is on its way.
+            unable=frozenset(worker.unable) if worker is not None and pod.state in _JUDGED else frozenset(),
             changed=_seconds(pod.destroy_time if pod.state is pods.State.DESTROYING else pod.drain_time),
             cause=pod.reason,
         )
@@ -183,7 +198,7 @@ class Worker:
 
     def __init__(self, session: records.PlacedSession) -> None:
         status = worker_pb2.Status.FromString(session.status)
-        self.worker_id, self.gpus = _introduced(session.hello)
+        self.worker_id, self.devices = _introduced(session.hello)
         self.told_to_leave = session.drain
         self.leaves = status.draining
         """It takes nothing new, by its own words."""
@@ -191,13 +206,25 @@ class Worker:
         devices = list(status.devices)
         self.loading = any(device.state == worker_pb2.DEVICE_STATE_BOOTING for device in devices)
         self.resident = frozenset(name for device in devices for name in device.resident_workloads)
+        self.unable = {one.workload: one.unavailable_reason for one in status.workloads if one.unavailable_reason}
+        """Workloads that it cannot serve, and why."""
+
+    @property
+    def gpus(self) -> list[worker_pb2.Device]:
+        """Its devices but for the CPU."""
+        return [device for device in self.devices if device.uuid != "cpu"]
+
+    def fits(self, needs: workload_pb2.DeviceNeeds) -> bool:
+        """Whether any of its devices has what a workload needs."""
+        return any(device_needs.meets(device, needs) for device in self.devices)
 
 
 @functools.lru_cache(maxsize=4_096)
-def _introduced(said: bytes) -> tuple[UUID, int]:
-    """A worker's id and how many GPUs it has, by its Hello, which stays the same while its session lasts."""
+def _introduced(said: bytes) -> tuple[UUID, Sequence[worker_pb2.Device]]:
+    """A worker's id and devices, by its Hello, which stays the same while its session lasts."""
     hello = worker_pb2.Hello.FromString(said)
-    return UUID(hello.worker_id), sum(device.uuid != "cpu" for device in hello.devices)
+    # A worker that names no device is one whose device is not known.
+    return UUID(hello.worker_id), tuple(hello.devices) or (worker_pb2.Device(uuid="cpu"),)
 
 
 async def workers_of(sessions: ports.PlacedSessions) -> dict[UUID | None, Worker]:

@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, logs
-from podium_scheduler.app import desires, loops, ports, records, wakers, worker_sessions
+from podium_scheduler.app import desires, device_needs, loops, ports, records, wakers, worker_sessions
 from podium_scheduler.domain import placement
 
 log = logs.get_logger(__name__)
@@ -206,26 +206,8 @@ class _Fits:
         kind = (*hello.backends, "", *hello.workloads, "", *told)
         if kind not in self._known:
             servable = (w for w in self._workloads.values() if worker_sessions.may_serve(hello, w))
-            self._known[kind] = frozenset(w.name for w in servable if _meets(device, w.needs))
+            self._known[kind] = frozenset(w.name for w in servable if device_needs.meets(device, w.needs))
         return self._known[kind]
-
-
-def _meets(device: worker_pb2.Device, needs: workload_pb2.DeviceNeeds) -> bool:
-    """As the worker judges it: a CPU's memory is not counted, and it has no compute capability."""
-    if needs.min_compute_capability and _capability(device) < _version(needs.min_compute_capability):
-        return False
-    return not device.vram_bytes or device.vram_bytes >= needs.vram_bytes
-
-
-def _capability(device: worker_pb2.Device) -> tuple[int, ...]:
-    try:
-        return _version(device.compute_capability)
-    except ValueError:
-        return ()
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part)
 
 
 class _Memory:

@@ -1,7 +1,8 @@
 """Moves pods on to READY when their workers are fit for work. Runs on the leader only.
 
 A worker is fit when it has a model loaded, for every load ends with its canary. One that comes up without the GPUs that
-were rented is given back at once: it would bill, and never be what it was rented for. Clock: the ledger's.
+were rented is given back at once: it would bill, and never be what it was rented for. So is one whose worker says that
+it cannot load what it was rented for, before another model has made it READY: another machine may. Clock: the ledger's.
 """
 
 from __future__ import annotations
@@ -74,9 +75,11 @@ class PodReadiness(loops.PatientLoop):
 def _verdict(pod: pods.Pod, worker: fleet_facts.Worker | None) -> pods.Move | None:
     if worker is None:
         return None
-    if pod.gpu_type and worker.gpus < pod.gpu_count:
-        detail = f"it came up with {worker.gpus} of {pod.gpu_count} GPUs"
+    if pod.gpu_type and len(worker.gpus) < pod.gpu_count:
+        detail = f"it came up with {len(worker.gpus)} of {pod.gpu_count} GPUs"
         return pods.Move(pod.pod_id, pod.state, pods.State.DESTROYING, pods.Reason.UNSUITABLE, detail)
-    if not worker.resident:
-        return None
-    return pods.Move(pod.pod_id, pod.state, pods.State.READY, detail="its worker has passed its canary")
+    if worker.resident:
+        return pods.Move(pod.pod_id, pod.state, pods.State.READY, detail="its worker has passed its canary")
+    if words := worker.unable.get(pod.workload):
+        return pods.Move(pod.pod_id, pod.state, pods.State.DESTROYING, pods.Reason.MODEL_UNAVAILABLE, words)
+    return None

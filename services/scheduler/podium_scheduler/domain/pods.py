@@ -101,6 +101,8 @@ class Reason(StrEnum):
     """Its worker did not register in time."""
     CANARY_TIMEOUT = "CANARY_TIMEOUT"
     """Its worker registered, and no model passed its canary in time."""
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    """Its worker registered, and could not load the model that it was rented for."""
     PROVIDER_ERROR = "PROVIDER_ERROR"
     """The provider says that it broke, or that it stopped."""
     WORKER_GONE = "WORKER_GONE"

@@ -49,6 +49,7 @@ class PodReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POD_REASON_UNSUITABLE: _ClassVar[PodReason]
     POD_REASON_VANISHED: _ClassVar[PodReason]
     POD_REASON_ORPHAN: _ClassVar[PodReason]
+    POD_REASON_MODEL_UNAVAILABLE: _ClassVar[PodReason]
 POD_STATE_UNSPECIFIED: PodState
 POD_STATE_INTENDED: PodState
 POD_STATE_CREATING: PodState
@@ -80,6 +81,7 @@ POD_REASON_WORKER_GONE: PodReason
 POD_REASON_UNSUITABLE: PodReason
 POD_REASON_VANISHED: PodReason
 POD_REASON_ORPHAN: PodReason
+POD_REASON_MODEL_UNAVAILABLE: PodReason
 
 class Worker(_message.Message):
     __slots__ = ("worker_id", "session_id", "hostname", "version", "pod_id", "replica_id", "devices", "status", "connect_time", "heartbeat_time", "quarantine_reason")

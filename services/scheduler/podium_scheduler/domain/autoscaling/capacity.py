@@ -7,7 +7,7 @@ every window can be met; the reverse holds only nearly, for a workload's cheapes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -72,15 +72,17 @@ class Speeds:
         """The offers that may be rented for it, as far as is known."""
         known = self._rentable.get(workload)
         if known is None:
-            wanted = self._policy.wishes_for(workload).gpu_types
             known = self._rentable[workload] = [
-                offer
-                for offer in self._observed.offers
-                if offer.stock is not offers.Stock.NONE
-                and (not wanted or offer.gpu_type in wanted)
-                and self.items_per_s(workload, offer) > 0
+                offer for offer in self.fitting(workload) if offer.stock is not offers.Stock.NONE
             ]
         return known
+
+    def fitting(self, workload: str) -> Iterator[offers.Offer]:
+        """The offers that may serve it, those that there is none of now included."""
+        wanted = self._policy.wishes_for(workload).gpu_types
+        for offer in self._observed.offers:
+            if (not wanted or offer.gpu_type in wanted) and self.items_per_s(workload, offer) > 0:
+                yield offer
 
     def usd_per_item(self, workload: str, offer: offers.Offer) -> float:
         """While it computes; the offer has to serve the workload."""
@@ -169,6 +171,8 @@ class Group:
     """The pods, where there are any yet."""
     coming_s: float = 0.0
     """Of pods on their way: how long they take."""
+    unable: frozenset[str] = frozenset()
+    """Workloads that its pods cannot serve, whatever the offer says."""
 
     @property
     def coming(self) -> bool:
@@ -255,7 +259,7 @@ class Capacity:
         places = []
         for number, group in enumerate(self.groups):
             rate, usd_per_item, load_s = self._speeds.terms(workload, group.offer)
-            if rate > 0 and group.pods > 0:
+            if rate > 0 and group.pods > 0 and workload not in group.unable:
                 order = (usd_per_item, workload not in group.resident, group.start)
                 places.append((order, (number, group.pods * rate, usd_per_item, load_s / group.pods)))
         places.sort()
@@ -264,22 +268,27 @@ class Capacity:
 
 
 def grouped(pods: Iterable[Pod], speeds: Speeds, now: float) -> list[Group]:
-    """The pods that serve or are going to, in groups of the same offer that are there, or that are on their way."""
-    members: dict[tuple[str, bool], list[tuple[Pod, float]]] = {}
+    """The pods that serve or are going to, in groups of the same offer that are there, or that are on their way.
+
+    Those that turned out not to be able to serve something are a group of their own.
+    """
+    members: dict[tuple[str, bool, tuple[str, ...]], list[tuple[Pod, float]]] = {}
     for pod in pods:
         coming = pod.coming
         if coming or pod.active:
             start = _start(pod, speeds, now) if coming else now
             if start is not None:
-                members.setdefault((pod.offer.key, coming), []).append((pod, start))
+                unable = tuple(sorted(pod.unable)) if pod.unable else ()
+                members.setdefault((pod.offer.key, coming, unable), []).append((pod, start))
     groups: list[Group] = []
-    for found in (members[key] for key in sorted(members)):
+    for key in sorted(members):
+        found, unable = members[key], frozenset(key[2])
         mean = sum(start for _, start in found) / len(found)
         # What one of them has loaded counts for all: a load more or less is within what is spared.
-        resident = set[str]().union(*{pod.resident or frozenset({pod.workload}) for pod, _ in found})
+        resident = set[str]().union(*{pod.resident or frozenset({pod.workload}) for pod, _ in found}) - unable
         those = tuple(pod for pod, _ in found)
         coming_s = speeds.coming_s(those[0].workload, those[0].offer) if those[0].coming else 0.0
-        groups.append(Group(those[0].offer, len(found), mean, mean, resident, those, coming_s))
+        groups.append(Group(those[0].offer, len(found), mean, mean, resident, those, coming_s, unable))
     return groups
 
 

@@ -36,6 +36,10 @@ class Demand:
     """Items that came per second lately; 0: unknown."""
     window_s: float | None = None
     """The shortest completion window of the jobs that came lately; None: they had none."""
+    failed_on: frozenset[str] = frozenset()
+    """Offers, by key, whose pods lately could not load it."""
+    hopeless: str = ""
+    """Why no pod is rented for it any more: none could load it, several times. Empty: they are."""
 
     @property
     def items(self) -> int:
@@ -63,6 +67,8 @@ class Pod:
     batches_in_hand: int = 0
     resident: frozenset[str] = frozenset()
     """Workloads that it has loaded."""
+    unable: frozenset[str] = frozenset()
+    """Workloads that it cannot serve, by its worker's word."""
     changed: float | None = None
     """When it began to drain, or to be destroyed."""
     cause: pods.Reason = pods.Reason.NONE
@@ -84,8 +90,8 @@ class Pod:
         return self.loading or self.batches_in_hand > 0
 
     def is_warm(self, workload: str) -> bool:
-        """It has the workload loaded, or was rented for it."""
-        return workload in self.resident or self.workload == workload
+        """It has the workload loaded, or was rented for it and may come to load it."""
+        return workload in self.resident or (self.workload == workload and workload not in self.unable)
 
     def idle_s(self, now: float) -> float:
         """How long it has had nothing to do: since its last activity, or since it came."""

@@ -37,7 +37,7 @@ class Quote:
 
     offer: offers.Offer
     rank: int
-    """Its place in the list of wanted GPU types."""
+    """Its place in the list of wanted GPU types; behind all of them where the workload could not be loaded lately."""
     ready: float
     """When the first item could be computed."""
     pods: int
@@ -63,6 +63,7 @@ class Renting:
         self._speeds = speeds
         self._purse = purse
         self._now = now
+        self._failed_on = {demand.workload: demand.failed_on for demand in observed.demands if demand.failed_on}
         self._rented = Capacity([], speeds)
         self._draining = [pod for pod in draining if pod.cause in _TAKEN_BACK] if policy.undrains else []
         self.actions: list[Action] = []
@@ -82,12 +83,13 @@ class Renting:
 
     def keep_up(self, staying: Sequence[Pod]) -> None:
         """Rents up to the warm minimum of each workload, and up to the least number of pods."""
-        for demand in self._observed.demands:
+        hopeful = [demand for demand in self._observed.demands if not demand.hopeless]
+        for demand in hopeful:
             name = demand.workload
             if least := self._policy.wishes_for(name).warm_pods:
                 here = sum(pod.is_warm(name) for pod in staying) + self._spawned(name)
                 self._add(name, least - here, f"warm minimum of {name}")
-        for demand in sorted(self._observed.demands, key=self._unlikely):
+        for demand in sorted(hopeful, key=self._unlikely):
             lacking = self._policy.limits.min_pods - len(staying) - self._spawned()
             self._add(demand.workload, lacking, f"operator's minimum, for {demand.workload}")
 
@@ -103,6 +105,10 @@ class Renting:
     def _serve(self, demand: Demand, urgent: list[Work], full: list[Work]) -> None:
         urgent, full = self._join(urgent, keep=True), self._join(full, keep=False)
         if not (urgent or full):
+            return
+        if demand.hopeless:
+            self.actions.append(Wait(demand.workload, demand.hopeless))
+            self.actions.append(Alert(Trouble.UNSERVABLE, demand.workload, demand.hopeless))
             return
         best = self._best(demand, urgent) if urgent else None
         hurry = self._hurry(demand, urgent, best) if best else ""
@@ -243,7 +249,11 @@ class Renting:
 
     def _take_back(self, workload: str, parts: list[Work], why: str) -> list[Work]:
         """Pods that drain are given work again; what they cannot do."""
-        able = [pod for pod in self._draining if self._speeds.items_per_s(workload, pod.offer) > 0]
+        able = [
+            pod
+            for pod in self._draining
+            if self._speeds.items_per_s(workload, pod.offer) > 0 and workload not in pod.unable
+        ]
         for pod in sorted(able, key=lambda p: (self._speeds.usd_per_item(workload, p.offer), str(p.pod_id))):
             if not parts:
                 break
@@ -329,7 +339,9 @@ class Renting:
 
     def _rank(self, workload: str, offer: offers.Offer) -> int:
         wanted = self._policy.wishes_for(workload).gpu_types
-        return wanted.index(offer.gpu_type) if wanted else 0
+        rank = wanted.index(offer.gpu_type) if wanted else 0
+        # Where a pod could not load it lately, another is tried last.
+        return rank + len(wanted) + 1 if offer.key in self._failed_on.get(workload, ()) else rank
 
     def _affordable(self, workload: str, quote: Quote) -> int:
         return self._purse.affords(quote.offer, self._speeds.coming_s(workload, quote.offer))[0]

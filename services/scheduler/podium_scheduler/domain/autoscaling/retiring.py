@@ -186,7 +186,7 @@ class Retiring:
     def _surplus(self, group: Group, steady: float, calendar: Calendar) -> Iterator[_Candidate]:
         """Pods of a group that is there without which the others would still not be idle."""
         members = sorted(group.members, key=self._dispensable)
-        if group.work_s <= 0 and self._priced_out(group.offer):
+        if group.work_s <= 0 and self._priced_out(group.offer, group.unable):
             yield from ((pod, pods.Reason.OVER_BUDGET, _PRICED_OUT) for pod in members)
             return
         cold_s = max(1.0, self._speeds.cold_start_s(group.offer))
@@ -211,28 +211,30 @@ class Retiring:
         return any(
             demand.arrivals_per_s > 0
             and self._speeds.items_per_s(demand.workload, group.offer) > 0
+            and demand.workload not in group.unable
             and calendar.patience_s(demand) < cold_s
             for demand in self._observed.demands
         )
 
-    def _affordable_on(self, offer: offers.Offer) -> bool:
+    def _affordable_on(self, offer: offers.Offer, unable: Collection[str] = ()) -> bool:
         """Whether there is work that it could do, and that may cost so much."""
-        return any(self._speeds.affords(workload, offer, due) for workload, due in self._work_for(offer))
+        return any(self._speeds.affords(workload, offer, due) for workload, due in self._work_for(offer, unable))
 
-    def _priced_out(self, offer: offers.Offer) -> bool:
+    def _priced_out(self, offer: offers.Offer, unable: Collection[str] = ()) -> bool:
         """Whether there is work that it could do, and its jobs have not the money for any of it."""
-        return any(self._work_for(offer)) and not self._affordable_on(offer)
+        return any(self._work_for(offer, unable)) and not self._affordable_on(offer, unable)
 
-    def _work_for(self, offer: offers.Offer) -> Iterator[tuple[str, Due]]:
+    def _work_for(self, offer: offers.Offer, unable: Collection[str]) -> Iterator[tuple[str, Due]]:
         for demand in self._observed.demands:
-            if self._speeds.items_per_s(demand.workload, offer) > 0:
+            if self._speeds.items_per_s(demand.workload, offer) > 0 and demand.workload not in unable:
                 yield from ((demand.workload, due) for due in demand.due if due.items)
 
     def _steady(self, groups: Sequence[Group]) -> list[float]:
         """How many pods of each group are kept busy by what comes in, the cheapest first."""
         steady = [0.0] * len(groups)
         for demand in self._observed.demands:
-            rated = [(self._speeds.items_per_s(demand.workload, g.offer), n) for n, g in enumerate(groups)]
+            name = demand.workload
+            rated = [(self._speeds.items_per_s(name, g.offer), n) for n, g in enumerate(groups) if name not in g.unable]
             left = demand.arrivals_per_s
             for rate, number in sorted((x for x in rated if x[0]), key=lambda x: groups[x[1]].offer.usd_per_s / x[0]):
                 taken = min(left, rate * max(0.0, groups[number].pods - steady[number]))
