@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 import structlog
 
-from podium.common.v1 import workload_pb2
 from podium_runtime import ids
 from podium_scheduler.app import autoscaler, fleet_facts, job_costs, pod_keeper, pod_readiness, providers, wakers
 from podium_scheduler.domain import costs, pod_watch, pods
@@ -145,15 +144,15 @@ class Game:
         mortal: Any = dying.Line(self.fleet, fate)
         ledger: Any = dying.Line(self.ledger, fate)
         provider: Any = dying.Line(Counted(self.provider, self.created), fate)
-        known = {pod_fleet.WORKLOAD: workload_pb2.Workload(name=pod_fleet.WORKLOAD)}
-        facts = fleet_facts.FleetFacts(ledger, mortal, mortal, mortal, mortal, known, None, job_costs.JobCosts(mortal))
+        known, spent = pod_fleet.KNOWN, job_costs.JobCosts(mortal)
+        facts = fleet_facts.FleetFacts(ledger, mortal, mortal, mortal, mortal, known, None, spent)
         on_offer = autoscaler.OfferWatch([provider], self.time)
         keeper = pod_keeper.PodKeeper(ledger, provider, self.fleet.order, self.ids, self.time, RULES)
         wake = wakers.Wakers(mortal, mortal)
         brain = autoscaler.Autoscaler(
             ledger, mortal, facts, on_offer, mortal, self.rules, PREFIX, self.ids, self.time, wake
         )  # fmt: skip
-        readiness = pod_readiness.PodReadiness(ledger, mortal)
+        readiness = pod_readiness.PodReadiness(ledger, mortal, known)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.drive(keeper.run_once, WATCH_S))
             for loop in (brain, readiness, on_offer):

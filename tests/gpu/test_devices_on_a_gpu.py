@@ -26,6 +26,8 @@ async def test_both_ways_find_the_same_gpus(gpu: torch.device) -> None:
     for first, second in zip(by_nvml, by_smi, strict=True):
         assert first.pci_bus_id.lower()[-10:] == second.pci_bus_id.lower()[-10:]
         assert first.vram_bytes == pytest.approx(second.vram_bytes, abs=MIB)
+        assert first.cuda_version, "newer than what torch was built for, or the same major version"
+        assert first.cuda_version.split(".")[0] >= (torch.version.cuda or "").split(".")[0]
         assert first.compute_capability == second.compute_capability == f"{properties.major}.{properties.minor}"
 
 

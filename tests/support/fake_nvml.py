@@ -51,6 +51,8 @@ class FakeNvml:
     def __init__(self, *gpus: Gpu, fails: int = 0) -> None:
         self.gpus = gpus
         self.fails = fails
+        self.cuda: int | None = 12040
+        """None: a driver that does not tell."""
         self.opened = 0
         self.inits = 0
         self.stale_waits = 0
@@ -90,6 +92,11 @@ class FakeNvml:
 
     def nvmlSystemGetDriverVersion(self) -> bytes:
         return b"550.90.07"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
+        if self.cuda is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        return self.cuda
 
     def nvmlDeviceGetCount(self) -> int:
         self._check()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
+from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock
 from podium_scheduler.app import fleet_facts, join_tokens, providers, records
@@ -21,6 +22,10 @@ from tests.support.clouds import stand_in
 from tests.support.clouds.stand_in import Phase
 
 WORKLOAD = "minilm"
+KNOWN = {
+    WORKLOAD: workload_pb2.Workload(name=WORKLOAD, needs=workload_pb2.DeviceNeeds(min_cuda_version="12.4")),
+}
+"""The registry."""
 ITEMS_PER_S = 50.0
 """Of one GPU; what the autoscaler assumes where nothing has been measured."""
 _BOOT_S = 30.0
@@ -130,12 +135,14 @@ class Fleet:
         return [self._session(worker, now) for worker in self.workers.values() if not worker.gone]
 
     def _session(self, worker: Worker, now: datetime) -> records.PlacedSession:
-        gpus = 0 if worker.pod.misbehaviour.wrong_cuda else worker.pod.gpu_count
-        names = [f"GPU-{n}" for n in range(gpus)] or ["cpu"]
-        hello = worker_pb2.Hello(
-            worker_id=str(worker.worker_id), devices=[worker_pb2.Device(uuid=name) for name in names]
-        )
+        wrong = worker.pod.misbehaviour.wrong_cuda
+        names = [f"GPU-{n}" for n in range(worker.pod.gpu_count)] or ["cpu"]
+        cuda = "11.8" if wrong else "13.0"
+        devices = [worker_pb2.Device(uuid=name, cuda_version="" if name == "cpu" else cuda) for name in names]
+        hello = worker_pb2.Hello(worker_id=str(worker.worker_id), devices=devices)
         status = worker_pb2.Status(draining=worker.leaves)
+        if wrong:
+            status.workloads.add(workload=WORKLOAD, unavailable_reason="No device here has a driver for CUDA 12.4.")
         loaded = [WORKLOAD] if self._is_loaded(worker, now) else []
         for index in range(len(names)):
             status.devices.add(index=index, state=worker_pb2.DEVICE_STATE_IDLE, resident_workloads=loaded)

@@ -47,9 +47,11 @@ class Fleet:
     scheduler_address: str = ""
     """Set once the scheduler listens."""
 
-    def order(self, pod: pods.Pod, token: str) -> providers.Order:
-        """What to order for a pod."""
-        plan = self.plan
+    def order(
+        self, pod: pods.Pod, token: str, workloads: Mapping[str, workload_pb2.Workload] | None = None
+    ) -> providers.Order:
+        """What to order for a pod. `workloads`: one of which it is for, unless it is for nobody in particular."""
+        plan, rented_for = self.plan, (workloads or {}).get(pod.workload)
         return providers.Order(
             pod_id=pod.pod_id,
             name=pod.name,
@@ -63,6 +65,7 @@ class Fleet:
                 "PODIUM_POD_ID": str(pod.pod_id),
             },
             disk_gb=plan.disk_gb,
+            min_cuda_version=rented_for.needs.min_cuda_version if rented_for is not None else "",
         )
 
     async def close(self) -> None:
@@ -109,11 +112,15 @@ def loops(
     decides = autoscaler.Autoscaler(
         stores.pods, stores.scaling, facts, on_offer, drains, plan.policy, plan.cluster, make, time, wake, show=show
     )
+
+    def order(pod: pods.Pod, token: str) -> providers.Order:
+        return fleet.order(pod, token, workloads)
+
     keepers = [
-        pod_keeper.PodKeeper(stores.pods, provider, fleet.order, make, time, rules, wake.keepers[provider.name])
+        pod_keeper.PodKeeper(stores.pods, provider, order, make, time, rules, wake.keepers[provider.name])
         for provider in fleet.renting
     ]
-    return [*keepers, pod_readiness.PodReadiness(stores.pods, stores.sessions), on_offer, decides]
+    return [*keepers, pod_readiness.PodReadiness(stores.pods, stores.sessions, workloads), on_offer, decides]
 
 
 def of_operators(

@@ -118,6 +118,9 @@ class Rig:
     cloud: Cloud = field(default_factory=Cloud)
     sessions: dict[uuid.UUID, worker_pb2.Status] = field(default_factory=dict)
     gpus: int = 1
+    device: worker_pb2.Device = field(default_factory=worker_pb2.Device)
+    """What each GPU tells of itself."""
+    needs: workload_pb2.DeviceNeeds = field(default_factory=workload_pb2.DeviceNeeds)
     leads: bool = True
     drained: list[uuid.UUID] = field(default_factory=list)
     asked: list[records.InteractiveDemand] = field(default_factory=list)
@@ -129,7 +132,7 @@ class Rig:
         mine: Any = self
         scaling: Any = self.scaling
         loads: Any = Loads()
-        known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm")}
+        known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm", needs=self.needs)}
         uses: Any = self.uses
         facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine, job_costs.JobCosts(uses))
         rented: Any = [self.cloud]
@@ -140,11 +143,13 @@ class Rig:
             self.pods, scaling, facts, self.offers, mine, RULES, "podium", make, self.time, self.waking,
             show=self.outlook,
         )  # fmt: skip
-        self.readiness = pod_readiness.PodReadiness(self.pods, mine)
+        self.readiness = pod_readiness.PodReadiness(self.pods, mine, known)
 
     async def placed(self) -> list[records.PlacedSession]:
         """As of a SessionLedger."""
         devices = [worker_pb2.Device(uuid=f"GPU-{n}") for n in range(self.gpus)] or [worker_pb2.Device(uuid="cpu")]
+        for gpu in devices[: self.gpus]:
+            gpu.MergeFrom(self.device)
         return [
             records.PlacedSession(
                 uuid.uuid4(), worker_pb2.Hello(worker_id=str(worker), devices=devices).SerializeToString(),
@@ -310,6 +315,47 @@ async def test_a_pod_without_its_gpu_is_given_back() -> None:
     now = await rig.now(pod)
     assert (now.state, now.reason) == (pods.State.DESTROYING, pods.Reason.UNSUITABLE)
     assert now.detail == "it came up with 0 of 1 GPUs"
+
+
+L4 = {"name": "NVIDIA L4", "vram_bytes": 23034 << 20, "compute_capability": "8.9", "cuda_version": "12.4"}
+
+
+@pytest.mark.parametrize(
+    ("came", "needs", "detail"),
+    [
+        ({}, {}, ""),
+        ({}, {"vram_bytes": 22 << 30, "min_compute_capability": "8.9", "min_cuda_version": "12.4"}, ""),
+        ({"cuda_version": ""}, {"min_cuda_version": "12.4"}, ""),
+        (
+            {"cuda_version": "12.2"},
+            {"min_cuda_version": "12.4"},
+            "it has not what minilm needs (CUDA 12.4): NVIDIA L4 with 22.5 GiB, compute capability 8.9, CUDA 12.2",
+        ),
+        (
+            {},
+            {"vram_bytes": 23 << 30},
+            "it has not what minilm needs (23.0 GiB): NVIDIA L4 with 22.5 GiB, compute capability 8.9, CUDA 12.4",
+        ),
+        ({"vram_bytes": 15 << 30}, {}, "NVIDIA L4 has 15.0 GiB, and 24.0 GiB were ordered"),
+        (
+            {"name": "NVIDIA T4", "compute_capability": "7.5"},
+            {},
+            "NVIDIA T4 has compute capability 7.5, and 8.9 was ordered",
+        ),
+    ],
+    ids=["as ordered", "as needed", "unknown driver", "old driver", "too small", "smaller", "older"],
+)
+async def test_a_pod_that_came_up_as_something_else_is_given_back(
+    came: dict[str, Any], needs: dict[str, Any], detail: str
+) -> None:
+    rig = Rig(device=worker_pb2.Device(**{**L4, **came}), needs=workload_pb2.DeviceNeeds(**needs))
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("other")
+    await rig.readiness.run_once()
+    now = await rig.now(pod)
+    assert now.state is (pods.State.DESTROYING if detail else pods.State.READY)
+    if detail:
+        assert (now.reason, now.detail) == (pods.Reason.UNSUITABLE, detail)
 
 
 async def test_a_pod_that_cannot_load_what_it_was_rented_for_is_given_back() -> None:

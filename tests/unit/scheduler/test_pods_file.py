@@ -22,7 +22,7 @@ workloads:
   minilm: {gpu_types: [NVIDIA L4, NVIDIA A40], clouds: [SECURE], warm_pods: 1}
 providers:
   docker:
-    offers: [{gpu_type: L4, price_usd_per_hour: 0.4, vram_gib: 24}]
+    offers: [{gpu_type: L4, price_usd_per_hour: 0.4, vram_gib: 24, cuda_version: "12.8"}]
   kubernetes:
     offers: [{gpu_type: NVIDIA-L4, price_usd_per_hour: 0.5}]
   runpod: {gpu_types: [NVIDIA L4]}
@@ -52,7 +52,8 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert own.gpu_types == ("NVIDIA L4", "NVIDIA A40") and own.clouds == {offers.Cloud.SECURE} and own.warm_pods == 1
     assert rules.wishes_for("clip").age_gate_s == 60
     assert plan.providers.docker is not None
-    assert plan.providers.docker.offers[0].of("docker").vram_bytes == 24 << 30
+    offer = plan.providers.docker.offers[0].of("docker")
+    assert (offer.vram_bytes, offer.cuda_version) == (24 << 30, "12.8")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     [
         ("providers: {local: {max_pods: 3}}", "providers.local.max_pods: Extra inputs are not permitted"),
         ("providers: {local: {max_count: 0}}", "providers.local.max_count: Input should be greater than"),
+        ("providers: {docker: {offers: [{cuda_version: new}]}}", "cuda_version: String should match pattern"),
         ("cluster: -bad\nproviders: {}", "cluster: String should match pattern"),
         ("limits: {}", "providers: Field required"),
         ("providers: {runpod: {}}", "image: runpod needs the worker's image"),

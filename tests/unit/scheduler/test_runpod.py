@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -51,6 +52,14 @@ def test_hosts_can_be_limited_by_driver_and_place() -> None:
     body = runpod.create_body(ORDER, settings)
     assert body["gpu"]["minCudaVersion"] == "12.8"
     assert body["dataCenterIds"] == ["EU-RO-1"]
+
+
+def test_an_order_may_ask_for_a_newer_driver_than_all_do() -> None:
+    settings = runpod.Settings(pydantic.SecretStr("rpa_key"), "podium-a-", min_cuda_version="12.8")
+    for asked, least in (("12.10", "12.10"), ("12.4", "12.8"), ("", "12.8")):
+        body = runpod.create_body(replace(ORDER, min_cuda_version=asked), settings)
+        assert body["gpu"]["minCudaVersion"] == least
+    assert runpod.create_body(replace(ORDER, min_cuda_version="12.4"), SETTINGS)["gpu"]["minCudaVersion"] == "12.4"
 
 
 @pytest.mark.parametrize("text", runpod.CAPACITY_TEXTS)

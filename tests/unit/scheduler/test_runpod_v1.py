@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pydantic
@@ -35,6 +36,8 @@ def test_a_create_call_asks_for_no_volume_no_port_and_no_spot() -> None:
 def test_the_least_cuda_version_is_a_list_of_all_from_there() -> None:
     settings = runpod.Settings(pydantic.SecretStr("rpa_key"), "podium-a-", min_cuda_version="12.8")
     assert runpod_v1.create_body(ORDER, settings)["allowedCudaVersions"] == ["12.8", "12.9", "13.0"]
+    newer = replace(ORDER, min_cuda_version="12.9")
+    assert runpod_v1.create_body(newer, settings)["allowedCudaVersions"] == ["12.9", "13.0"]
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,17 @@ async def test_what_it_finds() -> None:
         torch_name="cuda:0",
         visible="GPU-1",
         driver_version="550.90.07",
+        cuda_version="12.4",
         pci_bus_id="00000000:02:00.0",
     )
+
+
+@pytest.mark.parametrize(("number", "version"), [(12080, "12.8"), (11080, "11.8"), (13000, "13.0"), (None, "")])
+async def test_what_cuda_its_driver_is_good_for(number: int | None, version: str) -> None:
+    library = FakeNvml(*gpus(1))
+    library.cuda = number
+    (gpu,) = await nvml.Nvml(library).find() or []
+    assert gpu.cuda_version == version
 
 
 async def test_without_a_driver_it_does_not_work() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,13 @@ def test_a_gpu_needs_memory_and_capability() -> None:
     assert devices.fits(devices.Needs("hash", 1000, "8.9"), GPU)
     assert not devices.fits(devices.Needs("hash", 1001), GPU)
     assert not devices.fits(devices.Needs("hash", 0, "10.0"), GPU)
+
+
+def test_a_gpus_driver_needs_a_cuda_version_where_it_is_known() -> None:
+    needs = devices.Needs("hash", min_cuda_version="12.4")
+    old, new = (dataclasses.replace(GPU, cuda_version=version) for version in ("12.2", "12.10"))
+    assert [devices.fits(needs, device) for device in (old, new, GPU, CPU)] == [False, True, True, True]
+    assert devices.unavailable_reason(needs, [old], ["hash"]) == "No device here has a driver for CUDA 12.4."
 
 
 def test_the_reason_names_what_is_missing() -> None:

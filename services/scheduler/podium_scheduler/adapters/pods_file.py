@@ -43,13 +43,14 @@ class Offer(_Strict):
     vram_gib: float = pydantic.Field(default=0.0, ge=0)
     compute_capability: str = ""
     device_name: str = ""
+    cuda_version: str = pydantic.Field(default="", pattern=r"^(\d{1,2}\.\d{1,2})?$")
     max_count: int | None = pydantic.Field(default=None, ge=0)
 
     def of(self, provider: str) -> offers.Offer:
         """As the autoscaler sees it."""
         return offers.Offer(
             provider, self.gpu_type, self.gpu_count, self.price_usd_per_hour, int(self.vram_gib * _GIB),
-            self.compute_capability, self.device_name, max_count=self.max_count,
+            self.compute_capability, self.device_name, max_count=self.max_count, cuda_version=self.cuda_version,
         )  # fmt: skip
 
 

@@ -168,6 +168,7 @@ class Needs(Section):
 
     vram: Size = pydantic.Field(default=0, ge=0, le=1 << 50)
     min_compute_capability: str | None = pydantic.Field(default=None, pattern=r"^\d{1,2}\.\d$")
+    min_cuda_version: str | None = pydantic.Field(default=None, pattern=r"^\d{1,2}\.\d{1,2}$")
     load_timeout: Span = timedelta(minutes=5)
 
 

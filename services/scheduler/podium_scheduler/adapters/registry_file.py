@@ -183,6 +183,7 @@ _PATTERNS = {
     "python_package": "must read package_name:folder/in/package",
     "hub_id": "must read organisation/name",
     "min_compute_capability": 'must be text such as "8.0"',
+    "min_cuda_version": 'must be text such as "12.4"',
     "architecture": "must be a name such as ViT-B-32",
 }
 
@@ -228,7 +229,9 @@ def _workload(name: str, entry: entries.Entry) -> workload_pb2.Workload:
         batch=workload_pb2.BatchShape(max_items=entry.batch.max_items, max_bytes=entry.batch.max_bytes),
         model=_model(entry.model),
         needs=workload_pb2.DeviceNeeds(
-            vram_bytes=entry.needs.vram, min_compute_capability=entry.needs.min_compute_capability or ""
+            vram_bytes=entry.needs.vram,
+            min_compute_capability=entry.needs.min_compute_capability or "",
+            min_cuda_version=entry.needs.min_cuda_version or "",
         ),
         dtypes=[workload_pb2.DTYPE_FLOAT32, *sorted(_ENCODINGS[e] for e in entry.offered_encodings)],
         truncated_dimensions=entry.dimensions,

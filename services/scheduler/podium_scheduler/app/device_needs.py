@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
+from podium_scheduler.domain import versions
 
 
 def meets(device: worker_pb2.Device, needs: workload_pb2.DeviceNeeds) -> bool:
-    """A CPU's memory is not counted, and it has no compute capability."""
-    if needs.min_compute_capability and version(device.compute_capability) < version(needs.min_compute_capability):
+    """A CPU's memory is not counted, and it has no compute capability. A CUDA version counts where it is known."""
+    if versions.older(device.compute_capability, needs.min_compute_capability):
+        return False
+    if versions.parsed(device.cuda_version) and versions.older(device.cuda_version, needs.min_cuda_version):
         return False
     return not device.vram_bytes or device.vram_bytes >= needs.vram_bytes
-
-
-def version(text: str) -> tuple[int, ...]:
-    """ "9.0" as (9, 0); what is no version comes before all: workers tell it."""
-    parts = text.split(".")
-    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else ()

@@ -274,7 +274,8 @@ def _offer(
 
 
 def _needs(workload: workload_pb2.Workload) -> offers.Needs:
-    return offers.Needs(workload.needs.vram_bytes, workload.needs.min_compute_capability)
+    needs = workload.needs
+    return offers.Needs(needs.vram_bytes, needs.min_compute_capability, needs.min_cuda_version)
 
 
 def _seconds(time: datetime | None) -> float | None:

@@ -202,7 +202,7 @@ class _Fits:
 
     def of(self, hello: worker_pb2.Hello, device: worker_pb2.Device) -> frozenset[str]:
         """Names of the workloads that a worker may be given and whose needs its device meets."""
-        told = hello.reads_token_ids, device.vram_bytes, device.compute_capability
+        told = hello.reads_token_ids, device.vram_bytes, device.compute_capability, device.cuda_version
         kind = (*hello.backends, "", *hello.workloads, "", *told)
         if kind not in self._known:
             servable = (w for w in self._workloads.values() if worker_sessions.may_serve(hello, w))

@@ -44,6 +44,8 @@ class Order:
     """Arguments of the image; empty: its own."""
     environment: Mapping[str, str] = field(repr=False)
     disk_gb: int = 40
+    min_cuda_version: str = ""
+    """What its driver must be good for, as "12.4", where the provider can be asked for that; empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from podium_scheduler.domain import versions
+
 
 class Cloud(StrEnum):
     """Who owns the machines of an offer."""
@@ -82,13 +84,8 @@ class Needs:
 
 def meets(offer: Offer, needs: Needs) -> bool:
     """Whether a pod of the offer could serve what needs this. What an offer does not tell of a GPU does not count."""
-    if needs.compute_capability and _version(offer.compute_capability) < _version(needs.compute_capability):
+    if versions.older(offer.compute_capability, needs.compute_capability):
         return False
-    if needs.cuda_version and offer.cuda_version and _version(offer.cuda_version) < _version(needs.cuda_version):
+    if offer.cuda_version and versions.older(offer.cuda_version, needs.cuda_version):
         return False
     return not offer.gpu_type or offer.vram_bytes >= needs.vram_bytes
-
-
-def _version(text: str) -> tuple[int, ...]:
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

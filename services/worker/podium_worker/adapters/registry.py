@@ -46,4 +46,5 @@ def needs(workload: workload_pb2.Workload) -> devices.Needs:
         backend=workload.model.backend,
         vram_bytes=workload.needs.vram_bytes,
         min_compute_capability=workload.needs.min_compute_capability,
+        min_cuda_version=workload.needs.min_cuda_version,
     )

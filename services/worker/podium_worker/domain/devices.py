@@ -20,6 +20,8 @@ class Device:
     """CUDA_VISIBLE_DEVICES of its executor, which sees this GPU alone, as cuda:0; empty for the CPU. By UUID, for CUDA
     numbers the GPUs its own way (the fastest first) and NVML by their place on the bus."""
     driver_version: str = ""
+    cuda_version: str = ""
+    """Newest that the driver is good for, as "12.8"; empty: unknown, or the CPU."""
     pci_bus_id: str = ""
 
 
@@ -30,6 +32,8 @@ class Needs:
     backend: str
     vram_bytes: int = 0
     min_compute_capability: str = ""
+    min_cuda_version: str = ""
+    """Of a GPU's driver; the CPU and a GPU whose version is not known are not asked."""
 
 
 _FAULTED_AFTER = 5
@@ -85,6 +89,8 @@ def unavailable_reason(needs: Needs, devices: Sequence[Device], backends: Sequen
         wants.append(f"{needs.vram_bytes} bytes of device memory")
     if needs.min_compute_capability:
         wants.append(f"compute capability {needs.min_compute_capability}")
+    if needs.min_cuda_version:
+        wants.append(f"a driver for CUDA {needs.min_cuda_version}")
     return f"No device here has {' and '.join(wants)}."
 
 
@@ -94,10 +100,13 @@ def fits(needs: Needs, device: Device) -> bool:
         needs.min_compute_capability
     ):
         return False
+    needed, known = needs.min_cuda_version, device.cuda_version
+    if needed and known and capability(known) < capability(needed):
+        return False
     return device.torch_name == "cpu" or needs.vram_bytes <= device.vram_bytes
 
 
 def capability(text: str) -> tuple[int, int]:
-    """ "9.0" as (9, 0); (0, 0) for the CPU's empty one."""
+    """ "9.0" as (9, 0), a CUDA version likewise; (0, 0) for the CPU's empty one."""
     major, _, minor = text.partition(".")
     return (int(major or 0), int(minor or 0))

@@ -157,11 +157,13 @@ class TextPrefixes(_message.Message):
     def __init__(self, query: _Optional[str] = ..., passage: _Optional[str] = ..., default_input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
 
 class DeviceNeeds(_message.Message):
-    __slots__ = ("vram_bytes", "min_compute_capability", "load_timeout")
+    __slots__ = ("vram_bytes", "min_compute_capability", "load_timeout", "min_cuda_version")
     VRAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     MIN_COMPUTE_CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     LOAD_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MIN_CUDA_VERSION_FIELD_NUMBER: _ClassVar[int]
     vram_bytes: int
     min_compute_capability: str
     load_timeout: _duration_pb2.Duration
-    def __init__(self, vram_bytes: _Optional[int] = ..., min_compute_capability: _Optional[str] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    min_cuda_version: str
+    def __init__(self, vram_bytes: _Optional[int] = ..., min_compute_capability: _Optional[str] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., min_cuda_version: _Optional[str] = ...) -> None: ...

@@ -131,7 +131,7 @@ class Hello(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., backends: _Optional[_Iterable[str]] = ..., workloads: _Optional[_Iterable[str]] = ..., in_hand: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., pod_id: _Optional[str] = ..., reads_token_ids: _Optional[bool] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("index", "uuid", "name", "vram_bytes", "compute_capability", "driver_version", "pci_bus_id")
+    __slots__ = ("index", "uuid", "name", "vram_bytes", "compute_capability", "driver_version", "pci_bus_id", "cuda_version")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,7 @@ class Device(_message.Message):
     COMPUTE_CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PCI_BUS_ID_FIELD_NUMBER: _ClassVar[int]
+    CUDA_VERSION_FIELD_NUMBER: _ClassVar[int]
     index: int
     uuid: str
     name: str
@@ -146,7 +147,8 @@ class Device(_message.Message):
     compute_capability: str
     driver_version: str
     pci_bus_id: str
-    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., compute_capability: _Optional[str] = ..., driver_version: _Optional[str] = ..., pci_bus_id: _Optional[str] = ...) -> None: ...
+    cuda_version: str
+    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., vram_bytes: _Optional[int] = ..., compute_capability: _Optional[str] = ..., driver_version: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., cuda_version: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("devices", "workloads", "total_credits", "in_hand", "draining", "checked")

@@ -19,6 +19,7 @@ import pydantic
 from podium_scheduler.adapters.providers import gpu_models, http, prefixes
 from podium_scheduler.app import providers
 from podium_scheduler.app.providers import Cloud, Listed, Offer, Order, Status, Stock
+from podium_scheduler.domain import versions
 
 CAPACITY_TEXTS = (
     "no instances currently available",
@@ -116,8 +117,8 @@ class RunPod:
 def create_body(order: Order, settings: Settings) -> dict[str, Any]:
     """The body of a create call. Disk and count always: without them RunPod answers with errors that mislead."""
     gpu: dict[str, Any] = {"id": order.offer.gpu_type, "count": order.offer.gpu_count}
-    if settings.min_cuda_version:
-        gpu["minCudaVersion"] = settings.min_cuda_version
+    if least := least_cuda(order, settings):
+        gpu["minCudaVersion"] = least
     body: dict[str, Any] = {
         "name": order.name,
         "image": order.image,
@@ -131,6 +132,11 @@ def create_body(order: Order, settings: Settings) -> dict[str, Any]:
     if settings.data_center_ids:
         body["dataCenterIds"] = list(settings.data_center_ids)
     return body
+
+
+def least_cuda(order: Order, settings: Settings) -> str:
+    """What a host's driver must be good for: the newer of the order's and the settings'; empty: anything."""
+    return max(order.min_cuda_version, settings.min_cuda_version, key=versions.parsed)
 
 
 def create_failure(answer: http.Answer) -> providers.ProviderError:

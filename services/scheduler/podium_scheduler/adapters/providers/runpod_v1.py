@@ -13,6 +13,7 @@ from typing import Any
 from podium_scheduler.adapters.providers import http, runpod
 from podium_scheduler.app import providers
 from podium_scheduler.app.providers import Listed, Offer, Order, Status
+from podium_scheduler.domain import versions
 
 _CUDA_VERSIONS = ("11.8", "12.0", "12.1", "12.2", "12.3", "12.4", "12.5", "12.6", "12.7", "12.8", "12.9", "13.0")
 _FUNDS_TEXTS = ("balance", "insufficient funds")
@@ -76,9 +77,8 @@ def create_body(order: Order, settings: runpod.Settings) -> dict[str, Any]:
     }
     if order.command:
         body["dockerStartCmd"] = list(order.command)
-    if settings.min_cuda_version:
-        least = _version(settings.min_cuda_version)
-        body["allowedCudaVersions"] = [version for version in _CUDA_VERSIONS if _version(version) >= least]
+    if least := versions.parsed(runpod.least_cuda(order, settings)):
+        body["allowedCudaVersions"] = [version for version in _CUDA_VERSIONS if versions.parsed(version) >= least]
     if settings.data_center_ids:
         body["dataCenterIds"] = list(settings.data_center_ids)
     return body
@@ -111,7 +111,3 @@ def listed(pod: Mapping[str, Any]) -> Listed:
         gpu_count=gpu.get("count", 0),
         detail=desired,
     )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))

@@ -174,11 +174,12 @@ class Nvml:
         found: list[devices.Device] = []
         with self._session.opened():
             driver = _text(self._ask(nvml.nvmlSystemGetDriverVersion) or "")
+            cuda = _cuda(self._ask(nvml.nvmlSystemGetCudaDriverVersion_v2) or 0)
             following = 0
             for position in range(nvml.nvmlDeviceGetCount()):
                 try:
                     board = nvml.nvmlDeviceGetHandleByIndex(position)
-                    here = self._devices_of(board, driver, following)
+                    here = self._devices_of(board, driver, cuda, following)
                 except nvml.NVMLError as error:
                     log.error("gpu_left_out", position=position, error=str(error))
                     # It keeps its number, so that the others keep theirs.
@@ -188,7 +189,7 @@ class Nvml:
                 following += max(1, len(here))
         return found
 
-    def _devices_of(self, board: Any, driver: str, first: int) -> list[devices.Device]:
+    def _devices_of(self, board: Any, driver: str, cuda: str, first: int) -> list[devices.Device]:
         """The board itself, or its MIG instances, numbered from `first`."""
         nvml = self._nvml
         instances = self._instances(board)
@@ -207,6 +208,7 @@ class Nvml:
                 torch_name="cuda:0",
                 visible=uuid,
                 driver_version=driver,
+                cuda_version=cuda,
                 pci_bus_id=bus,
             )
             for offset, handle in enumerate(handles)
@@ -217,6 +219,11 @@ class Nvml:
 def _module() -> Any:
     """The module pynvml, or None where it is not installed."""
     return importlib.import_module("pynvml") if importlib.util.find_spec("pynvml") is not None else None
+
+
+def _cuda(number: int) -> str:
+    """12080 as "12.8", as NVML numbers CUDA's versions; 0: the driver does not tell."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
 
 def _trouble(nvml: Any, error: Any) -> health.Trouble:

@@ -1,8 +1,8 @@
 """GPUs through nvidia-smi's CSV, for machines where NVML cannot be used.
 
 Promises: the tool runs in a thread that may be left behind, so a hanging driver costs its bound and no more; fields
-that an old driver does not know are left out and not missed; one lost GPU does not hide the others. It tells no XIDs
-and no slowdown temperatures, and GPUs that are split by MIG are left out.
+that an old driver does not know are left out and not missed; one lost GPU does not hide the others. It tells no XIDs,
+no slowdown temperatures and not what CUDA the driver is good for, and GPUs that are split by MIG are left out.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ def device_message(device: devices.Device) -> worker_pb2.Device:
         vram_bytes=device.vram_bytes,
         compute_capability=device.compute_capability,
         driver_version=device.driver_version,
+        cuda_version=device.cuda_version,
         pci_bus_id=device.pci_bus_id,
     )
 
