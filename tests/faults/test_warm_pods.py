@@ -62,8 +62,18 @@ async def test_a_pod_that_an_operator_asks_for_does_not_wait_for_the_next_look(t
         spawn = operator_pb2.SpawnPodRequest(provider="local", request_id=str(uuid.uuid4()))
         made = await stub.SpawnPod(spawn, metadata=OPERATOR)
         async with asyncio.timeout(RARELY_S / 2):
-            await fleet.until(lambda pods: states(pods) not in ([], ["INTENDED"], ["CREATING"]))
+            # It comes up, although nothing waits for it.
+            await fleet.until(lambda pods: pods[0]["ready_time"] is not None)
             destroy = operator_pb2.DestroyPodRequest(pod_id=made.pod.pod_id)
             await stub.DestroyPod(destroy, metadata=OPERATOR)
             while fleet.workers():  # noqa: ASYNC110 - by the scheduler
                 await asyncio.sleep(0.05)
+
+
+async def test_a_pod_that_an_operator_asks_for_is_given_back_when_it_was_idle_and_no_sooner(tmp_path: Path) -> None:
+    async with local_fleet.from_zero(tmp_path) as fleet, operator(fleet) as stub:
+        spawn = operator_pb2.SpawnPodRequest(provider="local", request_id=str(uuid.uuid4()))
+        await stub.SpawnPod(spawn, metadata=OPERATOR)
+        (pod,) = await fleet.until(lambda pods: pods[0]["end_time"] is not None)
+        assert (pod["state"], pod["reason"], pod["workload"]) == ("DESTROYED", "IDLE", "")
+        assert pod["drain_time"] - pod["ready_time"] >= IDLE

@@ -401,6 +401,25 @@ def test_the_dear_pod_goes_first() -> None:
 def test_a_pod_on_its_way_is_not_wanted_any_more_when_its_work_is_gone() -> None:
     destroy = only(decide(clip(), fleet=[pod(1, pods.State.INTENDED, born=NOW)]), Destroy)
     assert destroy.cause is pods.Reason.NOT_WANTED
+    assert destroy.reason == "there is no work any more that it could do"
+
+
+@pytest.mark.parametrize("state", [pods.State.INTENDED, pods.State.CREATING, pods.State.STARTING])
+@pytest.mark.parametrize("due", [(), (replace(work(HOUR_S), usd_per_item=0.0),)], ids=["no work", "no money"])
+def test_a_pod_that_an_operator_asked_for_comes_up_and_is_kept_until_it_was_idle(
+    state: pods.State, due: tuple[Due, ...]
+) -> None:
+    asked = pod(1, state, workload="", resident=frozenset(), asked_for=True)
+    assert not any(isinstance(a, Destroy | Drain) for a in decide(clip(*due), fleet=[asked]))
+    ready = replace(asked, state=pods.State.READY, ready=NOW - 29, resident=frozenset({"clip"}))
+    assert not any(isinstance(a, Destroy | Drain) for a in decide(clip(*due), fleet=[ready]))
+    assert only(decide(clip(*due), fleet=[replace(ready, ready=NOW - 30)]), Drain).pod_id == asked.pod_id
+
+
+def test_a_pod_that_an_operator_asked_for_keeps_to_the_limits() -> None:
+    none = replace(POLICY, limits=Limits(max_pods=0))
+    asked = pod(1, pods.State.STARTING, asked_for=True)
+    assert only(decide(clip(), fleet=[asked], policy=none), Destroy).cause is pods.Reason.OVER_LIMIT
     assert decide(clip(work(60)), fleet=[pod(1, pods.State.INTENDED, born=NOW)]) == []
 
 

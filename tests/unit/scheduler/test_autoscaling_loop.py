@@ -19,6 +19,7 @@ from podium_runtime import clock, ids
 from podium_scheduler.app import (
     autoscaler,
     fleet_facts,
+    intents,
     job_costs,
     outlook,
     pod_readiness,
@@ -564,6 +565,25 @@ async def test_a_pod_that_has_done_all_before_it_was_ready_is_idle_and_not_unwan
     rig.time.advance(60)
     await rig.round()
     assert (await rig.now(pod)).reason is pods.Reason.IDLE
+
+
+async def test_a_pod_that_an_operator_asks_for_on_an_empty_queue_is_kept_until_it_was_idle() -> None:
+    rig = Rig()
+    asked = intents.intent(OFFER, uuid.uuid4(), "podium", why="an operator asked for it", request_id=uuid.uuid4())
+    (pod,) = await rig.pods.intend([asked])
+    await rig.round()
+    pod = await rig.come(pod)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.STARTING
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    rig.time.advance(29)
+    await rig.round()
+    assert (await rig.now(pod)).state is pods.State.READY
+    rig.time.advance(1)
+    await rig.round()
+    now = await rig.now(pod)
+    assert (now.state, now.reason) == (pods.State.DRAINING, pods.Reason.IDLE)
 
 
 async def test_what_is_intended_and_what_is_to_go_wakes_the_keepers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -57,10 +58,7 @@ class World:
     async def want(self, wanted: Mapping[uuid.UUID, Sequence[str]]) -> None:
         self.written.append({key: list(names) for key, names in wanted.items()})
         self.opened = [
-            records.PlacedSession(s.session_id, s.hello, s.status, s.drain, s.quarantine_reason, wanted[s.session_id])
-            if s.session_id in wanted
-            else s
-            for s in self.opened
+            dataclasses.replace(s, wanted=wanted[s.session_id]) if s.session_id in wanted else s for s in self.opened
         ]
 
     async def replicas(self, kind: str, **fields: object) -> None:
@@ -136,6 +134,35 @@ async def test_calls_alone_have_a_model_loaded_and_kept_for_a_while_after_the_la
     rig.world.asked = []
     assert await rig.plan(10.0) == {worker: ["clip"]}
     assert await rig.plan(31.0) == {}
+
+
+async def test_the_worker_of_a_pod_that_came_for_no_work_in_particular_loads_what_is_likely_to_be_wanted() -> None:
+    rig = Rig(workload("a", vram=5 * GB), workload("b", vram=3 * GB), workload("huge", vram=90 * GB), workload("known"))
+    key = rig.open(gpu(0), starts_for="")
+    assert await rig.plan() == {key: ["b"]}, "the smallest that it can serve: otherwise it would never be READY"
+    rig.world.known = [records.MeasuredLoad("known", "L4", 1, 4.0, 4.0, 4 * GB, rig.time.now())]
+    assert await rig.plan(20.0) == {key: ["b"]}, "it is loading"
+    rig.world.opened.clear()
+    key = rig.open(gpu(0), starts_for="")
+    assert await rig.plan() == {key: ["known"]}
+    rig.work(a=10)
+    assert await rig.plan() == {key: ["a"]}
+    rig.world.opened.clear()
+    rig.open(gpu(0), status({0: ["a"]}))
+    key = rig.open(gpu(0), starts_for="")
+    assert (await rig.plan())[key] == ["a"], "one has it, and that is enough for so little work"
+    rig.world.opened.clear()
+    rig.open(gpu(0))
+    assert await rig.plan() == {}, "any other is told what the plan says"
+
+
+async def test_a_pod_that_came_for_no_work_in_particular_tries_another_model_when_one_does_not_load() -> None:
+    rig = Rig(workload("a", vram=3 * GB), workload("b"))
+    failed = worker_pb2.WorkloadStatus(workload="a", unavailable_reason="no such file")
+    key = rig.open(gpu(0), status({0: []}, workloads=[failed]), starts_for="", wanted=("a",))
+    assert await rig.plan() == {key: ["b"]}
+    rig.work(a=10)
+    assert await rig.plan() == {key: ["a", "b"]}
 
 
 async def test_a_worker_here_is_told_at_once_and_only_when_something_has_changed() -> None:

@@ -190,6 +190,7 @@ class FleetFacts:
             unable=frozenset(worker.unable) if worker is not None and pod.state in _JUDGED else frozenset(),
             changed=_seconds(pod.destroy_time if pod.state is pods.State.DESTROYING else pod.drain_time),
             cause=pod.reason,
+            asked_for=pod.request_id is not None,
         )
 
 

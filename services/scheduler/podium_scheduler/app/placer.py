@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -91,7 +91,8 @@ class Placer(loops.PatientLoop):
         workers = [member.worker for member in active]
         models = self._models(workers, demands)
         plan = await _planned(workers, demands, models)
-        await self._tell({m.session.session_id: m.with_its_own(plan[m.worker.key]) for m in active}, opened)
+        likely = self._likeliest({w.workload for w in work})
+        await self._tell({m.session.session_id: m.with_its_own(plan[m.worker.key], likely) for m in active}, opened)
         placed = {name for wanted in plan.values() for name in wanted}
         UNPLACED.set(sum(d.work_s > 0 and d.workload not in placed for d in demands))
         return _INTERVAL_S
@@ -122,6 +123,17 @@ class Placer(loops.PatientLoop):
             known = await self._load_ledger.loads()
             self._loads = {(k.workload, k.device_name): placement.Model(k.memory_bytes, k.mean_s) for k in known}
             self._loads_at = now
+
+    def _likeliest(self, with_work: Set[str]) -> list[str]:
+        """All workloads, those first that a pod should have loaded which came for none in particular: what has work,
+        what had some lately, what is known to load somewhere, what is small."""
+        lately, loads = self._memory.lately, {workload for workload, _ in self._loads}
+        return sorted(
+            self._workloads,
+            key=lambda w: (
+                w not in with_work, w not in lately, w not in loads, self._workloads[w].needs.vram_bytes, w
+            ),
+        )  # fmt: skip
 
     def _models(self, workers: Iterable[placement.Worker], demands: Iterable[placement.Demand]) -> placement.Models:
         names = {device.name for worker in workers for device in worker.devices}
@@ -186,11 +198,21 @@ class _Member:
             failed=frozenset(w.workload for w in status.workloads if w.unavailable_reason),
         )
 
-    def with_its_own(self, planned: Sequence[str]) -> Sequence[str]:
-        """The plan for it; the worker of a pod that is to become READY loads at least what the pod was rented for."""
+    def with_its_own(self, planned: Sequence[str], likely: Sequence[str]) -> Sequence[str]:
+        """The plan for it; the worker of a pod that is to become READY loads at least what the pod was rented for.
+
+        For none in particular: something. Without a model it would never be READY.
+        """
         own = self.session.starts_for
+        if own == "":
+            own = self._something(planned, likely)
         can = any(own in device.fit for device in self.worker.devices)
-        return planned if not can or own in planned else (*planned, own)
+        return planned if own is None or not can or own in planned else (*planned, own)
+
+    def _something(self, planned: Sequence[str], likely: Sequence[str]) -> str | None:
+        """The first that it has not failed to load: of the plan, of what it was told before, of what is likely."""
+        fit = {name for device in self.worker.devices for name in device.fit} - self.worker.failed
+        return next((name for name in (*planned, *self.worker.wanted, *likely) if name in fit), None)
 
 
 class _Fits:
@@ -217,6 +239,11 @@ class _Memory:
         self._worked_at: dict[str, float] = {}
         self._loaded_since: dict[str, float] = {}
         self._loaded_at: dict[str, float] = {}
+
+    @property
+    def lately(self) -> Set[str]:
+        """What has work, or had some lately."""
+        return self._worked_at.keys()
 
     def demands(
         self, work: Iterable[records.WorkloadWork], fleet: Sequence[_Member], now: float

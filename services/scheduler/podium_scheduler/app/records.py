@@ -327,8 +327,9 @@ class PlacedSession:
     drain: bool
     quarantine_reason: str
     wanted: Sequence[str]
-    starts_for: str = ""
-    """Of the worker of a pod that is not READY yet: the workload that it was rented for."""
+    starts_for: str | None = None
+    """Of the worker of a pod that is not READY yet: the workload that it was rented for, empty for none in particular;
+    None: of any other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ _CREDITS = text("""
 # A worker whose stream broke is back in a moment, with all that it has loaded.
 # A pod that starts has not ended: said twice, so that the index of the open ones is used, however many there have been.
 _PLACED = text("""
-    SELECT s.session_id, s.hello, s.status, s.drain, s.quarantine_reason, s.wanted, coalesce(p.workload, '')
+    SELECT s.session_id, s.hello, s.status, s.drain, s.quarantine_reason, s.wanted, p.workload
     FROM sessions s
     LEFT JOIN pods p ON p.worker_id = s.worker_id AND p.state = 'STARTING' AND p.end_time IS NULL
     WHERE s.state <> 'ENDED' AND s.expire_time > now() ORDER BY s.session_id

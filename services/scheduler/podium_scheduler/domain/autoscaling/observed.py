@@ -73,6 +73,8 @@ class Pod:
     """When it began to drain, or to be destroyed."""
     cause: pods.Reason = pods.Reason.NONE
     """Why it drains."""
+    asked_for: bool = False
+    """An operator asked for it by hand: it comes for no work in particular."""
 
     @property
     def coming(self) -> bool:

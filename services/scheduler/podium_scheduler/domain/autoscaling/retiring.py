@@ -9,7 +9,8 @@ A pod whose end comes is drained first, and destroyed when nothing is in hand or
 - at once, when the budgets of all jobs that it could serve are used up;
 - when the operator's limits ask for it. Budgets are hard: where the money for the drain is not there, it is destroyed.
 
-Nothing idle is what loads a model or has a batch in hand, and nothing is idle before it has come.
+Nothing idle is what loads a model or has a batch in hand, and nothing is idle before it has come. What is still on its
+way is given back when nothing waits for it any more; a pod that an operator asked for comes up in any case.
 """
 
 from __future__ import annotations
@@ -174,9 +175,9 @@ class Retiring:
         return self._above_minimums(staying, found)
 
     def _unwanted(self, staying: Sequence[Pod]) -> Iterator[_Candidate]:
-        """Pods on their way that nothing waits for any more."""
+        """Pods on their way that nothing waits for any more; an operator who asked for one waits for it."""
         for pod in staying:
-            if not pod.coming or self._affordable_on(pod.offer):
+            if not pod.coming or pod.asked_for or self._affordable_on(pod.offer):
                 continue
             if self._priced_out(pod.offer):
                 yield pod, pods.Reason.OVER_BUDGET, _PRICED_OUT
@@ -187,18 +188,23 @@ class Retiring:
         """Pods of a group that is there without which the others would still not be idle."""
         members = sorted(group.members, key=self._dispensable)
         if group.work_s <= 0 and self._priced_out(group.offer, group.unable):
-            yield from ((pod, pods.Reason.OVER_BUDGET, _PRICED_OUT) for pod in members)
+            # Whoever asked for a pod has it for as long as one may be idle.
+            gone = (pod for pod in members if self._is_settled(pod) or not pod.asked_for)
+            yield from ((pod, pods.Reason.OVER_BUDGET, _PRICED_OUT) for pod in gone)
             return
         cold_s = max(1.0, self._speeds.cold_start_s(group.offer))
         hold_s = max(self._policy.idle_s, cold_s if self._awaited(group, calendar, cold_s) else 0.0)
         useful = max(1, math.floor(steady + group.work_s / cold_s)) if group.work_s > 0 else 0
         for pod in members[: max(0, len(members) - useful)]:
             idle_s = pod.idle_s(self._now)
-            settled = pod.ready is not None and self._now - pod.ready >= self._policy.idle_s
             if idle_s >= hold_s:
                 yield pod, pods.Reason.IDLE, f"it has had nothing to do for {words.span(idle_s)}"
-            elif pod.busy and settled and not pod.loading and self._has_work:
+            elif pod.busy and self._is_settled(pod) and not pod.loading and self._has_work:
                 yield pod, *self._dispensable_because(group, len(members), cold_s)
+
+    def _is_settled(self, pod: Pod) -> bool:
+        """Whether it has been READY for long enough to be found idle."""
+        return pod.ready is not None and self._now - pod.ready >= self._policy.idle_s
 
     def _dispensable_because(self, group: Group, members: int, cold_s: float) -> tuple[pods.Reason, str]:
         if group.work_s <= 0:
