@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
 import pytest
 
+from podium_scheduler.app import fleet_facts
 from podium_scheduler.domain import offers, pods
-from podium_scheduler.domain.autoscaling import autoscaler
+from podium_scheduler.domain.autoscaling import autoscaler, observed, renting
 from podium_scheduler.domain.autoscaling.actions import Action, Alert, Destroy, Drain, Spawn, Trouble, Undrain, Wait
 from podium_scheduler.domain.autoscaling.observed import Demand, Due, Observed, Pod
 from podium_scheduler.domain.autoscaling.policy import Limits, Policy, Wishes
@@ -46,6 +47,12 @@ def pod(number: int = 1, state: pods.State = pods.State.READY, offer: offers.Off
     return replace(made, **more)  # type: ignore[arg-type]
 
 
+def waits_until(
+    backoff: Mapping[str, float], cause: pods.Reason = pods.Reason.NO_CAPACITY
+) -> dict[str, observed.Backoff]:
+    return {key: observed.Backoff(until, cause) for key, until in backoff.items()}
+
+
 def decide(
     *demands: Demand,
     fleet: Sequence[Pod] = (),
@@ -53,13 +60,15 @@ def decide(
     policy: Policy = POLICY,
     spent: float = 0.0,
     backoff: dict[str, float] | None = None,
+    unknown: dict[str, str] | None = None,
 ) -> list[Action]:
     seen = Observed(
         demands=demands,
         offers=tuple(on_offer),
         pods=tuple(fleet),
         items_per_s=SPEED,
-        backoff_until=backoff or {},
+        backoffs=waits_until(backoff or {}),
+        unknown_offers=unknown or {},
         spent_today_usd=spent,
     )
     return autoscaler.decide(seen, policy, NOW)
@@ -163,11 +172,54 @@ def test_an_offer_without_capacity_is_waited_for_while_it_would_still_be_in_time
     assert spawned(decide(late, backoff={CHEAP.key: NOW + 600})) == [SAFE]
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (pods.Reason.OUT_OF_FUNDS, "cannot be had: the account at its provider has no money left"),
+        (pods.Reason.UNAUTHORIZED, "cannot be had: its provider does not accept the credentials"),
+        (pods.Reason.REFUSED, "cannot be had: its provider refused the order"),
+        (pods.Reason.BOOT_TIMEOUT, "rests: no worker registered from its last pod in time"),
+        (pods.Reason.CANARY_TIMEOUT, "rests: no model passed its canary on its last pod in time"),
+        (pods.Reason.ORPHAN, "its last pod did not come up (ORPHAN)"),
+    ],
+)
+def test_what_is_waited_for_is_said_with_its_cause(cause: pods.Reason, said: str) -> None:
+    seen = Observed(
+        (clip(work(2 * HOUR_S)),), (CHEAP,), (), SPEED, backoffs=waits_until({CHEAP.key: NOW + 1800}, cause)
+    )
+    wait = only(autoscaler.decide(seen, POLICY, NOW), Wait)
+    assert wait.reason == f"{CHEAP.key} {said}; it is asked again in 30 min"
+
+
+def test_every_end_of_a_pod_that_may_put_its_offer_into_backoff_has_words() -> None:
+    never = {
+        pods.Reason.NONE, pods.Reason.IDLE, pods.Reason.CHEAPER_ELSEWHERE, *fleet_facts._WITHDRAWN,
+    }  # fmt: skip
+    assert set(pods.Reason) - never == set(renting._NOT_HAD)
+
+
+def test_a_provider_that_does_not_tell_its_offers_is_named_with_the_reason() -> None:
+    unknown = {"runpod": "the API key is not accepted"}
+    actions = decide(clip(work(2 * HOUR_S)), on_offer=(), unknown=unknown)
+    said = (
+        "none of 0 offers may serve it now, 0 of them fit; what runpod offers is not known: the API key is not accepted"
+    )
+    assert (only(actions, Wait).reason, only(actions, Alert).reason) == (said, said)
+    waits = decide(clip(work(2 * HOUR_S)), backoff={CHEAP.key: NOW + 300}, unknown=unknown)
+    assert only(waits, Wait).reason.endswith("in 5 min; what runpod offers is not known: the API key is not accepted")
+    late = clip(work(HOUR_S, age_s=10 * HOUR_S))
+    bounded = decide(late, policy=replace(POLICY, limits=Limits(max_pods=0)), unknown=unknown)
+    assert only(bounded, Wait).reason.endswith(
+        "bounds it; what runpod offers is not known: the API key is not accepted"
+    )
+    assert "runpod" not in only(decide(clip(work(2 * HOUR_S)), unknown=unknown), Spawn).reason
+
+
 def test_late_work_gets_pods_that_come_late_and_only_once() -> None:
     # 42 min of work are overdue, and only pods are to be had that take 15 min to come: three do it in as long again.
     demand, cold_s = clip(work(2500, age_s=11 * HOUR_S)), {CHEAP.key: 30.0, SAFE.key: 880.0}
     away = {CHEAP.key: NOW + 3000}
-    seen = Observed((demand,), (CHEAP, SAFE), (), SPEED, cold_start_s=cold_s, backoff_until=away)
+    seen = Observed((demand,), (CHEAP, SAFE), (), SPEED, cold_start_s=cold_s, backoffs=waits_until(away))
     assert spawned(autoscaler.decide(seen, POLICY, NOW)) == [SAFE] * 3
     coming = tuple(pod(n, pods.State.CREATING, offer=SAFE, born=NOW) for n in range(3))
     assert spawned(autoscaler.decide(replace(seen, pods=coming), POLICY, NOW + 600)) == []

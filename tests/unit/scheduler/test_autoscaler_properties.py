@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from podium_scheduler.domain import offers, pods
 from podium_scheduler.domain.autoscaling import autoscaler
 from podium_scheduler.domain.autoscaling.actions import Action, Alert, Destroy, Drain, Spawn, Undrain, Wait
-from podium_scheduler.domain.autoscaling.observed import Demand, Due, Observed, Pod
+from podium_scheduler.domain.autoscaling.observed import Backoff, Demand, Due, Observed, Pod
 from podium_scheduler.domain.autoscaling.policy import Limits, Policy, Wishes
 
 GB = 1 << 30
@@ -94,7 +94,10 @@ observations = st.builds(
     pods=fleets(),
     items_per_s=st.just(SPEED),
     cold_start_s=st.dictionaries(st.sampled_from([o.key for o in OFFERS]), st.floats(1, 900)),
-    backoff_until=st.dictionaries(st.sampled_from([o.key for o in OFFERS]), st.floats(NOW - 100, NOW + 2000)),
+    backoffs=st.dictionaries(
+        st.sampled_from([o.key for o in OFFERS]),
+        st.builds(Backoff, st.floats(NOW - 100, NOW + 2000), st.sampled_from(pods.Reason)),
+    ),
     spent_today_usd=st.floats(0, 12),
 )
 
@@ -186,7 +189,8 @@ def test_pods_that_are_waited_for_are_not_rented_again(
     policy = Policy(limits=Limits(max_pods=1000), max_spawns=1000, wishes=Wishes(depth_gate=1), fill=1e9)
     work = (Demand("a", (Due(items, NOW - 5000, NOW + left_s),)),)
     # The cheapest has no capacity: what is left may take much longer to come.
-    seen = Observed(work, on_offer, (), SPEED, cold_start_s=cold_s, backoff_until={OFFERS[0].key: NOW + 100_000})
+    away = Backoff(NOW + 100_000, pods.Reason.NO_CAPACITY)
+    seen = Observed(work, on_offer, (), SPEED, cold_start_s=cold_s, backoffs={OFFERS[0].key: away})
     rented = applied(autoscaler.decide(seen, policy, NOW), (), NOW, 1)
     comes_s = min((cold_s[pod.offer.key] for pod in rented), default=0.0)
     for second in range(10, int(comes_s), 30):

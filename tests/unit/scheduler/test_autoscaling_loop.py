@@ -67,6 +67,9 @@ class Scaling:
     async def decide(self, decisions: Sequence[records.Decision]) -> None:
         self.decided += decisions
 
+    def said(self, kind: str) -> list[str]:
+        return [decision.reason for decision in self.decided if decision.kind == kind]
+
     async def record_throughputs(self, seen: Sequence[records.Throughput]) -> None:
         self.speeds += seen
 
@@ -511,6 +514,35 @@ async def test_an_offer_that_could_not_be_had_is_left_alone_twice_as_long_each_t
         failed = pods.Move(alive[0].pod_id, alive[0].state, pods.State.FAILED, pods.Reason.NO_CAPACITY, "none")
         await rig.pods.move([failed])
     assert pauses == [10, 60, 120]
+
+
+async def test_an_empty_account_is_explained_as_such() -> None:
+    rig = Rig()
+    rig.work(100)
+    await rig.round()
+    (pod,) = (await rig.pods.census()).pods
+    broke = pods.Move(pod.pod_id, pod.state, pods.State.FAILED, pods.Reason.OUT_OF_FUNDS, "the balance is 0")
+    await rig.pods.move([broke])
+    await rig.round()
+    (said,) = rig.scaling.said("Wait")
+    assert said.endswith(
+        f"{OFFER.key} cannot be had: the account at its provider has no money left; it is asked again in 30 min"
+    )
+
+
+async def test_a_provider_that_never_told_its_offers_is_explained_with_its_own_words() -> None:
+    rig = Rig()
+    rig.work(100)
+    await rig.loop.run_once()
+    rig.cloud.away = True
+    rig.time.advance(61)
+    await rig.round()
+    none = "none of 0 offers may serve it now, 0 of them fit; what cloud offers is not known"
+    assert rig.scaling.said("Wait") == [f"{none}: it has not answered yet", f"{none}: away"]
+    rig.cloud.away = False
+    rig.time.advance(61)
+    await rig.round()
+    assert rig.offers.unknown == {} and rig.pods.rows
 
 
 async def test_a_provider_that_does_not_answer_is_believed_for_a_while() -> None:

@@ -101,9 +101,9 @@ class Autoscaler(loops.PatientLoop):
     async def round(self) -> float:
         """One decision, and what follows from it."""
         rules = await self.rules()
-        facts, now = await self._facts.gather(self._offers.known)
+        facts, now = await self._facts.gather(self._offers.known, self._offers.unknown)
         if self._outlook is not None:
-            self._outlook.note(facts, rules, self._offers.silent)
+            self._outlook.note(facts, rules, list(self._offers.unknown))
         try:
             decided = self._decide(facts, rules, now)
         except Exception:
@@ -176,19 +176,23 @@ class OfferWatch(loops.PatientLoop):
         self._providers = renting
         self._clock = time
         self._known: dict[str, tuple[float, tuple[offers.Offer, ...]]] = {}
+        self._failures: dict[str, str] = {}
 
     @property
     def known(self) -> list[offers.Offer]:
         """The newest of each provider."""
-        now = self._clock.monotonic()
-        return [one for at, found in self._known.values() if now - at < _OFFERS_KEPT_S for one in found]
+        return [one for found in self._believed().values() for one in found]
 
     @property
-    def silent(self) -> list[str]:
-        """Providers whose offers are not known: they have not answered yet, or not for long."""
-        now, never = self._clock.monotonic(), (float("-inf"), ())
-        names = [provider.name for provider in self._providers]
-        return [name for name in names if now - self._known.get(name, never)[0] >= _OFFERS_KEPT_S]
+    def unknown(self) -> dict[str, str]:
+        """The other providers, and why nothing is known of what they offer."""
+        believed = self._believed()
+        names = (provider.name for provider in self._providers if provider.name not in believed)
+        return {name: self._failures.get(name, "it has not answered yet") for name in names}
+
+    def _believed(self) -> dict[str, tuple[offers.Offer, ...]]:
+        now = self._clock.monotonic()
+        return {name: found for name, (at, found) in self._known.items() if now - at < _OFFERS_KEPT_S}
 
     async def round(self) -> float:
         """Asks all of them at the same time."""
@@ -200,7 +204,9 @@ class OfferWatch(loops.PatientLoop):
             async with asyncio.timeout(_OFFERS_WITHIN_S):
                 found = await provider.offers()
         except (providers.ProviderError, TimeoutError, OSError) as error:
-            log.warning("offers_unknown", provider=provider.name, error=str(error))
+            late = f"it did not answer within {_OFFERS_WITHIN_S:.0f} s"
+            self._failures[provider.name] = str(error) or (late if isinstance(error, TimeoutError) else repr(error))
+            log.warning("offers_unknown", provider=provider.name, error=self._failures[provider.name])
             return
         sound = tuple(one for one in found if math.isfinite(one.price_usd_per_hour) and one.price_usd_per_hour >= 0)
         self._known[provider.name] = self._clock.monotonic(), sound

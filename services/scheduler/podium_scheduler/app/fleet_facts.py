@@ -72,8 +72,10 @@ class FleetFacts:
         self.told_to_leave: frozenset[UUID | None] = frozenset()
         """Workers that were told to finish and leave."""
 
-    async def gather(self, on_offer: Sequence[offers.Offer]) -> tuple[observed.Observed, float]:
-        """All of it, and the ledger's time in seconds."""
+    async def gather(
+        self, on_offer: Sequence[offers.Offer], unknown: Mapping[str, str] | None = None
+    ) -> tuple[observed.Observed, float]:
+        """All of it, and the ledger's time in seconds. `unknown`: providers whose offers are not known, and why."""
         census = await self._ledger.census()
         now, self.census = census.now, census.pods
         self._began = self._began or now
@@ -97,7 +99,8 @@ class FleetFacts:
             items_per_s={(t.workload, t.device_name): t.items_per_s for t in await self._scaling.throughputs()},
             load_s={(one.workload, one.device_name): one.mean_s for one in await self._loads.loads()},
             cold_start_s=_cold_starts(past),
-            backoff_until=backoffs(past, self._began),
+            backoffs=backoffs(past, self._began),
+            unknown_offers=unknown or {},
             spent_today_usd=await self._ledger.spent(midnight, now) / 1e6,
         )
         self._active_at = {
@@ -292,7 +295,7 @@ def _cold_starts(past: Iterable[pods.Pod]) -> dict[str, float]:
     return {key: sum(seconds) / len(seconds) for key, seconds in taken.items()}
 
 
-def backoffs(past: Iterable[pods.Pod], began: datetime) -> dict[str, float]:
+def backoffs(past: Iterable[pods.Pod], began: datetime) -> dict[str, observed.Backoff]:
     """Offers whose newest pods never became READY, and when to try again: twice as long after each try that failed.
 
     What was intended together is one try. A pod that is still on its way says nothing yet, nor does one that ended with
@@ -308,7 +311,7 @@ def backoffs(past: Iterable[pods.Pod], began: datetime) -> dict[str, float]:
             had.add(key)
         elif pod.end_time is not None or pod.state is pods.State.DESTROYING:
             failed[key].append(pod)
-    return {key: _next_try(ones) for key, ones in failed.items()}
+    return {key: observed.Backoff(_next_try(ones), ones[0].reason) for key, ones in failed.items()}
 
 
 def _ended_with_leader(pod: pods.Pod, began: datetime) -> bool:

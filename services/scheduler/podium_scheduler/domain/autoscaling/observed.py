@@ -106,6 +106,15 @@ _COMING = frozenset({pods.State.INTENDED, pods.State.CREATING, pods.State.STARTI
 
 
 @dataclass(frozen=True, slots=True)
+class Backoff:
+    """An offer whose newest pods did not come up is left alone for a while."""
+
+    until: float
+    cause: pods.Reason
+    """What became of the newest of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that a decision rests on."""
 
@@ -118,7 +127,14 @@ class Observed:
     """Of a model, by workload and device."""
     cold_start_s: Mapping[str, float] = field(default_factory=dict)
     """From intent to READY, by the offer's key."""
-    backoff_until: Mapping[str, float] = field(default_factory=dict)
-    """Offers that lately had no capacity, by key, and when to try again."""
+    backoffs: Mapping[str, Backoff] = field(default_factory=dict)
+    """Offers that lately could not be had, by key."""
+    unknown_offers: Mapping[str, str] = field(default_factory=dict)
+    """Providers that do not tell what they offer, by name, and why, in words."""
     spent_today_usd: float = 0.0
     """Up to now, by all pods that lived today."""
+
+    def asked_again(self, offer: offers.Offer) -> float:
+        """When an offer that could not be had may be asked for again; 0: at any time."""
+        backoff = self.backoffs.get(offer.key)
+        return 0.0 if backoff is None else backoff.until

@@ -27,6 +27,22 @@ from podium_scheduler.domain.autoscaling.purse import Purse
 
 _WORTH = 2.0
 """A pod is replaced when that saves so many times what it costs: the other may not come, or fail."""
+_NOT_HAD = {
+    pods.Reason.NO_CAPACITY: "has no capacity",
+    pods.Reason.UNAUTHORIZED: "cannot be had: its provider does not accept the credentials",
+    pods.Reason.OUT_OF_FUNDS: "cannot be had: the account at its provider has no money left",
+    pods.Reason.REFUSED: "cannot be had: its provider refused the order",
+    pods.Reason.THROTTLED: "could not be had: its provider had too many calls",
+    pods.Reason.UNREACHABLE: "could not be had: its provider cannot be reached",
+    pods.Reason.CREATE_UNRESOLVED: "could not be had: its provider did not answer, and lists no such pod",
+    pods.Reason.BOOT_TIMEOUT: "rests: no worker registered from its last pod in time",
+    pods.Reason.CANARY_TIMEOUT: "rests: no model passed its canary on its last pod in time",
+    pods.Reason.PROVIDER_ERROR: "rests: its last pod broke at the provider before it was ready",
+    pods.Reason.WORKER_GONE: "rests: the worker of its last pod was gone before it was ready",
+    pods.Reason.UNSUITABLE: "rests: its last pod came up as something else than was ordered",
+    pods.Reason.VANISHED: "rests: its last pod vanished from the provider's list before it was ready",
+}
+"""Why an offer is in backoff, by what became of its newest pod."""
 _TAKEN_BACK = frozenset({pods.Reason.IDLE, pods.Reason.CHEAPER_ELSEWHERE, pods.Reason.NOT_WANTED})
 """A pod that drains for these may serve again; not one that an operator or a limit sends away."""
 
@@ -150,7 +166,7 @@ class Renting:
         for offer in self._speeds.rentable(does[0]):
             if self._speeds.usd_per_item(does[0], offer) >= mine:
                 continue
-            there = self._observed.backoff_until.get(offer.key, 0.0) <= self._now
+            there = self._observed.asked_again(offer) <= self._now
             able = there and all(self._speeds.items_per_s(workload, offer) > 0 for workload in does)
             if able and offer.key != group.offer.key and self._rank(does[0], offer) <= least:
                 yield offer
@@ -284,7 +300,7 @@ class Renting:
             return
         able = self._speeds.rentable(workload)
         for offer in sorted(able, key=lambda o: (self._rank(workload, o), o.price_usd_per_hour, o.key)):
-            if self._observed.backoff_until.get(offer.key, 0.0) > self._now:
+            if self._observed.asked_again(offer) > self._now:
                 continue
             coming_s = self._speeds.coming_s(workload, offer)
             for _ in range(min(self._purse.affords(offer, coming_s)[0], lacking)):
@@ -325,7 +341,7 @@ class Renting:
 
     def _quote(self, workload: str, offer: offers.Offer, parts: Sequence[Work]) -> Quote:
         rate, coming_s = self._speeds.items_per_s(workload, offer), self._speeds.coming_s(workload, offer)
-        begin = max(self._now, self._observed.backoff_until.get(offer.key, 0.0))
+        begin = max(self._now, self._observed.asked_again(offer))
         waits = begin > self._now
         found = _pods_for(_at_limit(parts) if waits else parts, rate, begin + coming_s)
         count = found or _pods_for(parts, rate, begin + coming_s, soonest=begin + 2 * coming_s) or 1
@@ -350,7 +366,8 @@ class Renting:
         if not quotes:
             return "no offer is cheap enough for what is left of its jobs' budgets"
         best = quotes[0].offer
-        return f"{self._purse.affords(best, self._speeds.coming_s(workload, best))[1]} bounds it"
+        bound = self._purse.affords(best, self._speeds.coming_s(workload, best))[1]
+        return self._with_unknown(f"{bound} bounds it")
 
     def _priced_out(self, workload: str, parts: Sequence[Work]) -> str:
         """Why work waits that no job has the money for."""
@@ -363,8 +380,15 @@ class Renting:
         return f"{items} wait: ${most:.3g} is left for each of their jobs' budgets, and each would cost ${each:.3g}"
 
     def _waits(self, quote: Quote) -> str:
-        wait_s = self._observed.backoff_until[quote.offer.key] - self._now
-        return f"{quote.offer.key} has no capacity; it is asked again in {words.span(wait_s)}"
+        backoff = self._observed.backoffs[quote.offer.key]
+        why = _NOT_HAD.get(backoff.cause, f"its last pod did not come up ({backoff.cause})")
+        again = f"it is asked again in {words.span(backoff.until - self._now)}"
+        return self._with_unknown(f"{quote.offer.key} {why}; {again}")
+
+    def _with_unknown(self, why: str) -> str:
+        """And which providers might do what these cannot, if they told what they offer."""
+        unknown = sorted(self._observed.unknown_offers.items())
+        return "; ".join([why, *(f"what {name} offers is not known: {because}" for name, because in unknown)])
 
     def _figures(self, workload: str, quote: Quote, parts: Sequence[Work]) -> str:
         work_s = sum(part.items for part in parts) / self._speeds.items_per_s(workload, quote.offer)
@@ -373,7 +397,8 @@ class Renting:
 
     def _unservable(self, demand: Demand) -> None:
         fit = [o for o in self._observed.offers if offers.meets(o, demand.needs)]
-        why = f"none of {words.many(len(self._observed.offers), 'offer')} may serve it now, {len(fit)} of them fit"
+        none = f"none of {words.many(len(self._observed.offers), 'offer')} may serve it now, {len(fit)} of them fit"
+        why = self._with_unknown(none)
         self.actions.append(Wait(demand.workload, why))
         self.actions.append(Alert(Trouble.UNSERVABLE, demand.workload, why))
 
