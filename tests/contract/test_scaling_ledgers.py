@@ -72,7 +72,7 @@ async def _told(ledger: ports.ScalingLedger, now: float) -> tuple[object, object
             round(now - r.since.timestamp()),
             None if r.due is None else round(r.due.timestamp() - now),
         )
-        for r in await ledger.demands()
+        for r in await ledger.demands({})
     }
     arrivals = {
         name: (round(lately.items_per_s, 6), None if lately.window_s is None else round(lately.window_s))

@@ -29,6 +29,7 @@ STATEMENTS = {
     "stray leases": session_ledger._ENDED_WITH_LEASES,
     "leases of a session": batch_ledger._LEASES_OF,
     "queued for long": batch_ledger._QUEUED_SINCE,
+    "demands": scaling_ledger._DEMANDS,
 }
 _BACKLOG = text("""
     INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
@@ -103,6 +104,7 @@ OVER_PODS = {
 PARAMETERS = {
     ":limit": "10", ":age": "'5 s'", ":session_ids": "'{}'", ":after": "'00000000-0000-0000-0000-000000000000'",
     ":start": "date_trunc('day', now())", ":end": "now()", ":provider": "'cloud'",
+    ":tight": "'{a}'", ":unread": "'{-1}'", ":reserve": "'{true}'",
     ":retention": "'30 days'", ":max_jobs": "10", ":max_batches": "10", ":app_id": "'default'", ":lock_key": "1",
 }  # fmt: skip
 

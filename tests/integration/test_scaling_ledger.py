@@ -17,7 +17,7 @@ from podium.worker.v1 import worker_pb2, worker_pb2_grpc
 from podium_runtime import auth, ids
 from podium_scheduler.adapters.sql import database, pod_ledger, scaling_ledger
 from podium_scheduler.app import join_tokens, records
-from podium_scheduler.domain import pods
+from podium_scheduler.domain import pods, room
 from tests.support import shared_postgres, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,7 +100,7 @@ async def test_work_is_summed_up_by_when_it_is_due(
         ):
             values = {"workload": workload, "state": state, "items": items, "done": done, "due": due, "age": age}
             await connection.execute(insert, values)
-    found = await ledger.demands()
+    found = await ledger.demands({})
     assert [(row.workload, row.items, row.due is None) for row in found] == [
         ("clip", 20, True), ("clip", 10, True), ("minilm", 7, False), ("minilm", 160, False),
     ]  # fmt: skip
@@ -115,11 +115,70 @@ async def test_jobs_with_a_budget_are_told_one_by_one(
         await connection.execute(text("INSERT INTO apps (app_id) VALUES ('app') ON CONFLICT DO NOTHING"))
         for job_id, done, budget in ((first, 40, 10_000), (second, 0, 10**12), (free, 1, None)):
             await connection.execute(_JOB, {"job_id": job_id, "done": done, "budget": budget})
-    found = await ledger.budgeted()
+    found = await ledger.budgeted({})
     assert [(j.job_id, j.workload, j.items, j.due, j.budget_micro_usd) for j in found] == [
         (first, "minilm", 60, None, 10_000), (second, "minilm", 100, None, 10**12),
     ]  # fmt: skip
-    assert [row.items for row in await ledger.demands()] == [99]
+    assert [row.items for row in await ledger.demands({})] == [99]
+
+
+async def test_what_finds_no_room_for_its_results_is_told_apart(
+    pool: database.Database, ledger: scaling_ledger.ScalingLedger
+) -> None:
+    """Ten batches of ten items each."""
+    insert = text("""
+        INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, options, state,
+            item_count, batch_count, items_succeeded, items_released, batches_finished, batches_pending, feedable,
+            budget_micro_usd, create_time)
+        VALUES (:job_id, 'app', gen_random_uuid(), '', :workload, 1, 3, '', 'RUNNING', 100, 10, 10 * :finished,
+            :released, :finished, 10 - :finished - :queued, true, :budget, now() - interval '1 h')
+    """)
+    queue = text("""
+        INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding, state, queue_time)
+        SELECT :job_id, 900 + 10 * n, 10, '', 0, 'QUEUED', now() - interval '1 min'
+        FROM generate_series(1, :queued) AS n
+    """)
+    async with pool.transaction() as connection:
+        await connection.execute(text("INSERT INTO apps (app_id) VALUES ('app') ON CONFLICT DO NOTHING"))
+        for workload, finished, released, queued, budget in (
+            ("unread", 5, 0, 2, None), ("small", 2, 10, 1, None), ("read", 5, 50, 0, None), ("else", 5, 0, 2, None),
+            ("budget", 5, 0, 2, 10_000),
+        ):  # fmt: skip
+            job = {"job_id": uuid.uuid4(), "workload": workload, "finished": finished, "queued": queued}
+            await connection.execute(insert, {**job, "released": released, "budget": budget})
+            await connection.execute(queue, {"job_id": job["job_id"], "queued": queued})
+    names = ("unread", "small", "read", "budget")
+
+    async def told(tight: room.Tight) -> dict[str, list[tuple[int, bool, int]]]:
+        rows: dict[str, list[tuple[int, bool, int]]] = {}
+        for row in await ledger.demands(dict.fromkeys(names, tight)):
+            waits_min = round((datetime.now(UTC) - row.since).total_seconds() / 60)
+            rows.setdefault(row.workload, []).append((row.items, row.held, waits_min))
+        return {workload: sorted(found) for workload, found in rows.items()}
+
+    # Four batches are for who holds less; what is in flight has waited since it was fed.
+    assert await told(room.Tight(-1, True)) == {
+        "unread": [(20, False, 1), (30, True, 60)],
+        "small": [(30, False, 1), (50, True, 60)],
+        "read": [(10, True, 60), (40, False, 60)],
+        "else": [(50, False, 60)],
+    }
+    assert await told(room.Tight(-1, False)) == {
+        "unread": [(20, False, 1), (30, True, 60)],
+        "small": [(10, False, 1), (70, True, 60)],
+        "read": [(50, True, 60)],
+        "else": [(50, False, 60)],
+    }
+    assert await told(room.Tight(49, True)) == {
+        "unread": [(20, False, 1), (30, True, 60)],
+        "small": [(80, False, 60)],
+        "read": [(50, False, 60)],
+        "else": [(50, False, 60)],
+    }
+    (job,) = await ledger.budgeted({"budget": room.Tight(-1, True)})
+    assert (job.items, job.held) == (50, 30)
+    (job,) = await ledger.budgeted({})
+    assert (job.items, job.held) == (50, 0)
 
 
 @pytest.mark.parametrize("budget", [9_999, 10**12 + 1, 0, -1])

@@ -7,7 +7,7 @@ autoscaler's SessionLedger, ScalingLedger, CostLedger, LoadLedger and Draining a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid5
@@ -16,7 +16,7 @@ from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock
 from podium_scheduler.app import fleet_facts, join_tokens, providers, records
-from podium_scheduler.domain import pods
+from podium_scheduler.domain import pods, room
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 from tests.support.clouds import stand_in
 from tests.support.clouds.stand_in import Phase
@@ -163,11 +163,11 @@ class Fleet:
         """No operator has set any."""
         return None
 
-    async def demands(self) -> list[records.DemandRow]:
+    async def demands(self, tight: Mapping[str, room.Tight]) -> list[records.DemandRow]:
         """What is left of each burst."""
         return [records.DemandRow(WORKLOAD, round(one.items), one.since, one.due) for one in self.bursts]
 
-    async def budgeted(self) -> list[records.BudgetedJob]:
+    async def budgeted(self, tight: Mapping[str, room.Tight]) -> list[records.BudgetedJob]:
         """None has a budget of its own."""
         return []
 

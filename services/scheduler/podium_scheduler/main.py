@@ -66,6 +66,7 @@ from podium_scheduler.app import (
     session_lives,
     shedder,
     throughputs,
+    tight_room,
     unservable,
     wakers,
     worker_frames,
@@ -435,7 +436,16 @@ class Scheduler:
                 timedelta(seconds=settings.job_retention_s),
             ),
             *(
-                pod_wiring.loops(self._fleet, stores, self._workloads, self._wakers, self._draining, self._ids, coming)
+                pod_wiring.loops(
+                    self._fleet,
+                    stores,
+                    self._workloads,
+                    self._wakers,
+                    self._draining,
+                    self._ids,
+                    coming,
+                    tight_room.TightRoom(self._gauge, stores.holdings, self._sizes),
+                )
                 if self._fleet and coming
                 else ()
             ),

@@ -24,6 +24,7 @@ from podium_scheduler.app import (
     pod_readiness,
     pods_of_operators,
     providers,
+    tight_room,
     wakers,
 )
 from podium_scheduler.domain import pods
@@ -94,8 +95,10 @@ def loops(
     drains: draining.Draining,
     make: ids.Ids,
     show: outlook.Outlook,
+    space: tight_room.TightRoom,
 ) -> list[supervision.Loop]:
-    """The leader's, with `stores` that write under its term only. `show` learns what pods may come."""
+    """The leader's, with `stores` that write under its term only. `show` learns what pods may come; `space`: for
+    results."""
     plan, time = fleet.plan, clock.SystemClock()
     rules = pod_keeper.Rules(plan.watch.patience, plan.watch.orphans, plan.watch.interval_s)
     facts = fleet_facts.FleetFacts(
@@ -107,6 +110,7 @@ def loops(
         workloads,
         stores.asked,
         job_costs.JobCosts(stores.costs),
+        space,
     )
     on_offer = autoscaler.OfferWatch(fleet.renting, time)
     decides = autoscaler.Autoscaler(

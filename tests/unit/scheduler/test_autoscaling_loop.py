@@ -26,10 +26,11 @@ from podium_scheduler.app import (
     providers,
     records,
     throughputs,
+    tight_room,
     wakers,
     worker_sessions,
 )
-from podium_scheduler.domain import costs, offers, pods
+from podium_scheduler.domain import costs, offers, pods, room
 from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
@@ -48,14 +49,16 @@ class Scaling:
         self.jobs: list[records.BudgetedJob] = []
         self.decided: list[records.Decision] = []
         self.speeds: list[records.Throughput] = []
+        self.tight: Mapping[str, room.Tight] = {}
 
     async def limits(self) -> records.ScalingLimits | None:
         return self.limit
 
-    async def demands(self) -> list[records.DemandRow]:
+    async def demands(self, tight: Mapping[str, room.Tight]) -> list[records.DemandRow]:
+        self.tight = tight
         return self.rows
 
-    async def budgeted(self) -> list[records.BudgetedJob]:
+    async def budgeted(self, tight: Mapping[str, room.Tight]) -> list[records.BudgetedJob]:
         return self.jobs
 
     async def arrivals(self) -> dict[str, records.Arrivals]:
@@ -129,6 +132,7 @@ class Rig:
     drained: list[uuid.UUID] = field(default_factory=list)
     asked: list[records.InteractiveDemand] = field(default_factory=list)
     outlook: outlook.Outlook = field(default_factory=outlook.Outlook)
+    memory: room.Memory = field(default_factory=lambda: room.Memory(0, 1_000_000))
 
     def __post_init__(self) -> None:
         self.pods = PodLedgerModel(self.time)
@@ -138,7 +142,9 @@ class Rig:
         loads: Any = Loads()
         known: Mapping[str, workload_pb2.Workload] = {"minilm": workload_pb2.Workload(name="minilm", needs=self.needs)}
         uses: Any = self.uses
-        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine, job_costs.JobCosts(uses))
+        space = tight_room.TightRoom(mine, mine, {"minilm": room.Sizes(10, 10_000)})
+        spent = job_costs.JobCosts(uses)
+        facts = fleet_facts.FleetFacts(self.pods, scaling, mine, loads, uses, known, mine, spent, space)
         rented: Any = [self.cloud]
         self.offers = autoscaler.OfferWatch(rented, self.time)
         make = ids.SequentialIds()
@@ -161,6 +167,11 @@ class Rig:
             )
             for worker, status in self.sessions.items()
         ]  # fmt: skip
+
+    async def in_flight(self) -> dict[str, int]:
+        """As of a HoldingsLedger."""
+        assert self.memory.crowded, "asked for nothing"
+        return {}
 
     async def recent(self) -> list[records.InteractiveDemand]:
         """As of a DemandLedger."""
@@ -558,6 +569,28 @@ async def test_a_provider_that_does_not_answer_is_believed_for_a_while() -> None
     rig.time.advance(900)
     await rig.round()
     assert not (await rig.pods.census()).pods
+
+
+async def test_pods_of_a_job_that_nobody_reads_go_when_there_is_no_room_and_come_again_when_it_is_read() -> None:
+    rig = Rig()
+    pod = await rig.rent()
+    rig.status(pod).devices[0].resident_workloads.append("minilm")
+    await rig.readiness.run_once()
+    since = rig.time.now()
+    rig.memory = room.Memory(795_000, 1_000_000)
+    rig.scaling.rows = [records.DemandRow("minilm", 10**6, since, None, held=True)]
+    for _ in range(10):
+        rig.time.advance(10)
+        await rig.round()
+    assert rig.scaling.tight == {"minilm": room.Tight(-1, True)}
+    now = await rig.now(pod)
+    assert (now.state, now.reason) == (pods.State.DRAINING, pods.Reason.IDLE)
+    assert len(rig.pods.rows) == 1, "whatever its window, another would have nothing to do"
+    assert rig.scaling.said("Wait")[-1].startswith("1,000,000 items wait until results are read: there is no room")
+    rig.memory = room.Memory(300_000, 1_000_000)
+    rig.scaling.rows = [records.DemandRow("minilm", 10**6, since, None)]
+    await rig.round()
+    assert rig.scaling.tight == {} and len(rig.pods.rows) > 1
 
 
 async def test_throughput_is_items_by_the_devices_own_time() -> None:

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.app import device_needs, job_costs, model_trials, ports, records
-from podium_scheduler.domain import offers, pods
+from podium_scheduler.app import device_needs, job_costs, model_trials, ports, records, tight_room
+from podium_scheduler.domain import offers, pods, room
 from podium_scheduler.domain.autoscaling import budgets, observed
 
 _NEWEST = 200
@@ -54,8 +54,10 @@ class FleetFacts:
         workloads: Mapping[str, workload_pb2.Workload],
         asked: ports.DemandLedger | None = None,
         spent: job_costs.JobCosts | None = None,
+        space: tight_room.TightRoom | None = None,
     ) -> None:
-        """`asked`: what interactive calls ask for. `spent`: on jobs; without it, no job has a budget of its own."""
+        """`asked`: what interactive calls ask for. `spent`: on jobs; without it, no job has a budget of its own.
+        `space`: for results; without it there is always enough."""
         self._asked = asked
         self._ledger = ledger
         self._scaling = scaling
@@ -63,6 +65,7 @@ class FleetFacts:
         self._loads = loads
         self._uses = uses
         self._spent = spent
+        self._space = space
         self._workloads = workloads
         self._began: datetime | None = None
         self._active_at: dict[UUID, float] = {}
@@ -86,12 +89,13 @@ class FleetFacts:
         self.told_to_leave = frozenset(key for key, worker in workers.items() if worker.told_to_leave)
         past = await self._ledger.list_pods(None, _NEWEST)
         self._trials.observe(past, workers)
+        tight = await self._space.look() if self._space is not None else {}
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         facts = observed.Observed(
             demands=self._demands(
-                [*await self._scaling.demands(), *await self._calls(workers.values())],
+                [*await self._scaling.demands(tight), *await self._calls(workers.values())],
                 await self._scaling.arrivals(),
-                await self._budgeted(now),
+                await self._budgeted(tight, now),
                 now,
             ),
             offers=tuple(on_offer),
@@ -117,49 +121,52 @@ class FleetFacts:
             if one.waiting_since is not None and one.workload not in warm
         ]
 
-    async def _budgeted(self, now: datetime) -> Mapping[str, Sequence[observed.Due]]:
-        """The work of jobs with a budget of their own, by workload, and what is left for it."""
-        found = await self._scaling.budgeted() if self._spent is not None else ()
+    async def _budgeted(self, tight: Mapping[str, room.Tight], now: datetime) -> Sequence[budgets.Job]:
+        """The jobs with a budget of their own, and what is left of it."""
+        found = await self._scaling.budgeted(tight) if self._spent is not None else ()
         spent = await self._spent.of_jobs([job.job_id for job in found], now) if self._spent is not None else {}
-        return budgets.dues(
-            [
-                budgets.Job(
-                    job.workload,
-                    job.items,
-                    job.since.timestamp(),
-                    _seconds(job.due),
-                    (job.budget_micro_usd - (spent[job.job_id].micro_usd if job.job_id in spent else 0)) / 1e6,
-                )
-                for job in found
-            ],
-            now.timestamp(),
-        )
+        return [
+            budgets.Job(
+                job.workload,
+                job.items,
+                job.since.timestamp(),
+                _seconds(job.due),
+                (job.budget_micro_usd - (spent[job.job_id].micro_usd if job.job_id in spent else 0)) / 1e6,
+                job.held,
+            )
+            for job in found
+        ]
 
     def _demands(
         self,
         rows: Iterable[records.DemandRow],
         lately: Mapping[str, records.Arrivals],
-        budgeted: Mapping[str, Sequence[observed.Due]],
+        budgeted: Sequence[budgets.Job],
         now: datetime,
     ) -> tuple[observed.Demand, ...]:
         """Of every workload, those without work too: some are to be kept warm."""
         due: defaultdict[str, list[observed.Due]] = defaultdict(list)
+        held: defaultdict[str, list[observed.Due]] = defaultdict(list)
         for row in rows:
-            by = None if row.due is None else row.due.timestamp()
-            due[row.workload].append(observed.Due(row.items, row.since.timestamp(), by))
+            of = held if row.held else due
+            of[row.workload].append(observed.Due(row.items, row.since.timestamp(), _seconds(row.due)))
+        for name, those in budgets.dues(budgeted, now.timestamp()).items():
+            due[name] += those
+        for name, one in budgets.held(budgeted).items():
+            held[name].append(one)
         found = []
         for name, workload in sorted(self._workloads.items()):
-            dues = (*due[name], *budgeted.get(name, ()))
-            since = min((one.since for one in dues), default=None)
+            since = min((one.since for one in (*due[name], *held[name])), default=None)
             trials = self._trials.of(name, since, (self._began or now).timestamp(), now.timestamp())
             came = lately.get(name)
             found.append(
                 observed.Demand(
                     name,
-                    dues,
+                    tuple(due[name]),
                     _needs(workload),
                     came.items_per_s if came else 0.0,
                     came.window_s if came else None,
+                    tuple(held[name]),
                     trials.failed_on,
                     trials.hopeless,
                 )

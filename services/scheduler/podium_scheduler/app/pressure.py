@@ -27,7 +27,12 @@ class PressureGauge(loops.PatientLoop):
         super().__init__()
         self._buffer = buffer
         self._rounds = 0
-        self.share = 0.0
+        self.memory = room.Memory(0, 0)
+
+    @property
+    def share(self) -> float:
+        """Used share of Redis' memory, at the last look."""
+        return self.memory.share
 
     @property
     def asks_for_acknowledgement(self) -> bool:
@@ -45,8 +50,7 @@ class PressureGauge(loops.PatientLoop):
 
     async def round(self) -> float:
         """Reads the gauge."""
-        memory = await self._buffer.memory()
-        self.share = memory.share
+        memory = self.memory = await self._buffer.memory()
         SHARE.set(memory.share)
         EVICTS.set(int(memory.evicts))
         if self._rounds % _WARN_EVERY == 0:

@@ -328,8 +328,7 @@ class PlacedSession:
     quarantine_reason: str
     wanted: Sequence[str]
     starts_for: str | None = None
-    """Of the worker of a pod that is not READY yet: the workload that it was rented for, empty for none in particular;
-    None: of any other."""
+    """Of the worker of a pod that is not READY yet: the workload that it was rented for, empty for any; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,6 +499,8 @@ class DemandRow:
     items: int
     since: datetime
     due: datetime | None
+    held: bool = False
+    """They wait for results to be read: theirs would find no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,7 +526,7 @@ class InteractiveDemand:
 
 @dataclass(frozen=True, slots=True)
 class BudgetedJob:
-    """An active job with a budget of its own, and its items without an outcome."""
+    """An active job with a budget of its own, and its items without an outcome; `held`: those of them that wait."""
 
     job_id: UUID
     workload: str
@@ -533,6 +534,7 @@ class BudgetedJob:
     since: datetime
     due: datetime | None
     budget_micro_usd: int
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ room (see app.shedder).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 FEED_SHARE = 0.80
@@ -25,6 +25,11 @@ ASK_SHARE = 0.70
 """Readers that wait are asked to acknowledge what they have: feeding has stopped, or is about to."""
 SHED_SHARE = 0.05
 """How much is shed at once, beyond what is needed."""
+ROOMY_SHARE = 0.70
+"""Where feeding had to stop, pods are rented again for what waits when no more than this is used and in flight: for a
+reader that acknowledges bit by bit they would else come and go with every bit."""
+LARGE_SHARE = 0.02
+"""Until then a job whose unread results take more than this waits for its reader, and no other does."""
 SMALL_BATCHES = 4
 """A job with less than this in flight and unread may use the reserve."""
 
@@ -46,6 +51,12 @@ class Memory:
     def share(self) -> float:
         """Used share of the limit, 0 to 1 and a little more; 0 without a limit."""
         return self.used / self.limit if self.limit else 0.0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether results that are not read yet can be why others find no room: what is in flight alone is on its way
+        to where it is read."""
+        return self.share >= FEED_SHARE / 2
 
 
 def item_bytes(dimension: int) -> int:
@@ -72,10 +83,15 @@ class Room:
         everybody = self._left(FEED_SHARE) // batch_bytes
         if everybody >= 1:
             return everybody, False
-        if not self.in_flight and self.memory.share < FEED_SHARE / 2:
+        if not self.in_flight and not self.memory.crowded:
             # A batch too large for its share: one at a time is better than none at all.
             return 1, False
         return max(0, self._left(RESERVE_SHARE) // batch_bytes), True
+
+    @property
+    def roomy(self) -> bool:
+        """Whether feeding can go on for a while."""
+        return self._left(ROOMY_SHARE) >= 0
 
     def take(self, size: int) -> None:
         """Something of this size was fed."""
@@ -122,6 +138,33 @@ class Sizes:
 def sizes(dimension: int, max_items: int) -> Sizes:
     """Of a workload with batches of at most `max_items`."""
     return Sizes(item_bytes(dimension), item_bytes(dimension) * max_items)
+
+
+@dataclass(frozen=True, slots=True)
+class Tight:
+    """Of a workload whose results lack room: what waits for its reader, and cannot be done by any number of pods.
+
+    It is all but what is in flight, and but for the first few batches of jobs that hold less.
+    """
+
+    unread: int
+    """Of jobs with more unread items than this; -1: of all."""
+    reserve: bool
+    """Whether jobs that hold little may be fed."""
+
+
+def tight(left: Room, of: Mapping[str, Sizes], before: Container[str]) -> dict[str, Tight]:
+    """The workloads that lack room. `before`: those that did when last looked at."""
+    if not left.memory.crowded:
+        return {}
+    found = {}
+    for workload, size in of.items():
+        fit, reserve = left.batches(size.batch)
+        if reserve:
+            found[workload] = Tight(-1, bool(fit))
+        elif workload in before and not left.roomy:
+            found[workload] = Tight(int(LARGE_SHARE * left.memory.limit) // size.item, True)
+    return found
 
 
 def total(items: Mapping[str, int], of: Mapping[str, Sizes]) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from podium_scheduler.app import records
+from podium_scheduler.domain import room
 from podium_scheduler.simulation.agenda import EPOCH, Agenda
 from podium_scheduler.simulation.floor import Job
 from podium_scheduler.simulation.market import Market
@@ -46,12 +47,12 @@ class Scaling:
         """Likewise."""
         return []
 
-    async def budgeted(self) -> list[records.BudgetedJob]:
+    async def budgeted(self, tight: Mapping[str, room.Tight]) -> list[records.BudgetedJob]:
         """No job of a trace has a budget of its own."""
         return []
 
-    async def demands(self) -> list[records.DemandRow]:
-        """Items without an outcome, summed up by workload and by when they are due."""
+    async def demands(self, tight: Mapping[str, room.Tight]) -> list[records.DemandRow]:
+        """Items without an outcome, summed up by workload and by when they are due. All results are read at once."""
         self._take_in()
         now_s = self._agenda.now_s
         self._open = [entry for entry in self._open if entry[0].left]

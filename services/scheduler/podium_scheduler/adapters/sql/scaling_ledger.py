@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql
@@ -11,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 from podium_scheduler.adapters.sql import schema
 from podium_scheduler.adapters.sql.database import Database, ledger_call
 from podium_scheduler.app import records
+from podium_scheduler.domain import room
 
 NEWEST_WEIGHS = 0.1
 _KEPT_DECISIONS = 200
@@ -23,22 +25,49 @@ _LIMITS = tuple(schema.autoscaling.c[name] for name in records.ScalingLimits.__d
 # eleventh of the time that is left at most. Coarser ones had pods rented that nobody needed.
 # In floating point: a logarithm of a numeric, which is what a span's seconds are, takes a hundred times as long.
 _LOG2 = "ln(greatest(CAST(extract(epoch FROM {}) AS double precision), 1)) / ln(CAST(2 AS double precision))"
+# Of a job that lacks room for its results: what may be done is what is in flight, and what the reserve gives to who
+# holds little (see domain.room). It waits since it was fed: before, nobody could have done it. Batches are looked at
+# only where a workload lacks room, by the two partial indexes on what is in flight.
+_PARTS = f"""
+    WITH tight AS (
+        SELECT * FROM unnest(CAST(:tight AS text[]), CAST(:unread AS int[]), CAST(:reserve AS boolean[]))
+            AS t(workload, unread, reserve)
+    ), fed AS (
+        SELECT job_id, sum(item_count) AS items, min(queue_time) AS since FROM (
+            SELECT job_id, item_count, queue_time FROM batches WHERE state = 'QUEUED'
+            UNION ALL SELECT job_id, item_count, queue_time FROM batches WHERE session_id IS NOT NULL) AS b
+        WHERE EXISTS (SELECT FROM tight) GROUP BY job_id
+    ), parts AS (
+        SELECT j.job_id, j.workload, j.create_time, j.deadline, j.budget_micro_usd,
+            j.item_count - j.items_succeeded - j.items_failed AS items, coalesce(fed.since, j.create_time) AS since,
+            CASE WHEN t.workload IS NULL THEN 0 ELSE greatest(0,
+                j.item_count - j.items_succeeded - j.items_failed - greatest(coalesce(fed.items, 0),
+                    CASE WHEN t.reserve THEN {room.SMALL_BATCHES} * greatest(1, j.item_count / j.batch_count)
+                        - (j.items_succeeded + j.items_failed - j.items_released) ELSE 0 END)) END AS held
+        FROM jobs j
+        LEFT JOIN tight t
+            ON t.workload = j.workload AND j.items_succeeded + j.items_failed - j.items_released > t.unread
+        LEFT JOIN fed ON fed.job_id = j.job_id AND t.workload IS NOT NULL
+        WHERE j.state IN ('PENDING','RUNNING') AND j.item_count > j.items_succeeded + j.items_failed
+    )
+"""
 _DEMANDS = text(f"""
-    SELECT workload, sum(item_count - items_succeeded - items_failed) AS items, min(create_time) AS since,
-        min(deadline) AS due
-    FROM jobs
-    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed AND budget_micro_usd IS NULL
-    GROUP BY workload,
-        coalesce(floor(8 * {_LOG2.format("deadline - now()")}), -1),
-        CASE WHEN deadline IS NULL THEN floor(8 * {_LOG2.format("now() - create_time")}) END
-    ORDER BY workload, due NULLS LAST, since
+    {_PARTS}
+    SELECT p.workload, CAST(sum(part.items) AS bigint) AS items, min(part.since) AS since, min(p.deadline) AS due,
+        part.held
+    FROM parts p CROSS JOIN LATERAL (VALUES (p.items - p.held, p.since, false), (p.held, p.create_time, true))
+        AS part(items, since, held)
+    WHERE part.items > 0 AND p.budget_micro_usd IS NULL
+    GROUP BY p.workload, part.held,
+        coalesce(floor(8 * {_LOG2.format("p.deadline - now()")}), -1),
+        CASE WHEN p.deadline IS NULL THEN floor(8 * {_LOG2.format("now() - part.since")}) END
+    ORDER BY p.workload, due NULLS LAST, since
 """)
 # One by one, for each has its own cost.
-_BUDGETED = text("""
-    SELECT job_id, workload, item_count - items_succeeded - items_failed, create_time, deadline, budget_micro_usd
-    FROM jobs
-    WHERE state IN ('PENDING','RUNNING') AND item_count > items_succeeded + items_failed
-        AND budget_micro_usd IS NOT NULL
+_BUDGETED = text(f"""
+    {_PARTS}
+    SELECT job_id, workload, items, since, deadline, budget_micro_usd, CAST(held AS bigint) FROM parts
+    WHERE budget_micro_usd IS NOT NULL
     ORDER BY create_time, job_id
 """)
 _LATELY = timedelta(minutes=15)
@@ -103,18 +132,18 @@ class ScalingLedger:
         return [records.Decision(r.workload, r.kind, r.reason, r.pod_id, r.time) for r in rows]
 
     @ledger_call
-    async def demands(self) -> list[records.DemandRow]:
-        """Items without an outcome of jobs without a budget, summed up by workload and by when they are due; cost
-        follows the active jobs."""
+    async def demands(self, tight: Mapping[str, room.Tight]) -> list[records.DemandRow]:
+        """Items without an outcome of jobs without a budget, summed up by workload and by when they are due, those
+        apart that wait for room, of the workloads that are `tight`; cost follows the active jobs."""
         async with self._database.peek() as connection:
-            rows = (await connection.execute(_DEMANDS)).all()
+            rows = (await connection.execute(_DEMANDS, _of(tight))).all()
         return [records.DemandRow(*row) for row in rows]
 
     @ledger_call
-    async def budgeted(self) -> list[records.BudgetedJob]:
+    async def budgeted(self, tight: Mapping[str, room.Tight]) -> list[records.BudgetedJob]:
         """Every active job with a budget of its own, the oldest first."""
         async with self._database.peek() as connection:
-            rows = (await connection.execute(_BUDGETED)).all()
+            rows = (await connection.execute(_BUDGETED, _of(tight))).all()
         return [records.BudgetedJob(*row) for row in rows]
 
     @ledger_call
@@ -162,3 +191,11 @@ class ScalingLedger:
         statement = select(*columns, _THROUGHPUTS.c.batch_count).order_by(*columns[:2])
         async with self._database.peek() as connection:
             return [records.Throughput(*row) for row in (await connection.execute(statement)).all()]
+
+
+def _of(tight: Mapping[str, room.Tight]) -> dict[str, Any]:
+    return {
+        "tight": list(tight),
+        "unread": [one.unread for one in tight.values()],
+        "reserve": [one.reserve for one in tight.values()],
+    }

@@ -39,7 +39,7 @@ def decide(observed: Observed, policy: Policy, now: float) -> list[Action]:
     retiring.finish_drains(taken_back)
     retiring.leave(calendar)
     renting.keep_up([*retiring.staying, *(pod for pod in observed.pods if pod.pod_id in taken_back)])
-    return [*retiring.actions, *renting.actions, *_old(observed, policy, now)]
+    return [*retiring.actions, *renting.actions, *_held(observed), *_old(observed, policy, now)]
 
 
 def _coming_s(workload: str, policy: Policy, speeds: Speeds) -> float:
@@ -56,16 +56,27 @@ def _paused(observed: Observed) -> list[Action]:
     return [Wait(demand.workload, why) for demand in observed.demands if demand.items]
 
 
+def _held(observed: Observed) -> list[Action]:
+    """What nothing is rented for, whatever its window: pods would have nothing to do."""
+    why = "until results are read: there is no room for theirs, so no pod is rented for them, and none stays idle"
+    return [
+        Wait(demand.workload, f"{words.many(demand.items_held, 'item')} wait {why}")
+        for demand in observed.demands
+        if demand.items_held
+    ]
+
+
 def _old(observed: Observed, policy: Policy, now: float) -> list[Action]:
     found: list[Action] = []
     for demand in observed.demands:
         age_s = _age_s(demand, now)
         if age_s >= policy.alert_age_s:
-            waits = f"the oldest of {words.many(demand.items, 'item')} has waited {words.span(age_s)}"
+            items = words.many(demand.items + demand.items_held, "item")
+            waits = f"the oldest of {items} has waited {words.span(age_s)}"
             reason = f"{waits}, and the alert age is {words.span(policy.alert_age_s)}"
             found.append(Alert(Trouble.OLD, demand.workload, reason))
     return found
 
 
 def _age_s(demand: Demand, now: float) -> float:
-    return max((now - due.since for due in demand.due if due.items), default=0.0)
+    return max((now - due.since for due in (*demand.due, *demand.held) if due.items), default=0.0)

@@ -29,6 +29,8 @@ class Job:
     by: float | None
     left_usd: float
     """Of its budget, after what pods cost for it so far; below zero when that was more."""
+    held: int = 0
+    """Those of its items that wait for results to be read."""
 
     def usd_per_item(self, digits: int = 2) -> float:
         """What an item may cost, rounded down to so many digits; 0 when nothing is left."""
@@ -43,7 +45,7 @@ def dues(jobs: Sequence[Job], now: float) -> Mapping[str, Sequence[Due]]:
     """Their work by workload, the oldest first."""
     alike: defaultdict[_Key, list[Job]] = defaultdict(list)
     digits = 2 if len(jobs) <= _MANY else 1
-    for job in jobs:
+    for job in (job for job in jobs if job.items > job.held):
         # As the ledger sums up those without a budget: by powers of two of what is left, or of what has passed.
         left = -1 if job.by is None else _power(job.by - now)
         passed = _power(now - job.since) if job.by is None else -1
@@ -52,9 +54,21 @@ def dues(jobs: Sequence[Job], now: float) -> Mapping[str, Sequence[Due]]:
     for (workload, _, _, usd_per_item), those in alike.items():
         by = min((job.by for job in those if job.by is not None), default=None)
         found[workload].append(
-            Due(sum(job.items for job in those), min(job.since for job in those), by, usd_per_item)
+            Due(sum(job.items - job.held for job in those), min(job.since for job in those), by, usd_per_item)
         )  # fmt: skip
     return {workload: sorted(those, key=lambda due: due.since) for workload, those in found.items()}
+
+
+def held(jobs: Sequence[Job]) -> Mapping[str, Due]:
+    """What of their work waits for results to be read, by workload."""
+    found: defaultdict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.held:
+            found[job.workload].append(job)
+    return {
+        workload: Due(sum(job.held for job in those), min(job.since for job in those))
+        for workload, those in found.items()
+    }
 
 
 def _power(seconds: float) -> int:

@@ -31,11 +31,14 @@ class Demand:
 
     workload: str
     due: tuple[Due, ...] = ()
+    """What pods can do."""
     needs: offers.Needs = field(default_factory=offers.Needs)
     arrivals_per_s: float = 0.0
     """Items that came per second lately; 0: unknown."""
     window_s: float | None = None
     """The shortest completion window of the jobs that came lately; None: they had none."""
+    held: tuple[Due, ...] = ()
+    """What waits for results to be read, as its own would find no room: it has no pod rented, nor kept idle."""
     failed_on: frozenset[str] = frozenset()
     """Offers, by key, whose pods lately could not load it."""
     hopeless: str = ""
@@ -43,8 +46,13 @@ class Demand:
 
     @property
     def items(self) -> int:
-        """All of them."""
+        """All that pods can do."""
         return sum(due.items for due in self.due)
+
+    @property
+    def items_held(self) -> int:
+        """All that waits for results to be read."""
+        return sum(due.items for due in self.held)
 
 
 @dataclass(frozen=True, slots=True)

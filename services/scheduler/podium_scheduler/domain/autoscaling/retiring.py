@@ -7,6 +7,7 @@ A pod whose end comes is drained first, and destroyed when nothing is in hand or
 - when the work that there is, with what comes in steadily, would leave it idle for longer than coming anew costs, and
   the others still do everything in time with something to spare. The dearest for the work goes first;
 - at once, when the budgets of all jobs that it could serve are used up;
+- when what there is for it waits for results to be read, and it is idle; what is busy stays, for it will be again;
 - when the operator's limits ask for it. Budgets are hard: where the money for the drain is not there, it is destroyed.
 
 Nothing idle is what loads a model or has a batch in hand, and nothing is idle before it has come. What is still on its
@@ -38,6 +39,9 @@ _TRIFLE = 1e-6
 """Of an item: sums are compared with this much to spare."""
 
 _PRICED_OUT = "what is left of the budgets of the jobs that it could serve is less than their items cost on it"
+
+_NO_WORK = "there is no work any more that it could do"
+_NO_ROOM = "all that it could do waits until results are read: there is no room for more"
 
 _Candidate = tuple[Pod, pods.Reason, str]
 """A pod that could go, and why."""
@@ -182,7 +186,7 @@ class Retiring:
             if self._priced_out(pod.offer):
                 yield pod, pods.Reason.OVER_BUDGET, _PRICED_OUT
             else:
-                yield pod, pods.Reason.NOT_WANTED, "there is no work any more that it could do"
+                yield pod, pods.Reason.NOT_WANTED, _NO_ROOM if self._held_on(pod.offer) else _NO_WORK
 
     def _surplus(self, group: Group, steady: float, calendar: Calendar) -> Iterator[_Candidate]:
         """Pods of a group that is there without which the others would still not be idle."""
@@ -194,12 +198,14 @@ class Retiring:
             return
         cold_s = max(1.0, self._speeds.cold_start_s(group.offer))
         hold_s = max(self._policy.idle_s, cold_s if self._awaited(group, calendar, cold_s) else 0.0)
+        # What computes as fast as results are read would come and go with every reader that takes a rest.
+        awaits_readers = self._held_on(group.offer, group.unable)
         useful = max(1, math.floor(steady + group.work_s / cold_s)) if group.work_s > 0 else 0
         for pod in members[: max(0, len(members) - useful)]:
             idle_s = pod.idle_s(self._now)
             if idle_s >= hold_s:
                 yield pod, pods.Reason.IDLE, f"it has had nothing to do for {words.span(idle_s)}"
-            elif pod.busy and self._is_settled(pod) and not pod.loading and self._has_work:
+            elif pod.busy and self._is_settled(pod) and not pod.loading and self._has_work and not awaits_readers:
                 yield pod, *self._dispensable_because(group, len(members), cold_s)
 
     def _is_settled(self, pod: Pod) -> bool:
@@ -216,11 +222,17 @@ class Retiring:
         """Whether work is likely to come soon that would have such a pod rented again within its cold start."""
         return any(
             demand.arrivals_per_s > 0
+            and not demand.items_held
             and self._speeds.items_per_s(demand.workload, group.offer) > 0
             and demand.workload not in group.unable
             and calendar.patience_s(demand) < cold_s
             for demand in self._observed.demands
         )
+
+    def _held_on(self, offer: offers.Offer, unable: Collection[str] = ()) -> bool:
+        """Whether there is work that it could do, were results read."""
+        held = (demand.workload for demand in self._observed.demands if demand.items_held)
+        return any(self._speeds.items_per_s(name, offer) > 0 and name not in unable for name in held)
 
     def _affordable_on(self, offer: offers.Offer, unable: Collection[str] = ()) -> bool:
         """Whether there is work that it could do, and that may cost so much."""
@@ -241,7 +253,7 @@ class Retiring:
         for demand in self._observed.demands:
             name = demand.workload
             rated = [(self._speeds.items_per_s(name, g.offer), n) for n, g in enumerate(groups) if name not in g.unable]
-            left = demand.arrivals_per_s
+            left = demand.arrivals_per_s if not demand.items_held else 0.0
             for rate, number in sorted((x for x in rated if x[0]), key=lambda x: groups[x[1]].offer.usd_per_s / x[0]):
                 taken = min(left, rate * max(0.0, groups[number].pods - steady[number]))
                 steady[number] += taken / rate
