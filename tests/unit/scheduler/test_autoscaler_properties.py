@@ -45,6 +45,7 @@ demands = st.lists(
         st.builds(offers.Needs, st.sampled_from((0, 8 * GB, 40 * GB))),
         st.sampled_from((0.0, 5.0, 100.0)),
         st.none() | st.floats(60, 7200),
+        held=st.lists(dues, max_size=2).map(tuple),
     ),
     max_size=3,
     unique_by=lambda demand: demand.workload,
