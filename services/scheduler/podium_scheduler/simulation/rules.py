@@ -85,7 +85,7 @@ def _spawns(observed: Observed, now: float, count: int, reason: str) -> list[Act
         (o for o in observed.offers if (workload, o.device) in observed.items_per_s),
         key=lambda o: (o.price_usd_per_hour / observed.items_per_s[workload, o.device], o.key),
     )
-    if observed.asked_again(offer) > now:
+    if observed.asked_again(offer.key) > now:
         return []
     return [Spawn(offer, workload, reason)] * max(0, count)
 

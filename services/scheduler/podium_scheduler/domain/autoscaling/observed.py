@@ -142,7 +142,7 @@ class Observed:
     spent_today_usd: float = 0.0
     """Up to now, by all pods that lived today."""
 
-    def asked_again(self, offer: offers.Offer) -> float:
+    def asked_again(self, key: str) -> float:
         """When an offer that could not be had may be asked for again; 0: at any time."""
-        backoff = self.backoffs.get(offer.key)
+        backoff = self.backoffs.get(key)
         return 0.0 if backoff is None else backoff.until

@@ -166,7 +166,7 @@ class Renting:
         for offer in self._speeds.rentable(does[0]):
             if self._speeds.usd_per_item(does[0], offer) >= mine:
                 continue
-            there = self._observed.asked_again(offer) <= self._now
+            there = self._observed.asked_again(offer.key) <= self._now
             able = there and all(self._speeds.items_per_s(workload, offer) > 0 for workload in does)
             if able and offer.key != group.offer.key and self._rank(does[0], offer) <= least:
                 yield offer
@@ -300,7 +300,7 @@ class Renting:
             return
         able = self._speeds.rentable(workload)
         for offer in sorted(able, key=lambda o: (self._rank(workload, o), o.price_usd_per_hour, o.key)):
-            if self._observed.asked_again(offer) > self._now:
+            if self._observed.asked_again(offer.key) > self._now:
                 continue
             coming_s = self._speeds.coming_s(workload, offer)
             for _ in range(min(self._purse.affords(offer, coming_s)[0], lacking)):
@@ -341,7 +341,7 @@ class Renting:
 
     def _quote(self, workload: str, offer: offers.Offer, parts: Sequence[Work]) -> Quote:
         rate, coming_s = self._speeds.items_per_s(workload, offer), self._speeds.coming_s(workload, offer)
-        begin = max(self._now, self._observed.asked_again(offer))
+        begin = max(self._now, self._observed.asked_again(offer.key))
         waits = begin > self._now
         found = _pods_for(_at_limit(parts) if waits else parts, rate, begin + coming_s)
         count = found or _pods_for(parts, rate, begin + coming_s, soonest=begin + 2 * coming_s) or 1
