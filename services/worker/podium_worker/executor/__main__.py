@@ -84,8 +84,8 @@ class Loader:
 
 
 if __name__ == "__main__":
-    # Threads that wait for the others of a computation sleep. By default they spin for milliseconds, on cores that other
-    # processes have work for, and whoever was displaced there is who all of them wait for.
+    # Threads that wait for the others of a computation sleep. By default they spin for milliseconds, on cores that
+    # other processes have work for, and whoever was displaced there is who all of them wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The tokenizer's own threads serve one call at a time here, and nothing forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -37,6 +37,7 @@ _NOT_HAD = {
     pods.Reason.CREATE_UNRESOLVED: "could not be had: its provider did not answer, and lists no such pod",
     pods.Reason.BOOT_TIMEOUT: "rests: no worker registered from its last pod in time",
     pods.Reason.CANARY_TIMEOUT: "rests: no model passed its canary on its last pod in time",
+    pods.Reason.MODEL_UNAVAILABLE: "rests: its last pod could not load the model that it was rented for",
     pods.Reason.PROVIDER_ERROR: "rests: its last pod broke at the provider before it was ready",
     pods.Reason.WORKER_GONE: "rests: the worker of its last pod was gone before it was ready",
     pods.Reason.UNSUITABLE: "rests: its last pod came up as something else than was ordered",
