@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -71,6 +72,23 @@ async def test_a_job_pays_for_what_it_used_and_for_its_share_of_loads_and_waitin
     half = await job_costs.JobCosts(ledger).since(START + timedelta(minutes=30), end)
     assert half.bill.micro_usd == 3_600_000, "of a part of their lives"
     assert abs(2 * half.unattributed_micro_usd - day.unattributed_micro_usd) <= 4
+
+
+async def test_what_calls_took_is_nobodys_so_that_jobs_and_the_unattributed_are_the_bill() -> None:
+    ledger: Any = an_hour()
+    end = START + timedelta(hours=1)
+    before = await job_costs.JobCosts(ledger).since(START, end)
+    shares, spans, uses = ledger.shares, ledger.spans, ledger.uses
+    served = replace(shares[0], work=[records.PodWork("minilm", 2400.0, 300.0, 600.0), *shares[0].work[1:]])
+    calls_only = replace(shares[1], work=[records.PodWork("clip", 900.0, 60.0, 900.0)])
+    calls: Any = Ledger([served, calls_only], spans, uses)
+    day = await job_costs.JobCosts(calls).since(START, end)
+    jobs = sum([(await job_costs.JobCosts(calls).of_job(job, end)).micro_usd for job in (FIRST, SECOND)])
+    assert day.bill == before.bill
+    assert abs(jobs + day.unattributed_micro_usd - day.bill.micro_usd) <= 2
+    # The calls took a quarter of the time in which the first pod computed, and so of its loads and its waiting. The
+    # second one's hour is nobody's, as it was.
+    assert abs(day.unattributed_micro_usd - (before.unattributed_micro_usd + 600_000 + 75_000 + 50_000)) <= 2
 
 
 async def test_a_job_that_no_pod_computed_for_costs_nothing() -> None:

@@ -1,8 +1,9 @@
 """Use case: what jobs cost. The rule, in domain.costs: a pod's bill is shared by GPU-seconds.
 
 A job pays for the time in which a pod computed for it, and for its share, by how busy it kept the pod, of the loads of
-its workload's model and of the time in which the pod was there and had nothing to do. A pod's way up and its end, and
-pods that computed for nobody, are nobody's: unattributed.
+its workload's model and of the time in which the pod was there and had nothing to do. Interactive calls take their
+share of these like a job, and nobody pays for it. So what calls took, a pod's way up and its end, and pods that
+computed for nobody, are nobody's: unattributed.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _shared_out(share: records.PodShare, own: Sequence[records.PodUse]) -> list[
 
 
 def _busy(work: Sequence[records.PodWork], own: Sequence[records.PodUse]) -> list[costs.Use]:
-    others: defaultdict[str, float] = defaultdict(float, {one.workload: one.busy_s for one in work})
-    found = []
+    others: defaultdict[str, float] = defaultdict(float, {one.workload: one.busy_s - one.call_s for one in work})
+    found = [costs.Use(None, one.workload, one.call_s) for one in work if one.call_s > 0]
     for use in own:
         if use.job_id is not None:
             others[use.workload] -= use.seconds

@@ -573,7 +573,10 @@ class PodWork:
 
     workload: str
     busy_s: float
+    """Computing, for jobs and for calls."""
     load_s: float
+    call_s: float = 0.0
+    """Of `busy_s`, what interactive calls took: no job answers for it."""
 
 
 @dataclass(frozen=True, slots=True)

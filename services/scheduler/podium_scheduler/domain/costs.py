@@ -2,7 +2,7 @@
 
 A pod's bill is the sum over its spans of price times time. It is shared by time: a job pays for the GPU-seconds in
 which the pod computed for it, loaded a model for it, or stood idle on its account; what no job answers for (booting,
-the wait for work that did not come) is the unattributed remainder.
+the wait for work that did not come, what interactive calls took) is the unattributed remainder.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a job had of a pod, in GPU-seconds."""
+    """What a job had of a pod, in GPU-seconds; or, without one, what interactive calls had of it."""
 
-    job_id: UUID
+    job_id: UUID | None
     workload: str
     busy_s: float
     load_s: float = 0.0
@@ -114,7 +114,7 @@ def total(found: Iterable[Bill]) -> Bill:
 
 
 def attribute(pod_bills: Mapping[UUID, Bill], uses: Mapping[UUID, Sequence[Use]]) -> Attribution:
-    """Shares the pods' bills among the jobs. Uses of a pod that has no bill cost nothing."""
+    """Shares the pods' bills among the jobs. Uses of a pod without a bill cost nothing; those of calls are nobody's."""
     jobs: defaultdict[UUID, JobCost] = defaultdict(JobCost)
     unattributed = 0
     for pod_id, bill in pod_bills.items():
@@ -122,7 +122,11 @@ def attribute(pod_bills: Mapping[UUID, Bill], uses: Mapping[UUID, Sequence[Use]]
         *shares, rest = _cut(bill, [seconds for use in of_pod for seconds in (use.busy_s, use.load_s, use.idle_s)])
         unattributed += rest
         for n, use in enumerate(of_pod):
-            jobs[use.job_id] += JobCost(use.busy_s + use.load_s + use.idle_s, *shares[3 * n : 3 * n + 3])
+            cost = JobCost(use.busy_s + use.load_s + use.idle_s, *shares[3 * n : 3 * n + 3])
+            if use.job_id is None:
+                unattributed += cost.micro_usd
+            else:
+                jobs[use.job_id] += cost
     return Attribution(total(pod_bills.values()), dict(jobs), unattributed)
 
 
@@ -144,10 +148,10 @@ def _cut(bill: Bill, parts_s: Sequence[float]) -> list[int]:
 
 
 def share_out(busy: Sequence[Use], load_s: Mapping[str, float], idle_s: float) -> list[Use]:
-    """Gives the jobs of one pod their share of its loads and of its idle time, by how busy they kept it.
+    """Gives the jobs and calls of one pod their share of its loads and of its idle time, by how busy they kept it.
 
     A workload's loads are its own jobs'; those of a workload that no job used stay out. `idle_s`: the GPU-seconds of
-    waiting that the jobs answer for, such as the grace before a teardown.
+    waiting that they answer for, such as the grace before a teardown.
     """
     of_workload: defaultdict[str, float] = defaultdict(float)
     for use in busy:

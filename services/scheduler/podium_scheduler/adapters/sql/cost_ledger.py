@@ -30,15 +30,16 @@ _ADD_USES = text("""
     ON CONFLICT (pod_id, job_id) DO UPDATE SET busy_s = pod_uses.busy_s + excluded.busy_s
 """)
 _ADD_WORK = text("""
-    INSERT INTO pod_work (pod_id, workload, busy_s, load_s, last_time)
-    SELECT u.pod_id, u.workload, u.busy_s, u.load_s, now()
+    INSERT INTO pod_work (pod_id, workload, busy_s, load_s, call_s, last_time)
+    SELECT u.pod_id, u.workload, u.busy_s, u.load_s, u.call_s, now()
     FROM unnest(CAST(:pod_ids AS uuid[]), CAST(:workloads AS text[]), CAST(:busy AS double precision[]),
-        CAST(:loads AS double precision[])) AS u(pod_id, workload, busy_s, load_s)
+        CAST(:loads AS double precision[]), CAST(:calls AS double precision[]))
+        AS u(pod_id, workload, busy_s, load_s, call_s)
     JOIN pods p ON p.pod_id = u.pod_id
     ORDER BY u.pod_id, u.workload
     ON CONFLICT (pod_id, workload) DO UPDATE SET
         busy_s = pod_work.busy_s + excluded.busy_s, load_s = pod_work.load_s + excluded.load_s,
-        last_time = excluded.last_time
+        call_s = pod_work.call_s + excluded.call_s, last_time = excluded.last_time
 """)
 _OWN = text("""
     SELECT pod_id, workload, busy_s, job_id FROM pod_uses
@@ -54,7 +55,7 @@ _PODS = text("""
     FROM pods WHERE pod_id = ANY(CAST(:pods AS uuid[]))
 """)
 _WORK = text("""
-    SELECT pod_id, workload, busy_s, load_s FROM pod_work
+    SELECT pod_id, workload, busy_s, load_s, call_s FROM pod_work
     WHERE pod_id = ANY(CAST(:pods AS uuid[])) ORDER BY pod_id, workload
 """)
 _BILLS = text("""
@@ -80,9 +81,11 @@ class CostLedger:
         of_jobs: defaultdict[tuple[UUID, UUID, str], float] = defaultdict(float)
         busy: defaultdict[tuple[UUID, str], float] = defaultdict(float)
         loads: defaultdict[tuple[UUID, str], float] = defaultdict(float)
+        calls: defaultdict[tuple[UUID, str], float] = defaultdict(float)
         for use in uses:
             if use.call:
                 # No job pays for it: its share of the bill stays unattributed.
+                calls[use.pod_id, use.workload] += use.seconds
                 busy[use.pod_id, use.workload] += use.seconds
             elif use.job_id is None:
                 loads[use.pod_id, use.workload] += use.seconds
@@ -98,6 +101,7 @@ class CostLedger:
                 "workloads": [workload for _, workload in keys],
                 "busy": [busy[key] for key in keys],
                 "loads": [loads[key] for key in keys],
+                "calls": [calls[key] for key in keys],
             }
             await connection.execute(_ADD_WORK, work)
 
@@ -130,7 +134,7 @@ async def _shares(connection: AsyncConnection, pods: Sequence[UUID]) -> tuple[li
     values = {"pods": list(pods)}
     work: defaultdict[UUID, list[records.PodWork]] = defaultdict(list)
     for row in (await connection.execute(_WORK, values)).all():
-        work[row.pod_id].append(records.PodWork(row.workload, row.busy_s, row.load_s))
+        work[row.pod_id].append(records.PodWork(row.workload, row.busy_s, row.load_s, row.call_s))
     shares = [
         records.PodShare(row.pod_id, float(row.served_s), row.gpu_count, work[row.pod_id])
         for row in (await connection.execute(_PODS, values)).all()

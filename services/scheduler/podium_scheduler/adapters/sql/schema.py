@@ -548,6 +548,8 @@ pod_work = Table(
     Column("workload", Text, primary_key=True),
     Column("busy_s", Double, nullable=False),
     Column("load_s", Double, nullable=False),
+    # Of busy_s, what interactive calls took, for which no job answers.
+    Column("call_s", Double, server_default="0", nullable=False),
     _time("last_time", nullable=False),
 )
 
