@@ -302,6 +302,11 @@ class FakeOperator(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ListQueuesResponse:
         return operator_pb2.ListQueuesResponse(queues=[operator_pb2.Queue(workload="minilm", batches_pending=1234)])
 
+    async def GetStats(self, request: operator_pb2.GetStatsRequest, context: Any) -> operator_pb2.GetStatsResponse:
+        return operator_pb2.GetStatsResponse(
+            jobs_active=2, items_waiting=1_500, workers=3, usd_today=12.346, usd_unattributed_today=4.5
+        )
+
     async def ListFailures(
         self, request: operator_pb2.ListFailuresRequest, context: Any
     ) -> operator_pb2.ListFailuresResponse:
@@ -351,6 +356,13 @@ async def test_operator_commands(podium: Run, monkeypatch: pytest.MonkeyPatch) -
             "b",
         ]
         assert "1,234" in (await podium("queues")).out
+        assert (await podium("stats")).out.splitlines() == [
+            "jobs         2 active, 1,500 items not done",
+            "workers      3",
+            "leader       -",
+            "spent today  $12.35, of which $4.50 for no job",
+        ]
+        assert (await podium("stats", "--json")).json["usd_unattributed_today"] == 4.5
         workers = (await podium("workers")).out
         assert re.search(r"^w1 +here +- .* 0 *$", workers, re.MULTILINE)
         assert "\nw1 cannot serve e5: other model files\n" in workers

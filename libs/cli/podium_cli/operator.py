@@ -1,4 +1,4 @@
-"""`podium apps`, `queues`, `failures` and `requeue`: what operators do, over OperatorService."""
+"""`podium apps`, `queues`, `stats`, `failures` and `requeue`: what operators do, over OperatorService."""
 
 from __future__ import annotations
 
@@ -127,6 +127,18 @@ def queues_command(as_json: output.AsJson = False) -> None:
         ),
         empty="no queues",
     )  # fmt: skip
+
+
+def stats_command(as_json: output.AsJson = False) -> None:
+    """Show what is going on, and what pods have cost today (UTC)."""
+    stats = call("GetStats", operator_pb2.GetStatsRequest(), operator_pb2.GetStatsResponse)
+    if as_json:
+        output.print_json(stats)
+        return
+    output.say(f"jobs         {stats.jobs_active:,} active, {stats.items_waiting:,} items not done")
+    output.say(f"workers      {stats.workers:,}")
+    output.say(f"leader       {stats.leader_replica_id or '-'}")
+    output.say(f"spent today  ${stats.usd_today:,.2f}, of which ${stats.usd_unattributed_today:,.2f} for no job")
 
 
 def failures_command(
