@@ -74,11 +74,11 @@ class Game:
         self.foreign = 0
         """Pods of somebody else."""
         self.idle_until = self.time.now()
+        # The termination lag is the shipped one: pods must be gone within it, or the dollars of a day would not hold.
         self.rules = policy.Policy(
             limits=policy.Limits(max_pods=2 * PODS, usd_per_hour=PODS * price, usd_per_day=POD_HOURS * price),
             idle_s=60.0,
             drain_grace_s=120.0,
-            termination_lag_s=240.0,
             round_s=2 * ROUND_S,
             assumed_cold_start_s=120.0,
         )

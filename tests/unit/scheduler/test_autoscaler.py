@@ -515,7 +515,7 @@ def test_dollars_per_hour() -> None:
 
 def test_dollars_per_day_leave_money_for_the_way_out() -> None:
     # A pod that only comes and goes takes 120 s, two rounds, the grace and the lag: 500 s, 5 cents.
-    limited = replace(POLICY, limits=Limits(usd_per_day=10.0))
+    limited = replace(POLICY, limits=Limits(usd_per_day=10.0), termination_lag_s=60.0)
     assert spawned(decide(clip(work(2 * HOUR_S)), policy=limited, spent=9.94)) == [CHEAP]
     assert spawned(decide(clip(work(2 * HOUR_S)), policy=limited, spent=9.96)) == []
     two = (clip(work(2 * HOUR_S)), Demand("bge", (work(2 * HOUR_S),), offers.Needs(compute_capability="8.9")))

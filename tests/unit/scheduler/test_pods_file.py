@@ -10,6 +10,7 @@ from podium_runtime import clock
 from podium_scheduler import pod_wiring
 from podium_scheduler.adapters import pods_file
 from podium_scheduler.domain import offers
+from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.settings import SchedulerSettings
 
 FULL = """
@@ -56,6 +57,20 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert (offer.vram_bytes, offer.cuda_version) == (24 << 30, "12.8")
 
 
+def test_what_an_operator_may_say_about_the_policy(tmp_path: Path) -> None:
+    said = "{alert_age_s: 3600, termination_lag_s: 400, max_spawns: 3, spare_share: 0.2, spare_cold_starts: 1,"
+    rules = pods_file.load(write(tmp_path, f"{said} spare_most: 0.5, providers: {{local: {{}}}}}}")).policy
+    assert (rules.alert_age_s, rules.termination_lag_s, rules.max_spawns) == (3600, 400, 3)
+    assert (rules.spare_share, rules.spare_cold_starts, rules.spare_most) == (0.2, 1, 0.5)
+
+
+def test_a_file_that_says_nothing_has_the_policys_own_defaults(tmp_path: Path) -> None:
+    rules = pods_file.load(write(tmp_path, "providers: {local: {}}")).policy
+    assert rules == policy.Policy()
+    # A list and a destroy call may each hang for as long as the keeper lets them, and the pod be gone in time.
+    assert rules.termination_lag_s >= 2 * pods_file.Watch().patience.call.total_seconds()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -71,6 +86,14 @@ def test_a_full_file(tmp_path: Path) -> None:
         ),
         ("providers: {local: {}}\nlimits: {min_pods: 3, max_pods: 2}", "min_pods 3 is more than max_pods 2"),
         ("providers: {local: {}}\nlimits: {usd_per_hour: .nan}", "limits.usd_per_hour: Input should be"),
+        ("providers: {local: {}}\nalert_age_s: 0", "alert_age_s: Input should be greater than 0"),
+        ("providers: {local: {}}\nmax_spawns: 0", "max_spawns: Input should be greater than or equal to 1"),
+        ("providers: {local: {}}\nspare_most: 1", "spare_most: Input should be less than 1"),
+        ("providers: {local: {}}\nspare_share: 0.3", "spare_share 0.3 is more than spare_most 0.25"),
+        (
+            "providers: {local: {}}\ntermination_lag_s: 9",
+            "termination_lag_s 9 is less than two lists take, 10",
+        ),
         ("providers: [", "is not YAML"),
         ("just words", "the file: Input should be a valid dictionary"),
     ],

@@ -124,7 +124,8 @@ def test_an_outage_is_waited_out() -> None:
 def test_budgets_hold_while_everything_fails(seed: int) -> None:
     cloud = market.built_in(random.Random(seed))
     frail = replace(cloud, stalls=tuple(replace(s, boot_failures=0.2, mean_life_s=7200.0) for s in cloud.stalls))
-    policy = Policy(limits=Limits(max_pods=6, usd_per_hour=1.5, usd_per_day=3.0), termination_lag_s=20.0)
+    # With the termination lag that is shipped.
+    policy = Policy(limits=Limits(max_pods=6, usd_per_hour=1.5, usd_per_day=3.0))
     # Four dollars' worth, of which the day allows three, and the next day the rest.
     jobs = trace(*(work(16 * HOUR_S + 600 * n, 1800, 3 * HOUR_S) for n in range(24)), horizon_s=20 * HOUR_S)
     found = run(frail, jobs, policy, seed)

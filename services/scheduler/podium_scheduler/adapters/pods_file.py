@@ -19,10 +19,12 @@ from podium_scheduler.domain.autoscaling import policy
 
 _Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$")]
 _Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, pydantic.Field(ge=0, lt=1, allow_inf_nan=False)]
 _Budget = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 _Usd = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 _GIB = 1 << 30
 _WISHES = policy.Wishes()
+_POLICY = policy.Policy()
 _MOST_PODS = 10_000
 
 
@@ -181,8 +183,15 @@ class Plan(_Strict):
     environment: Mapping[str, str] = pydantic.Field(default_factory=dict)
     """What every pod has beside what it needs to join: TLS files, proxies, PODIUM_ settings of the worker."""
     disk_gb: int = pydantic.Field(default=40, ge=1)
-    idle_s: _Seconds = policy.Policy().idle_s
-    drain_grace_s: _Seconds = 300.0
+    idle_s: _Seconds = _POLICY.idle_s
+    drain_grace_s: _Seconds = _POLICY.drain_grace_s
+    termination_lag_s: _Seconds = _POLICY.termination_lag_s
+    """The dollars of a day hold as long as no pod takes longer to be gone."""
+    alert_age_s: float = pydantic.Field(default=_POLICY.alert_age_s, gt=0, allow_inf_nan=False)
+    max_spawns: int = pydantic.Field(default=_POLICY.max_spawns, ge=1)
+    spare_share: _Share = _POLICY.spare_share
+    spare_cold_starts: _Seconds = _POLICY.spare_cold_starts
+    spare_most: _Share = _POLICY.spare_most
     providers: Providers
     limits: Limits = Limits()
     watch: Watch = Watch()
@@ -198,6 +207,15 @@ class Plan(_Strict):
             raise ValueError(f"scheduler_address: {rented[0]} needs to know how its pods reach the scheduler")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _times(self) -> Plan:
+        if self.spare_share > self.spare_most:
+            raise ValueError(f"spare_share {self.spare_share:g} is more than spare_most {self.spare_most:g}")
+        # Two lists have to agree that a pod is gone.
+        if self.termination_lag_s < (least := 2 * self.watch.interval_s):
+            raise ValueError(f"termination_lag_s {self.termination_lag_s:g} is less than two lists take, {least:g}")
+        return self
+
     @property
     def policy(self) -> policy.Policy:
         """How the autoscaler decides, before an operator sets limits."""
@@ -208,6 +226,12 @@ class Plan(_Strict):
             wishes_of={name: wishes.of() for name, wishes in self.workloads.items()},
             idle_s=self.idle_s,
             drain_grace_s=self.drain_grace_s,
+            termination_lag_s=self.termination_lag_s,
+            max_spawns=self.max_spawns,
+            spare_share=self.spare_share,
+            spare_cold_starts=self.spare_cold_starts,
+            spare_most=self.spare_most,
+            alert_age_s=self.alert_age_s,
         )
 
 

@@ -56,8 +56,9 @@ class Policy:
     """Whether a pod that drains can be given work again. Podium's cannot: its worker has been told to leave."""
     drain_grace_s: float = 300.0
     """How long a draining pod may take for what it has in hand."""
-    termination_lag_s: float = 60.0
-    """A generous bound of the time from a destroy call until the list no longer shows the pod."""
+    termination_lag_s: float = 240.0
+    """A generous bound of the time from the wish to destroy a pod until the list no longer shows it: here, two calls of
+    the keeper, a list and the destroy call, that hang for as long as they may (`pod_watch.Patience.call`)."""
     round_s: float = 10.0
     """Between two decisions, at most."""
     max_spawns: int = 10
@@ -74,10 +75,13 @@ class Policy:
     spare_most: float = 0.25
     """But never more than this part of its window."""
     alert_age_s: float = 86_400.0
+    """Work that has waited for so long is told."""
     assumed_items_per_s: float = 50.0
     """Where nothing has been measured."""
     assumed_load_s: float = 30.0
     assumed_cold_start_s: float = 180.0
+    assumed_end_s: float = 60.0
+    """What an end takes as a rule, where it is weighed and not bounded."""
 
     def wishes_for(self, workload: str) -> Wishes:
         """Its own, or everybody's."""

@@ -152,7 +152,8 @@ class Renting:
             coming_s = max(self._speeds.coming_s(workload, offer) for workload in does)
             left_s = group.level - group.start - coming_s
             saved = left_s * group.offer.usd_per_s * (1 - self._share(does, offer, group))
-            cost = offer.usd_per_s * (coming_s + self._policy.idle_s + self._policy.termination_lag_s)
+            end_s = min(self._policy.assumed_end_s, self._policy.termination_lag_s)
+            cost = offer.usd_per_s * (coming_s + self._policy.idle_s + end_s)
             if left_s > 0 and saved > _WORTH * cost and self._purse.affords(offer, coming_s)[0]:
                 why = f"{offer.key} at {words.usd(offer.price_usd_per_hour)}/h has capacity again, and takes over"
                 self._purse.rent(offer, coming_s)
