@@ -314,10 +314,12 @@ async def test_tls_and_client_certificates_as_on_the_grpc_side(tmp_path: Path) -
         ):
             return (await client.embeddings.create(model="texts", input="one")).data[0].embedding
 
-    async with http_edge.edge(tls=settings.TlsFiles(cert, key)) as edge:
+    async with http_edge.edge(tls=settings.Tls(cert, key)) as edge:
         assert edge.base_url.startswith("https://127.0.0.1:")
         assert await embed(edge, trusting) == [float(x) for x in vector_of("one")]
-    async with http_edge.edge(tls=settings.TlsFiles(cert, key, ca)) as edge:
+    # From the environment, in place of files.
+    in_place = settings.Tls(cert.read_bytes(), key.read_bytes(), ca.read_bytes())
+    async with http_edge.edge(tls=in_place) as edge:
         assert await embed(edge, showing) == [float(x) for x in vector_of("one")]
         with pytest.raises(openai.APIConnectionError):
             await embed(edge, trusting)

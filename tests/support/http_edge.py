@@ -179,7 +179,7 @@ async def edge(
     patience_s: float = PATIENCE_S,
     max_requests: int = 100,
     insecure_app: str | None = None,
-    tls: settings.TlsFiles | None = None,
+    tls: settings.Tls | None = None,
 ) -> AsyncIterator[Edge]:
     """Serves on a free port until the end of the block."""
     lane = lane or Lane()

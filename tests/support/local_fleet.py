@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ wishes: {{age_gate_s: 0, depth_gate: 1, target_s: 60}}
 """
 # Long enough to be seen at work.
 SLOWLY = "environment: {PODIUM_FAULT_DELAY_S: '0.03'}"
+_NONE: Mapping[str, str] = {}
 
 
 class Fleet:
@@ -67,13 +68,16 @@ class Fleet:
 
 
 @asynccontextmanager
-async def from_zero(folder: Path, more: str = "") -> AsyncIterator[Fleet]:
+async def from_zero(
+    folder: Path, more: str = "", *, scheduler: Mapping[str, str] = _NONE, gateway: Mapping[str, str] = _NONE
+) -> AsyncIterator[Fleet]:
+    """`more` goes into the pods file; `scheduler` and `gateway` are settings of the one service alone."""
     plan = folder / "pods.yaml"
     plan.write_text(PLAN.format(folder=folder / "pods") + more)
     async with stack.servers(folder) as running:
         running.environment["PODIUM_PODS"] = str(plan)
-        await running.start("scheduler")
-        await running.start("gateway")
+        await running.start("scheduler", **scheduler)
+        await running.start("gateway", **gateway)
         ledger = await asyncpg.connect(running.postgres.url.replace("+asyncpg", ""))
         try:
             yield Fleet(running, ledger)

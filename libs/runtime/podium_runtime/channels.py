@@ -10,6 +10,7 @@ has begun to answer is not repeated.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 
 import grpc
@@ -35,10 +36,23 @@ def _service_config(retried: Sequence[str]) -> str:
     return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": methods})
 
 
+def _may_be_proxied(address: str, secure: bool) -> bool:
+    """Whether gRPC may go by grpc_proxy, https_proxy or http_proxy, in this order, except to what no_grpc_proxy or else
+    no_proxy names: https://github.com/grpc/grpc/blob/master/doc/environment_variables.md.
+
+    Without TLS only by `grpc_proxy`, which nobody sets for anything else: a cluster's address must not go through a
+    proxy that was set for downloads. Nor a loopback address through any, and a proxy is asked for one address, and not
+    for a list of them.
+    """
+    if "," in address:
+        return False
+    return secure or (bool(os.environ.get("grpc_proxy")) and not settings.is_loopback(address))
+
+
 def open_channel(
     address: str,
     *,
-    tls: settings.TlsFiles | None = None,
+    tls: settings.Tls | None = None,
     max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
     keepalive: tuple[float, float] = (KEEPALIVE_S, KEEPALIVE_TIMEOUT_S),
     retried: Sequence[str] = (),
@@ -47,6 +61,7 @@ def open_channel(
 
     `keepalive`: after so many seconds without a byte from the other side a ping is sent, and so many more without an
     answer end the connection. `retried`: full names of services whose calls are repeated when a server is unavailable.
+    An HTTP CONNECT proxy is `grpc_proxy` of the environment, as gRPC has it.
     Send the token with each call (`metadata=auth.authorization(token) + tracing.outgoing()`).
     """
     options = (
@@ -68,12 +83,11 @@ def open_channel(
         # takes longer than the backoff begins with.
         ("grpc.min_reconnect_backoff_ms", 2_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        # A loopback or cluster address must not go through a proxy that was set for downloads.
-        ("grpc.enable_http_proxy", int(tls is not None)),
+        ("grpc.enable_http_proxy", int(_may_be_proxied(address, tls is not None))),
     )
     target = f"ipv4:{address}" if "," in address else address
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
-    pair = (tls.key.read_bytes(), tls.cert.read_bytes()) if tls.key and tls.cert else (None, None)
-    ca = tls.ca.read_bytes() if tls.ca else None
+    pair = (settings.read_pem(tls.key), settings.read_pem(tls.cert)) if tls.key and tls.cert else (None, None)
+    ca = settings.read_pem(tls.ca) if tls.ca else None
     return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(ca, *pair), options=options)

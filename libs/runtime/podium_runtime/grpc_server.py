@@ -38,7 +38,7 @@ class Server:
         *,
         authenticator: auth.Authenticator,
         insecure: bool = False,
-        tls: settings.TlsFiles | None = None,
+        tls: settings.Tls | None = None,
         max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
     ) -> None:
         if insecure:
@@ -74,8 +74,8 @@ class Server:
     def _bind(self) -> int:
         if self._tls is None or self._tls.cert is None or self._tls.key is None:
             return self._server.add_insecure_port(self._listen)
-        pair = (self._tls.key.read_bytes(), self._tls.cert.read_bytes())
-        ca = self._tls.ca.read_bytes() if self._tls.ca else None
+        pair = (settings.read_pem(self._tls.key), settings.read_pem(self._tls.cert))
+        ca = settings.read_pem(self._tls.ca) if self._tls.ca is not None else None
         credentials = grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
         return self._server.add_secure_port(self._listen, credentials)
 

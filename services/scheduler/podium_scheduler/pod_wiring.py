@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydantic
@@ -47,6 +47,8 @@ class Fleet:
     renting: Sequence[providers.Provider]
     scheduler_address: str = ""
     """Set once the scheduler listens."""
+    tls: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What pods have for it; a private key may be among it."""
 
     def order(
         self, pod: pods.Pod, token: str, workloads: Mapping[str, workload_pb2.Workload] | None = None
@@ -61,6 +63,7 @@ class Fleet:
             command=plan.command,
             environment={
                 **plan.environment,
+                **self.tls,
                 "PODIUM_SCHEDULER_ADDRESS": plan.scheduler_address or self.scheduler_address,
                 "PODIUM_JOIN_TOKEN": token,
                 "PODIUM_POD_ID": str(pod.pod_id),
@@ -84,7 +87,8 @@ def fleet(settings: SchedulerSettings, time: clock.Clock) -> Fleet | None:
     for name, setting in _CREDENTIALS.items():
         if getattr(plan.providers, name) is not None and getattr(settings, setting) is None:
             raise CredentialMissing(f"{settings.pods} names {name}: set PODIUM_{setting.upper()}")
-    return Fleet(plan, _providers(plan, settings, time))
+    tls = pods_file.tls_environment(settings.pods, plan)
+    return Fleet(plan, _providers(plan, settings, time), tls=tls)
 
 
 def loops(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import trustme
 
 from podium_runtime import clock
 from podium_scheduler import pod_wiring
 from podium_scheduler.adapters import pods_file
+from podium_scheduler.app import records
 from podium_scheduler.domain import offers
 from podium_scheduler.domain.autoscaling import policy
 from podium_scheduler.settings import SchedulerSettings
+from podium_scheduler.simulation.pod_ledger import PodLedgerModel
 
 FULL = """
 cluster: prod
@@ -94,6 +99,12 @@ def test_a_file_that_says_nothing_has_the_policys_own_defaults(tmp_path: Path) -
             "providers: {local: {}}\ntermination_lag_s: 9",
             "termination_lag_s 9 is less than two lists take, 10",
         ),
+        ("providers: {local: {}}\ntls: {cert: a, key: b}", "tls.ca: Field required"),
+        ("providers: {local: {}}\ntls: {ca: a, cert: b}", "tls: Value error, cert and key go together"),
+        (
+            "providers: {local: {}}\ntls: {ca: a}\nenvironment: {PODIUM_TLS_CA: /ca.pem}",
+            "environment: PODIUM_TLS_CA is what tls is there for",
+        ),
         ("providers: [", "is not YAML"),
         ("just words", "the file: Input should be a valid dictionary"),
     ],
@@ -122,6 +133,37 @@ async def test_the_providers_that_it_names_are_made_with_credentials_from_the_se
     assert "k1" not in repr(fleet) and "k2" not in repr(fleet)
     await fleet.close()
     assert pod_wiring.fleet(settings(None), clock.FakeClock()) is None
+
+
+TLS = """
+scheduler_address: scheduler.example.com:443
+providers: {{local: {{folder: {folder}/pods}}}}
+tls: {{ca: {folder}/ca.pem, cert: {folder}/cert.pem, key: {folder}/key.pem}}
+"""
+
+
+async def test_pods_get_the_contents_of_the_tls_files_that_it_names(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    own = authority.issue_cert("pod.example")
+    pems = {"ca": authority.cert_pem, "cert": own.cert_chain_pems[0], "key": own.private_key_pem}
+    path = write(tmp_path, TLS.format(folder=tmp_path))
+    with pytest.raises(pods_file.PodsFileError, match=r"tls.ca: .*ca.pem: cannot be read: No such file"):
+        pod_wiring.fleet(settings(path), clock.FakeClock())
+    for name, pem in pems.items():
+        pem.write_to_path(tmp_path / f"{name}.pem")
+    fleet = pod_wiring.fleet(settings(path), clock.FakeClock())
+    assert fleet is not None
+    wanted = records.NewPod(uuid.UUID(int=1), "podium-1", "local", "", 0, Decimal(0))
+    (pod,) = await PodLedgerModel(clock.FakeClock()).intend([wanted])
+    order = fleet.order(pod, "a token")
+    handed = {name: value for name, value in order.environment.items() if name.startswith("PODIUM_TLS_")}
+    assert handed == {f"PODIUM_TLS_{name.upper()}_PEM": pem.bytes().decode() for name, pem in pems.items()}
+    secret = own.private_key_pem.bytes().decode().splitlines()[1]
+    assert secret not in repr(fleet) and secret not in repr(order)
+    await fleet.close()
+    (tmp_path / "key.pem").write_text(secret)
+    with pytest.raises(pods_file.PodsFileError, match=r"tls.key: .*key.pem: is no PEM$"):
+        pod_wiring.fleet(settings(path), clock.FakeClock())
 
 
 def test_pods_need_tokens(tmp_path: Path) -> None:

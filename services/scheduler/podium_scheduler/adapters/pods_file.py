@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+from podium_runtime.settings import pem_text
 from podium_scheduler.domain import offers, pod_watch
 from podium_scheduler.domain.autoscaling import policy
 
@@ -117,6 +118,22 @@ class Providers(_Strict):
     digitalocean: DigitalOcean | None = None
 
 
+class Tls(_Strict):
+    """PEM files of the scheduler's machine, of which every pod gets the contents: none of them is on a rented one."""
+
+    ca: Path
+    """What pods trust."""
+    cert: Path | None = None
+    key: Path | None = None
+    """What they show to a scheduler that asks for certificates."""
+
+    @pydantic.model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together")
+        return self
+
+
 class Limits(_Strict):
     """What is in force until an operator sets something else."""
 
@@ -180,8 +197,10 @@ class Plan(_Strict):
     command: tuple[str, ...] = ()
     scheduler_address: str = ""
     """How pods reach the scheduler; empty: where it listens."""
+    tls: Tls | None = None
+    """Unset: pods have what their image or `environment` gives them, and without that no TLS."""
     environment: Mapping[str, str] = pydantic.Field(default_factory=dict)
-    """What every pod has beside what it needs to join: TLS files, proxies, PODIUM_ settings of the worker."""
+    """What every pod has beside what it needs to join: proxies, PODIUM_ settings of the worker."""
     disk_gb: int = pydantic.Field(default=40, ge=1)
     idle_s: _Seconds = _POLICY.idle_s
     drain_grace_s: _Seconds = _POLICY.drain_grace_s
@@ -205,6 +224,13 @@ class Plan(_Strict):
             raise ValueError(f"image: {rented[0]} needs the worker's image")
         if rented and not self.scheduler_address:
             raise ValueError(f"scheduler_address: {rented[0]} needs to know how its pods reach the scheduler")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _environment(self) -> Plan:
+        twice = [name for name in self.environment if self.tls is not None and name.startswith("PODIUM_TLS_")]
+        if twice:
+            raise ValueError(f"environment: {twice[0]} is what tls is there for; leave one of them out")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -233,6 +259,24 @@ class Plan(_Strict):
             spare_most=self.spare_most,
             alert_age_s=self.alert_age_s,
         )
+
+
+def tls_environment(path: Path, plan: Plan) -> dict[str, str]:
+    """The settings by which pods have the contents of a plan's PEM files. `path`: of the plan. Raises PodsFileError."""
+    if plan.tls is None:
+        return {}
+    files = {"ca": plan.tls.ca, "cert": plan.tls.cert, "key": plan.tls.key}
+    found = {}
+    for part, file in files.items():
+        if file is not None:
+            try:
+                found[f"PODIUM_TLS_{part.upper()}_PEM"] = pem_text(file.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise PodsFileError(f"{path}: tls.{part}: {file}: cannot be read: {error.strerror or error}") from error
+            except ValueError:
+                # Not from it: it may have a piece of a key.
+                raise PodsFileError(f"{path}: tls.{part}: {file}: is no PEM") from None
+    return found
 
 
 def load(path: Path) -> Plan:

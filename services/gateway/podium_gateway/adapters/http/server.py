@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -36,7 +38,7 @@ class Server:
         application: Starlette,
         listen: str,
         *,
-        tls: settings.TlsFiles | None,
+        tls: settings.Tls | None,
         patience_s: float,
         end_requests: Callable[[], None],
     ) -> None:
@@ -87,8 +89,29 @@ def bind(listen: str) -> socket.socket:
     return bound
 
 
-def _configuration(application: Starlette, tls: settings.TlsFiles | None, patience_s: float) -> uvicorn.Config:
-    cert, key, ca = (tls.cert, tls.key, tls.ca) if tls is not None and tls.cert is not None else (None, None, None)
+def _configuration(application: Starlette, tls: settings.Tls | None, patience_s: float) -> uvicorn.Config:
+    parts = (tls.cert, tls.key, tls.ca) if tls is not None and tls.cert is not None else (None, None, None)
+    with contextlib.ExitStack() as files:
+        # Python takes certificates and keys from files only, and reads them here.
+        cert, key, ca = (_file(pem, files) for pem in parts)
+        found = _uvicorn(application, patience_s, cert, key, ca)
+        found.load()
+    return found
+
+
+def _file(pem: settings.Pem | None, files: contextlib.ExitStack) -> Path | None:
+    """Where it is until `files` is closed; nobody else can read it there."""
+    if not isinstance(pem, bytes):
+        return pem
+    file = files.enter_context(tempfile.NamedTemporaryFile(prefix="podium-"))
+    file.write(pem)
+    file.flush()
+    return Path(file.name)
+
+
+def _uvicorn(
+    application: Starlette, patience_s: float, cert: Path | None, key: Path | None, ca: Path | None
+) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         http=_protocol(patience_s),

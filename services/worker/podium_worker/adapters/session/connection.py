@@ -73,7 +73,7 @@ class Target:
 
     addresses: Sequence[str]
     token: str | None
-    tls: settings.TlsFiles | None
+    tls: settings.Tls | None
     connect_timeout_s: float = 10.0
 
 
