@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import stat
-import sys
 from pathlib import Path
 
 import psutil
@@ -42,26 +40,11 @@ async def test_two_stacks_serve_side_by_side_and_ctrl_c_leaves_nothing(tmp_path:
         assert not (first.data_dir / "connection.json").exists()
 
 
-async def drain_the_worker(stack: up_command.Up) -> None:
-    """`podium workers drain` of the only worker."""
-
-    async def podium(*arguments: str) -> bytes:
-        settings = {f"PODIUM_{key.upper()}": value for key, value in stack.connection.items()}
-        command = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "podium_cli", "workers", *arguments,
-            env=os.environ | settings, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        printed, errors = await asyncio.wait_for(command.communicate(), up_command.READY_S)
-        assert command.returncode == 0, errors.decode()
-        return printed
-
-    (worker,) = [json.loads(line) for line in (await podium("--json")).splitlines()]
-    assert b"drains" in await podium("drain", worker["worker_id"])
-
-
 async def test_a_drained_worker_stays_away_and_others_come_back(tmp_path: Path) -> None:
     async with up_command.up(tmp_path) as stack:
-        await drain_the_worker(stack)
+        (worker,) = await stack.podium("workers")
+        (drained,) = await stack.podium("workers", "drain", worker["worker_id"])
+        assert drained["worker_id"] == worker["worker_id"]
         await up_command.said(stack.process, "worker-1 was told to leave and has left")
         # Longer than a restart takes: another service is brought back meanwhile.
         os.kill(stack.facts["gateway"]["pid"], signal.SIGKILL)

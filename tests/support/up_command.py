@@ -44,6 +44,19 @@ class Up:
         """A client of it."""
         return AsyncClient(self.connection["address"], self.connection["token"])
 
+    async def podium(self, *arguments: str) -> list[Any]:
+        """What the command prints about it, a JSON document a line."""
+        settings = {f"PODIUM_{key.upper()}": value for key, value in self.connection.items()}
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "podium_cli", *arguments, "--json"),
+            env=os.environ | settings,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        printed, errors = await asyncio.wait_for(command.communicate(), READY_S)
+        assert command.returncode == 0, errors.decode()
+        return [json.loads(line) for line in printed.splitlines()]
+
     async def end(self, number: signal.Signals) -> int:
         """Sends the signal to the command alone and waits for its end."""
         self.process.send_signal(number)

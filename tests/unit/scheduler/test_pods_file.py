@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from podium_cli.stack.credentials import Credentials
+from podium_cli.stack.environment import Environments
+from podium_cli.stack.options import StackOptions
 from podium_runtime import clock
 from podium_scheduler import pod_wiring
 from podium_scheduler.adapters import pods_file
@@ -164,6 +167,19 @@ async def test_pods_get_the_contents_of_the_tls_files_that_it_names(tmp_path: Pa
     (tmp_path / "key.pem").write_text(secret)
     with pytest.raises(pods_file.PodsFileError, match=r"tls.key: .*key.pem: is no PEM$"):
         pod_wiring.fleet(settings(path), clock.FakeClock())
+
+
+def test_what_podium_up_writes_is_a_good_file_without_secrets(tmp_path: Path) -> None:
+    tokens = Credentials("app-token", "internal-token", "join-token", "operator-token")
+    made = Environments(StackOptions(tmp_path, workers=0, pods=2), tokens, "postgresql://x/y", "redis://x", {})
+    path = Path(made.scheduler()["PODIUM_PODS"])
+    plan = pods_file.load(path)
+    assert plan.providers.local is not None
+    assert (plan.providers.local.max_count, plan.policy.limits.max_pods, plan.policy.limits.min_pods) == (2, 2, 0)
+    assert plan.providers.local.folder == tmp_path / "pods"
+    assert "token" not in path.read_text()
+    without = Environments(StackOptions(tmp_path), tokens, "postgresql://x/y", "redis://x", {"PODIUM_PODS": "x"})
+    assert "PODIUM_PODS" not in without.scheduler()
 
 
 def test_pods_need_tokens(tmp_path: Path) -> None:
