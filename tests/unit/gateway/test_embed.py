@@ -17,14 +17,17 @@ from podium_gateway.app import callers, embed, embed_routes, workloads
 from podium_gateway.domain import vector_cache
 from podium_runtime import clock, errors
 
+MODEL = workload_pb2.ModelSpec(model_name="m", revision="1")
 TEXTS = workload_pb2.Workload(
     name="texts",
+    model=MODEL,
     modalities=[workload_pb2.MODALITY_TEXT],
     dimension=2,
     limits=workload_pb2.WorkloadLimits(max_text_bytes=20),
 )
 IMAGES = workload_pb2.Workload(
     name="images",
+    model=MODEL,
     modalities=[workload_pb2.MODALITY_IMAGE],
     dimension=2,
     limits=workload_pb2.WorkloadLimits(max_image_bytes=20),
@@ -42,6 +45,9 @@ class Scheduler:
     asked: list[scheduler_pb2.EmbedRequest] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
     listed: tuple[workload_pb2.Workload, ...] = (TEXTS, IMAGES)
+    revision: str = MODEL.revision
+    """Of the model that its workers have, whatever is listed."""
+    precision: str = "float32"
 
     async def list_workloads(self) -> tuple[workload_pb2.Workload, ...]:
         return self.listed
@@ -54,7 +60,20 @@ class Scheduler:
             raise self.refusal
         if self.gate is not None:
             await self.gate.wait()
-        return _answer(request)
+        answer = _answer(request)
+        answer.chunk.provenance.revision, answer.chunk.provenance.precision = self.revision, self.precision
+        return answer
+
+    def texts(self) -> list[list[str]]:
+        """Of each call."""
+        return [[item.text for item in item_pb2.TextItems.FromString(one.payload).items] for one in self.asked]
+
+    def list_revision(self, revision: str) -> None:
+        """The registry names it from now on."""
+        changed = workload_pb2.Workload()
+        changed.CopyFrom(TEXTS)
+        changed.model.revision = revision
+        self.listed = (changed, IMAGES)
 
 
 def _answer(request: scheduler_pb2.EmbedRequest) -> scheduler_pb2.EmbedResponse:
@@ -337,14 +356,69 @@ async def test_an_app_never_sees_what_another_has_cached() -> None:
 
 async def test_another_revision_is_another_vector() -> None:
     rig = Rig(cache_bytes=1 << 20)
+    scheduler = rig.replicas[0]
     await rig("a")
-    changed = workload_pb2.Workload()
-    changed.CopyFrom(TEXTS)
-    changed.model.revision = "2"
-    rig.replicas[0].listed = (changed, IMAGES)
+    scheduler.list_revision("2")
     await rig.registry.refresh()
     await rig("a")
-    assert len(rig.replicas[0].asked) == 2
+    assert len(scheduler.asked) == 2
+
+
+async def test_only_what_the_revision_of_the_registry_has_made_is_kept() -> None:
+    """A rolling restart: the registry is the new replica's, and the old one answers."""
+    rig = Rig(cache_bytes=1 << 20)
+    scheduler = rig.replicas[0]
+    scheduler.list_revision("2")
+    answers = [await rig("a") for _ in range(2)]
+    assert [answer.chunk.provenance.revision for answer in answers] == ["1", "1"]
+    scheduler.revision = "2"
+    answers = [await rig("a") for _ in range(2)]
+    assert [answer.chunk.provenance.revision for answer in answers] == ["2", "2"]
+    assert scheduler.texts() == [["a"], ["a"], ["a"]]
+
+
+async def test_what_was_asked_for_before_the_registry_changed_is_not_kept_as_the_old() -> None:
+    scheduler, gate = Scheduler(), asyncio.Event()
+    rig = Rig(scheduler, cache_bytes=1 << 20)
+    scheduler.gate, scheduler.revision = gate, "2"
+    async with asyncio.timeout(DEADLINE_S):
+        asked = asyncio.create_task(rig("a"))
+        await scheduler.entered.wait()
+        scheduler.list_revision("2")
+        await rig.registry.refresh()
+        gate.set()
+        assert (await asked).chunk.provenance.revision == "2"
+    scheduler.list_revision("1")
+    await rig.registry.refresh()
+    scheduler.revision = "1"
+    assert (await rig("a")).chunk.provenance.revision == "1"
+
+
+async def test_rows_of_two_revisions_are_never_in_one_answer() -> None:
+    rig = Rig(cache_bytes=1 << 20)
+    scheduler = rig.replicas[0]
+    await rig("a")
+    scheduler.revision = "0"
+    answer = await rig("a", "bb", key="mine")
+    assert _rows(answer) == [[1, 1], [2, 1]]
+    assert (answer.chunk.provenance.revision, list(answer.chunk.keys)) == ("0", ["mine-0", "mine-1"])
+    scheduler.revision = "1"
+    answer = await rig("a", "bb")
+    assert (answer.chunk.provenance.revision, _rows(answer)) == ("1", [[1, 1], [2, 1]])
+    assert scheduler.texts() == [["a"], ["bb"], ["a", "bb"], ["bb"]]
+
+
+async def test_rows_that_were_found_are_of_one_make_too() -> None:
+    """Where the precision is "auto", workers of one revision differ."""
+    rig = Rig(cache_bytes=1 << 20)
+    scheduler = rig.replicas[0]
+    await rig("a")
+    scheduler.precision = "bfloat16"
+    await rig("bb")
+    for asked in (3, 3):
+        answer = await rig("a", "bb")
+        assert (answer.chunk.provenance.precision, _rows(answer)) == ("bfloat16", [[1, 1], [2, 1]])
+        assert len(scheduler.asked) == asked
 
 
 async def test_token_ids_are_cached_apart_from_texts() -> None:

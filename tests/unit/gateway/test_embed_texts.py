@@ -137,6 +137,25 @@ async def test_an_answer_to_something_else_is_never_passed_on() -> None:
         await use_case(Odd())(CALLER, "texts", ["a"], NO_OPTIONS)
 
 
+async def test_vectors_of_two_revisions_are_never_one_answer() -> None:
+    class Rolling(Lane):
+        """After its first call, another revision answers."""
+
+        async def __call__(
+            self, caller: callers.Caller, request: gateway_pb2.EmbedRequest
+        ) -> gateway_pb2.EmbedResponse:
+            calls_before = len(self.calls)
+            answer = await super().__call__(caller, request)
+            answer.chunk.provenance.revision = "new" if calls_before else "old"
+            return answer
+
+    lane = Rolling()
+    with pytest.raises(errors.Unavailable) as refused:
+        await use_case(lane)(CALLER, "texts", ["a"] * 65, NO_OPTIONS)
+    assert refused.value.reason == "WORKLOAD_CHANGED"
+    assert len((await use_case(lane)(CALLER, "texts", ["a"] * 65, NO_OPTIONS)).pieces) == 2
+
+
 def cold(retry_after_s: float) -> errors.Unavailable:
     return errors.Unavailable("no worker has it loaded", reason="NO_WARM_WORKER", retry_after_s=retry_after_s)
 

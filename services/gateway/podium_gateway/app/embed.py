@@ -92,19 +92,41 @@ class Embed:
         self, caller: callers.Caller, request: gateway_pb2.EmbedRequest, items: embed_requests.Items
     ) -> gateway_pb2.EmbedResponse:
         names = self._names(caller.app_id, request, items)
+        # Now, as the names: the registry may be another one when the answer comes.
+        model = self._registry.model(request.workload)
         found = [self._cache.find(name) if name else None for name in names]
+        makes = {entry.provenance for entry in found if entry is not None}
+        if len(makes) > 1:
+            found, makes = [None] * len(items), set()
         missing = [index for index, entry in enumerate(found) if entry is None]
         self._meter.embed_cached(len(items) - len(missing), len(missing))
-        fresh = None
-        if missing:
-            fresh = await self._ask(caller, embed_requests.ask(caller.app_id, request, missing))
-            for index, entry in zip(missing, embed_answers.entries(fresh), strict=True):
+        if not missing:
+            return embed_answers.merged(found, None, missing, items)
+        fresh = await self._computed(caller, request, missing, names, model)
+        if makes and embed_answers.make(fresh) not in makes:
+            # One answer is of one make.
+            missing = list(range(len(items)))
+            fresh = await self._computed(caller, request, missing, names, model)
+        if len(missing) == len(items):
+            return embed_answers.whole(fresh, items)
+        return embed_answers.merged(found, fresh, missing, items)
+
+    async def _computed(
+        self,
+        caller: callers.Caller,
+        request: gateway_pb2.EmbedRequest,
+        indices: Sequence[int],
+        names: Sequence[bytes | None],
+        model: tuple[str, str],
+    ) -> scheduler_pb2.EmbedResponse:
+        """The items at these indices. Kept if `model` has made them: a replica of the scheduler may know another."""
+        fresh = await self._ask(caller, embed_requests.ask(caller.app_id, request, indices))
+        if embed_answers.model(fresh) == model:
+            for index, entry in zip(indices, embed_answers.entries(fresh), strict=True):
                 name = names[index]
                 if entry is not None and name is not None:
                     self._cache.keep(name, entry)
-        if fresh is not None and len(missing) == len(items):
-            return embed_answers.whole(fresh, items)
-        return embed_answers.merged(found, fresh, missing, items)
+        return fresh
 
     def _names(
         self, app_id: str, request: gateway_pb2.EmbedRequest, items: embed_requests.Items

@@ -22,12 +22,23 @@ def whole(answer: scheduler_pb2.EmbedResponse, items: embed_requests.Items) -> g
     return response
 
 
+def make(answer: scheduler_pb2.EmbedResponse) -> bytes:
+    """All that is said of how its rows were made, as entries have it."""
+    return answer.chunk.provenance.SerializeToString()
+
+
+def model(answer: scheduler_pb2.EmbedResponse) -> tuple[str, str]:
+    """Name and revision of the model that made it."""
+    made_by = answer.chunk.provenance
+    return made_by.model_name, made_by.revision
+
+
 def entries(answer: scheduler_pb2.EmbedResponse) -> Iterator[vector_cache.Entry | None]:
     """What can be kept of an answer, one for each item: None for one that failed."""
     chunk = answer.chunk
     failed = {error.item_index for error in chunk.errors}
     truncated = {t.item_index: t for t in chunk.truncations}
-    provenance = chunk.provenance.SerializeToString()
+    provenance = make(answer)
     vectors = chunk.vectors  # each look at the field is another copy of all of it
     row_bytes = len(vectors) // chunk.count if chunk.count else 0
     start = 0
@@ -52,7 +63,10 @@ def merged(
     asked: Sequence[int],
     items: embed_requests.Items,
 ) -> gateway_pb2.EmbedResponse:
-    """Of a call whose items at the indices `asked` are in `fresh`, and whose others were found in the cache."""
+    """Of a call whose items at the indices `asked` are in `fresh`, and whose others were found in the cache.
+
+    All of one make.
+    """
     outcomes = list(found)
     response = gateway_pb2.EmbedResponse()
     chunk = response.chunk
@@ -67,7 +81,7 @@ def merged(
         response.token_count = sum(fresh.token_counts)
     rows = [entry for entry in outcomes if entry is not None]
     response.token_count += sum(entry.token_count for entry in found if entry is not None)
-    chunk.provenance.CopyFrom(_provenance(rows, fresh))
+    chunk.provenance.ParseFromString(rows[0].provenance if fresh is None else make(fresh))
     chunk.dimension, chunk.dtype = chunk.provenance.dimension, chunk.provenance.dtype
     chunk.vectors = b"".join([entry.row for entry in rows])
     chunk.crc32c = google_crc32c.value(chunk.vectors)
@@ -78,13 +92,6 @@ def merged(
             chunk.truncations.add(item_index=index, token_count=entry.whole_tokens, max_tokens=entry.max_tokens)
     _put_keys(chunk, items)
     return response
-
-
-def _provenance(rows: Sequence[vector_cache.Entry], fresh: scheduler_pb2.EmbedResponse | None) -> result_pb2.Provenance:
-    """What was computed just now speaks for what was found: the same model made both."""
-    if fresh is not None:
-        return fresh.chunk.provenance
-    return result_pb2.Provenance.FromString(rows[0].provenance)
 
 
 def _put_keys(chunk: result_pb2.ResultChunk, items: embed_requests.Items) -> None:

@@ -200,12 +200,11 @@ def _why(error: result_pb2.ItemError) -> str:
 
 
 def _joined(chunks: Sequence[result_pb2.ResultChunk], answers: _Answers) -> Vectors:
-    dimensions = {chunk.dimension for chunk in chunks}
-    if len(dimensions) != 1:
+    if len({(chunk.dimension, chunk.provenance.model_name, chunk.provenance.revision) for chunk in chunks}) != 1:
         # The registry changed between two calls; a second try gets vectors of one kind.
         raise errors.Unavailable("the workload changed while it was asked", reason="WORKLOAD_CHANGED")
     tokens = sum(answer.token_count for answer in answers.received.values())
-    return Vectors([chunk.vectors for chunk in chunks], dimensions.pop(), tokens)
+    return Vectors([chunk.vectors for chunk in chunks], chunks[0].dimension, tokens)
 
 
 def _moved(error: errors.InvalidArgument, start: int) -> errors.InvalidArgument:

@@ -58,6 +58,11 @@ class Registry:
             self._fingerprints[name] = hashlib.sha256(entry).digest()
         return self._fingerprints[name]
 
+    def model(self, name: str) -> tuple[str, str]:
+        """Name and revision of the model of a workload that was found."""
+        model = self._messages[name].model
+        return model.model_name, model.revision
+
     def _is_stale(self) -> bool:
         at = self._refreshed_at
         return at is None or self._clock.monotonic() - at >= _REFRESH_INTERVAL_S
