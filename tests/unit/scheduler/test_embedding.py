@@ -73,7 +73,7 @@ class Rig:
         self.clock = clock.FakeClock()
         self.registry = worker_sessions.SessionRegistry()
         self.demand = demand.Demand(ledger, wakers, self.clock)
-        self.starts = cold_starts.ColdStarts(ledger, ledger)
+        self.starts = cold_starts.ColdStarts({"texts": TEXTS}, ledger, ledger)
         self.embed = embedding.Embedding(self.registry, {"texts": TEXTS}, self.demand, self.starts, most_calls)
         self.frames = worker_frames.WorkerFrames(
             {"texts": TEXTS}, nobody, batches.RetryPolicy(), asyncio.Event(), quarantine.Policy(2), nobody, nobody,

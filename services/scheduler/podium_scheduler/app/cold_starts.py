@@ -1,13 +1,17 @@
 """How long it takes until a model is loaded that nobody has loaded: what a call that finds no worker is told to wait.
 
-Measured loads, and what pods have taken to come when there is no worker at all. Looked up now and then and not when it
+Measured loads, and what pods have taken to come when no worker can serve it. Looked up now and then and not when it
 is asked for: a call never waits for the ledger. Until something is known, it is assumed.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
+
+from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
-from podium_scheduler.app import loops, ports
+from podium_scheduler.app import fits, loops, ports
 
 _INTERVAL_S = 10.0
 _NEWEST = 50
@@ -24,19 +28,25 @@ class ColdStarts(loops.PatientLoop):
     name = "cold_starts"
 
     def __init__(
-        self, loads: ports.LoadLedger, sessions: ports.SessionLedger, pods: ports.PodLedger | None = None
+        self,
+        workloads: Mapping[str, workload_pb2.Workload],
+        loads: ports.MeasuredLoads,
+        sessions: ports.PlacedSessions,
+        pods: ports.PastPods | None = None,
     ) -> None:
         """`pods`: None when nobody rents any."""
         super().__init__()
         self._load_ledger = loads
         self._sessions = sessions
         self._pods = pods
+        self._workloads = workloads
+        self._fits = fits.Fits(workloads)
         self._loads: dict[str, float] = {}
-        self._pod_s = 0.0
+        self._pod_s: dict[str, float] = {}
 
     def expected_s(self, workload: str) -> float:
         """Seconds, within sane bounds."""
-        return min(_MOST_S, max(_LEAST_S, self._loads.get(workload, _ASSUMED_LOAD_S) + self._pod_s))
+        return min(_MOST_S, max(_LEAST_S, self._loads.get(workload, _ASSUMED_LOAD_S) + self._pod_s.get(workload, 0.0)))
 
     async def round(self) -> float:
         """Looks it up."""
@@ -45,19 +55,35 @@ class ColdStarts(loops.PatientLoop):
         spans: dict[str, list[float]] = {}
         for load in known:
             spans.setdefault(load.workload, []).append(load.mean_s)
-        # By the devices that are there, the quickest of them; else by all that ever were.
-        here = sorted((load for load in known if load.device_name in devices), key=lambda load: -load.mean_s)
+        # By the devices that can load it now, the quickest of them; else by all that ever did.
+        here = sorted(
+            (load for load in known if load.device_name in devices.get(load.workload, ())),
+            key=lambda load: -load.mean_s,
+        )
         self._loads = {name: sum(span) / len(span) for name, span in spans.items()}
         self._loads |= {load.workload: load.mean_s for load in here}
-        self._pod_s = 0.0 if devices or self._pods is None else await self._pod_start_s(self._pods)
+        nowhere = self._workloads.keys() - devices.keys()
+        pod_s = await self._pod_start_s(self._pods) if nowhere and self._pods is not None else 0.0
+        self._pod_s = dict.fromkeys(nowhere, pod_s)
         return _INTERVAL_S
 
-    async def _devices(self) -> set[str]:
-        """Names of those that workers have now."""
-        hellos = [worker_pb2.Hello.FromString(session.hello) for session in await self._sessions.placed()]
-        return {device.name for hello in hellos for device in hello.devices}
+    async def _devices(self) -> dict[str, set[str]]:
+        """Names of the devices that workers have for each workload now, as the placer sees it."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for session in await self._sessions.placed():
+            status = worker_pb2.Status.FromString(session.status)
+            if session.drain or session.quarantine_reason or status.draining:
+                continue
+            hello = worker_pb2.Hello.FromString(session.hello)
+            faulted = {one.index for one in status.devices if one.state == worker_pb2.DEVICE_STATE_FAULTED}
+            failed = {one.workload for one in status.workloads if one.unavailable_reason}
+            for device in fits.devices(hello):
+                if device.index not in faulted:
+                    for name in self._fits.of(hello, device) - failed:
+                        found[name].add(device.name)
+        return found
 
-    async def _pod_start_s(self, pods: ports.PodLedger) -> float:
+    async def _pod_start_s(self, pods: ports.PastPods) -> float:
         taken = [
             (pod.ready_time - pod.create_time).total_seconds()
             for pod in await pods.list_pods(None, _NEWEST)

@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from podium.common.v1 import workload_pb2
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, logs
-from podium_scheduler.app import desires, device_needs, loops, ports, records, wakers, worker_sessions
+from podium_scheduler.app import desires, fits, loops, ports, records, wakers
 from podium_scheduler.domain import placement
 
 log = logs.get_logger(__name__)
@@ -74,7 +74,7 @@ class Placer(loops.PatientLoop):
         self._memory = _Memory()
         self._loads: dict[tuple[str, str], placement.Model] = {}
         self._loads_at = float("-inf")
-        self._fits = _Fits(workloads)
+        self._fits = fits.Fits(workloads)
         self._seats: dict[UUID, tuple[_Seat, ...]] = {}
 
     async def round(self) -> float:
@@ -171,11 +171,9 @@ class _Seat:
         return placement.Device(name=self.name, memory_bytes=self.memory_bytes, fit=self.fit, resident=resident)
 
 
-def _seats(session: records.PlacedSession, fits: _Fits) -> tuple[_Seat, ...]:
+def _seats(session: records.PlacedSession, fitting: fits.Fits) -> tuple[_Seat, ...]:
     hello = worker_pb2.Hello.FromString(session.hello)
-    # A worker that names no device is one whose device is not known.
-    devices = hello.devices or [worker_pb2.Device(uuid="cpu")]
-    return tuple(_Seat(d.index, d.name, d.vram_bytes, fits.of(hello, d)) for d in devices)
+    return tuple(_Seat(d.index, d.name, d.vram_bytes, fitting.of(hello, d)) for d in fits.devices(hello))
 
 
 class _Member:
@@ -214,22 +212,6 @@ class _Member:
         fit = {name for device in self.worker.devices for name in device.fit} - self.worker.failed
         return next((name for name in (*planned, *self.worker.wanted, *likely) if name in fit), None)
 
-
-class _Fits:
-    """Which workloads each kind of device can serve; a fleet has many of a kind."""
-
-    def __init__(self, workloads: Mapping[str, workload_pb2.Workload]) -> None:
-        self._workloads = workloads
-        self._known: dict[tuple[object, ...], frozenset[str]] = {}
-
-    def of(self, hello: worker_pb2.Hello, device: worker_pb2.Device) -> frozenset[str]:
-        """Names of the workloads that a worker may be given and whose needs its device meets."""
-        told = hello.reads_token_ids, device.vram_bytes, device.compute_capability, device.cuda_version
-        kind = (*hello.backends, "", *hello.workloads, "", *told)
-        if kind not in self._known:
-            servable = (w for w in self._workloads.values() if worker_sessions.may_serve(hello, w))
-            self._known[kind] = frozenset(w.name for w in servable if device_needs.meets(device, w.needs))
-        return self._known[kind]
 
 
 class _Memory:

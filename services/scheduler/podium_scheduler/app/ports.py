@@ -260,6 +260,12 @@ class PodLedger(Protocol):
     async def forget_ended(self, age: timedelta, limit: int) -> int: ...
 
 
+class PastPods(Protocol):
+    """The part of a PodLedger that tells of the newest pods."""
+
+    async def list_pods(self, before: tuple[datetime, UUID] | None, limit: int) -> list[pods.Pod]: ...
+
+
 class ScalingLedger(Protocol):
     """The autoscaler's memory; see adapters.sql.scaling_ledger."""
 
