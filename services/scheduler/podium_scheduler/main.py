@@ -172,7 +172,9 @@ class Scheduler:
             self._remembering,
         )
         self._demand = demand.Demand(stores.asked, self._wakers, clock.SystemClock())
-        self._starts = cold_starts.ColdStarts(workloads, stores.loads, stores.sessions, stores.pods if fleet else None)
+        self._starts = cold_starts.ColdStarts(
+            workloads, stores.loads, stores.sessions, clock.SystemClock(), stores.pods if fleet else None
+        )
         self._desires = desires.Desires(self._registry, stores.wakeups)
         self._draining = draining.Draining(self._registry, stores.sessions, stores.wakeups)
         self._leader = leader.Leader(

@@ -160,16 +160,54 @@ def cold(retry_after_s: float) -> errors.Unavailable:
     return errors.Unavailable("no worker has it loaded", reason="NO_WARM_WORKER", retry_after_s=retry_after_s)
 
 
-async def test_a_model_that_will_be_loaded_in_time_is_waited_for() -> None:
-    time, lane = clock.FakeClock(), Lane()
-    lane.refusals.extend([cold(8), cold(8)])
-    asked = asyncio.create_task(use_case(lane, time)(callers.Caller("app-a", lambda: 10.0), "texts", ["a"], NO_OPTIONS))
+class Loading(Lane):
+    """No worker has the model until `ends_s` by the clock; callers are told what is left of `expected_s`."""
+
+    def __init__(self, time: clock.Clock, ends_s: float, expected_s: float) -> None:
+        super().__init__()
+        self._clock, self._ends_s, self._expected_s = time, ends_s, expected_s
+
+    async def __call__(self, caller: callers.Caller, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
+        now = self._clock.monotonic()
+        if now < self._ends_s:
+            self.refusals.append(cold(max(1.0, self._expected_s - now)))
+        return await super().__call__(caller, request)
+
+
+async def answered(lane: Lane, time: clock.FakeClock, request_s: float) -> embed_texts.Vectors:
+    """Of a request that has so long, while time passes."""
+    caller = callers.Caller("app-a", lambda: request_s - time.monotonic())
+    asked = asyncio.create_task(use_case(lane, time)(caller, "texts", ["a"], NO_OPTIONS))
     async with asyncio.timeout(5):
-        while not asked.done():
+        while not await http_edge.is_done(asked):
             time.advance(embed_texts.LOOK_AGAIN_S)
-            await asyncio.sleep(0)
-    assert np.array_equal(rows(asked.result()), [vector_of("a")])
-    assert len(lane.calls) == 3 and time.monotonic() >= 2 * embed_texts.LOOK_AGAIN_S
+    return await asked
+
+
+@pytest.mark.parametrize(("ends_s", "expected_s"), [(40.0, 40.0), (58.0, 58.0), (50.0, 20.0), (5.0, 40.0), (0.5, 1.0)])
+async def test_a_model_that_will_be_loaded_in_time_is_waited_for(ends_s: float, expected_s: float) -> None:
+    """Be it late or early."""
+    time = clock.FakeClock()
+    lane = Loading(time, ends_s, expected_s)
+    assert np.array_equal(rows(await answered(lane, time, 60.0)), [vector_of("a")])
+    assert ends_s <= time.monotonic() <= ends_s + 3 * embed_texts.LOOK_AGAIN_S
+
+
+async def test_a_load_that_does_not_end_is_waited_for_as_long_as_the_request_has() -> None:
+    time = clock.FakeClock()
+    with pytest.raises(errors.Unavailable):
+        await answered(Loading(time, ends_s=100.0, expected_s=40.0), time, 60.0)
+    assert 58.0 <= time.monotonic() <= 60.0
+
+
+async def test_bad_news_of_a_load_is_told_at_once() -> None:
+    """As when the worker that loaded it is gone, and a pod has to be rented."""
+    time, lane = clock.FakeClock(), Lane()
+    lane.refusals.extend([cold(40.0), cold(130.0)])
+    with pytest.raises(errors.Unavailable) as refused:
+        await answered(lane, time, 60.0)
+    assert refused.value.retry_after_s == 130.0
+    assert time.monotonic() <= 2 * embed_texts.LOOK_AGAIN_S
 
 
 @pytest.mark.parametrize(("remaining_s", "retry_after_s"), [(10.0, 11.0), (0.4, 0.1), (None, 1.0)])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from podium.common.v1 import workload_pb2
+from podium.gateway.v1 import gateway_pb2
 from podium.worker.v1 import worker_pb2
-from podium_runtime import errors
+from podium_gateway.app import callers, embed_texts, workloads
+from podium_gateway.domain import requests
+from podium_runtime import clock, errors
 from podium_scheduler.app import cold_starts, records
 from podium_scheduler.domain import pods
+from tests.support import http_edge
 from tests.unit.scheduler.test_pods import NOW, pod
 
 GB = 1 << 30
@@ -26,6 +33,9 @@ WORKLOADS = {
 }
 LOAD_S, POD_S = 10.0, 120.0
 """What is assumed."""
+REQUEST_S = 60.0
+"""Over HTTP."""
+STEP_S = 10.0
 
 
 class Ledger:
@@ -74,15 +84,15 @@ def ledger() -> Ledger:
     return Ledger()
 
 
-async def looked(ledger: Ledger, *, rents: bool = True) -> cold_starts.ColdStarts:
-    starts = cold_starts.ColdStarts(WORKLOADS, ledger, ledger, ledger if rents else None)
+async def looked(ledger: Ledger, *, rents: bool = True, time: clock.Clock | None = None) -> cold_starts.ColdStarts:
+    starts = cold_starts.ColdStarts(WORKLOADS, ledger, ledger, time or clock.FakeClock(), ledger if rents else None)
     await starts.run_once()
     return starts
 
 
 async def test_without_workers_a_pod_has_to_come_first(ledger: Ledger) -> None:
-    assert (await looked(ledger)).expected_s("small") == POD_S + LOAD_S
-    assert (await looked(ledger, rents=False)).expected_s("small") == LOAD_S
+    assert (await looked(ledger)).left_s("small") == POD_S + LOAD_S
+    assert (await looked(ledger, rents=False)).left_s("small") == LOAD_S
 
 
 async def test_pods_of_the_past_say_how_long_one_takes(ledger: Ledger) -> None:
@@ -90,12 +100,12 @@ async def test_pods_of_the_past_say_how_long_one_takes(ledger: Ledger) -> None:
     ledger.past = [*came, pod(pods.State.FAILED), pod(pods.State.STARTING)]
     ledger.load("small", "A100", 7.0)
     starts = await looked(ledger)
-    assert (starts.expected_s("small"), starts.expected_s("large")) == (57.0, 60.0)
+    assert (starts.left_s("small"), starts.left_s("large")) == (57.0, 60.0)
 
 
 async def test_a_worker_that_can_load_it_needs_no_pod(ledger: Ledger) -> None:
     ledger.worker(24 * GB)
-    assert (await looked(ledger)).expected_s("small") == LOAD_S
+    assert (await looked(ledger)).left_s("small") == LOAD_S
 
 
 @pytest.mark.parametrize(
@@ -133,35 +143,35 @@ async def test_a_worker_that_cannot_serve_it_spares_no_pod(
     ledger: Ledger, vram: tuple[int, ...], changes: dict[str, Any]
 ) -> None:
     ledger.worker(*vram, **changes)
-    assert (await looked(ledger)).expected_s("small") == POD_S + LOAD_S
+    assert (await looked(ledger)).left_s("small") == POD_S + LOAD_S
 
 
 async def test_each_workload_waits_for_what_it_needs(ledger: Ledger) -> None:
     ledger.worker(24 * GB)
     starts = await looked(ledger)
-    assert (starts.expected_s("small"), starts.expected_s("large")) == (LOAD_S, POD_S + LOAD_S)
+    assert (starts.left_s("small"), starts.left_s("large")) == (LOAD_S, POD_S + LOAD_S)
 
 
 async def test_a_device_that_is_not_known_can_serve_all(ledger: Ledger) -> None:
     ledger.worker()
-    assert (await looked(ledger)).expected_s("large") == LOAD_S
+    assert (await looked(ledger)).left_s("large") == LOAD_S
 
 
 async def test_the_quickest_device_that_can_load_it_counts(ledger: Ledger) -> None:
     for device, seconds in (("H100", 4.0), ("L4", 30.0), ("T4", 50.0), ("CPU", 60.0)):
         ledger.load("small", device, seconds)
-    assert (await looked(ledger, rents=False)).expected_s("small") == 36.0, "the mean of all that ever did"
+    assert (await looked(ledger, rents=False)).left_s("small") == 36.0, "the mean of all that ever did"
     ledger.worker(24 * GB, device="L4")
     ledger.worker(16 * GB, device="T4")
     ledger.worker(80 * GB, device="H100", only=("large",))
-    assert (await looked(ledger)).expected_s("small") == 30.0
+    assert (await looked(ledger)).left_s("small") == 30.0
 
 
 async def test_it_is_within_sane_bounds(ledger: Ledger) -> None:
     ledger.load("small", "L4", 0.001)
     ledger.load("large", "L4", 9_000.0)
     starts = await looked(ledger, rents=False)
-    assert (starts.expected_s("small"), starts.expected_s("large")) == (1.0, 600.0)
+    assert (starts.left_s("small"), starts.left_s("large")) == (1.0, 600.0)
 
 
 async def test_what_was_known_is_kept_while_the_ledger_is_away(ledger: Ledger) -> None:
@@ -169,7 +179,69 @@ async def test_what_was_known_is_kept_while_the_ledger_is_away(ledger: Ledger) -
     starts = await looked(ledger)
     ledger.opened, ledger.away = [], True
     await starts.run_once()
-    assert starts.expected_s("small") == LOAD_S
+    assert starts.left_s("small") == LOAD_S
     ledger.away = False
     await starts.run_once()
-    assert starts.expected_s("small") == POD_S + LOAD_S
+    assert starts.left_s("small") == POD_S + LOAD_S
+
+
+async def test_a_load_that_does_not_end_is_counted_anew(ledger: Ledger) -> None:
+    time = clock.FakeClock()
+    starts = await looked(ledger, rents=False, time=time)
+    told = []
+    for _ in range(7):
+        told.append(starts.left_s("small"))
+        time.advance(5.0)
+    assert told == [10.0, 5.0, 1.0, 1.0, 10.0, 5.0, 1.0]
+
+
+async def test_each_workload_has_its_own_load(ledger: Ledger) -> None:
+    time = clock.FakeClock()
+    starts = await looked(ledger, rents=False, time=time)
+    starts.left_s("small")
+    time.advance(4.0)
+    assert (starts.left_s("small"), starts.left_s("large")) == (6.0, 10.0)
+    starts.loaded("large")
+    time.advance(4.0)
+    assert (starts.left_s("small"), starts.left_s("large")) == (2.0, 10.0)
+
+
+async def test_the_load_begins_when_the_pod_is_there(ledger: Ledger) -> None:
+    time = clock.FakeClock()
+    starts = await looked(ledger, time=time)
+    assert starts.left_s("small") == POD_S + LOAD_S
+    time.advance(POD_S)
+    assert starts.left_s("small") == LOAD_S
+    ledger.worker(24 * GB)
+    await starts.run_once()
+    assert starts.left_s("small") == LOAD_S
+
+
+@given(load_s=st.floats(1.0, 58.0))
+def test_http_callers_wait_at_the_gateway_for_any_load_that_ends_in_their_time(load_s: float) -> None:
+    """The gateway's rule and the scheduler's estimates together, by one clock."""
+
+    async def run() -> None:
+        time, ledger, lane = clock.FakeClock(), Ledger(), http_edge.Lane()
+        ledger.worker(24 * GB, device="L4")
+        ledger.load("small", "L4", load_s)
+        starts = await looked(ledger, time=time)
+
+        async def embed(caller: callers.Caller, request: gateway_pb2.EmbedRequest) -> gateway_pb2.EmbedResponse:
+            if time.monotonic() < load_s:
+                left_s = starts.left_s("small")
+                raise errors.Unavailable("cold", reason="NO_WARM_WORKER", retry_after_s=left_s)
+            return await lane(caller, request)
+
+        caller = callers.Caller("app", lambda: REQUEST_S - time.monotonic())
+        registry = workloads.Registry(cast(Any, lane), time)
+        asked = asyncio.create_task(
+            embed_texts.EmbedTexts(embed, registry, time)(caller, "texts", ["a"], requests.Options())
+        )
+        async with asyncio.timeout(STEP_S):
+            while not await http_edge.is_done(asked):
+                time.advance(embed_texts.LOOK_AGAIN_S)
+        assert len((await asked).pieces) == 1
+        assert time.monotonic() < load_s + 3 * embed_texts.LOOK_AGAIN_S
+
+    asyncio.run(run())

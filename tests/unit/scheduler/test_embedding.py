@@ -73,7 +73,7 @@ class Rig:
         self.clock = clock.FakeClock()
         self.registry = worker_sessions.SessionRegistry()
         self.demand = demand.Demand(ledger, wakers, self.clock)
-        self.starts = cold_starts.ColdStarts({"texts": TEXTS}, ledger, ledger)
+        self.starts = cold_starts.ColdStarts({"texts": TEXTS}, ledger, ledger, self.clock)
         self.embed = embedding.Embedding(self.registry, {"texts": TEXTS}, self.demand, self.starts, most_calls)
         self.frames = worker_frames.WorkerFrames(
             {"texts": TEXTS}, nobody, batches.RetryPolicy(), asyncio.Event(), quarantine.Policy(2), nobody, nobody,
@@ -168,6 +168,27 @@ async def test_measured_loads_say_when_to_come_again() -> None:
     with pytest.raises(errors.Unavailable) as caught:
         await rig.ask()
     assert caught.value.retry_after_s == 42.0
+
+
+async def test_what_is_left_of_a_load_that_was_begun_for_another_call_is_told() -> None:
+    rig = Rig()
+    rig.ledger.known = [records.MeasuredLoad("texts", "L4", 1, 40.0, 40.0, 0, rig.clock.now())]
+    await rig.starts.run_once()
+    told = []
+    for _ in range(5):
+        with pytest.raises(errors.Unavailable) as caught:
+            await rig.ask()
+        told.append(caught.value.retry_after_s)
+        rig.clock.advance(10.0)
+    assert told == [40.0, 30.0, 20.0, 10.0, 1.0], "one that is late may end at any time"
+    session = rig.warm()
+    asked = rig.ask()
+    rig.frames.apply(session, answer((await sent(session)).embed.call_id))
+    await asked
+    session.closed.set()
+    with pytest.raises(errors.Unavailable) as caught:
+        await rig.ask()
+    assert caught.value.retry_after_s == 40.0, "another load"
 
 
 async def test_the_session_with_the_fewest_calls_a_device_is_asked() -> None:

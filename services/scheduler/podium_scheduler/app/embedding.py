@@ -81,6 +81,7 @@ class Embedding:
                 continue
             if answer.HasField("chunk"):
                 self._demand.note(request.workload, served=True)
+                self._starts.loaded(request.workload)
                 return _response(answer)
             begun += self._failed(session, answer.failure)
         raise self._refusal(request.workload, begun)
@@ -132,8 +133,8 @@ class Embedding:
             message = "every worker that has the model loaded has as many interactive calls as it takes"
             return errors.ResourceExhausted(message, reason="WORKERS_BUSY", retry_after_s=_BUSY_RETRY_S)
         self._demand.note(workload, served=False)
-        wait_s = self._starts.expected_s(workload)
-        message = f"no worker has the model of workload {workload!r} loaded; that takes about {wait_s:.0f} s"
+        wait_s = self._starts.left_s(workload)
+        message = f"no worker has the model of workload {workload!r} loaded; that is expected in about {wait_s:.0f} s"
         return errors.Unavailable(message, reason="NO_WARM_WORKER", retry_after_s=wait_s)
 
 

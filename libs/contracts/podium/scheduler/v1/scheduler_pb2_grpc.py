@@ -198,7 +198,7 @@ class SchedulerServiceServicer:
 
     def Embed(self, request, context):
         """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
-        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
+        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what is left of a load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

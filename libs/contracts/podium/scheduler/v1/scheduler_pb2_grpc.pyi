@@ -52,7 +52,7 @@ class SchedulerServiceStub:
     """The registry."""
     Embed: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.EmbedRequest, _scheduler_pb2.EmbedResponse]
     """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
-    UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
+    UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what is left of a load.
     """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -171,7 +171,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_pb2.EmbedRequest, _abc.Awaitable[_scheduler_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.EmbedResponse]:
         """Routes an interactive call to a worker of this replica that has the workload resident. The ledger has no part in it.
-        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what a load takes.
+        UNAVAILABLE, reason NO_WARM_WORKER: none here has; another replica may. RetryInfo: what is left of a load.
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _aio.Server) -> None: ...
