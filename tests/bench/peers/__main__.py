@@ -1,7 +1,7 @@
 """Podium, the bare loop and its peers over the same texts in one run, A B C A B C ...; one peer is up at a time.
 
-A peer that cannot be installed or started is named with the reason, and the exit status says so. `--quick` proves that
-it runs; its figures mean nothing.
+A peer that cannot be installed or started is named with the reason, and the exit status says so. A missed target is
+printed, as by `make bench`, and is no failure. `--quick` proves that it runs; its figures mean nothing.
 """
 
 from __future__ import annotations
