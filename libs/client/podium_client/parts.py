@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any, Literal, TypeVar, cast
 
 from podium.common.v1 import item_pb2
@@ -84,12 +84,10 @@ def cut(
     if max_bytes < 1:
         raise ValueError(f"bytes per job: at least 1, not {max_bytes:,}")
     ordinal, first, size, batch, batch_keys = 0, 0, 0, kind.empty(), list[str]()
-    if kind is TEXTS and keys is None and isinstance(inputs, list | tuple):
-        for items in _whole_parts(inputs, max_items, max_bytes):
-            yield Part(ordinal, first, None, items)
-            ordinal, first = ordinal + 1, first + len(items.items)
+    left: Iterable[Any] = inputs
+    if kind is TEXTS and keys is None:
+        ordinal, first, left = yield from _text_parts(inputs, max_items, max_bytes)
     # What is left, and whatever has to be looked at item by item.
-    left = inputs[first:] if first and isinstance(inputs, list | tuple) else inputs
     for index, (content, key) in enumerate(_read(left, keys, kind, first), first):
         if batch.items and (len(batch.items) >= max_items or size + content.size > max_bytes):
             yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
@@ -100,6 +98,46 @@ def cut(
         size += content.size
     if batch.items:
         yield Part(ordinal, first, tuple(batch_keys) if keys is not None else None, batch)
+
+
+def _text_parts(
+    inputs: Iterable[Any], max_items: int, max_bytes: int
+) -> Generator[Part, None, tuple[int, int, Iterable[Any]]]:
+    """The parts for as long as every item is a str. Returns how many parts and items that is, and the rest."""
+    ordinal = first = 0
+    if isinstance(inputs, list | tuple):
+        for items in _whole_parts(inputs, max_items, max_bytes):
+            yield Part(ordinal, first, None, items)
+            ordinal, first = ordinal + 1, first + len(items.items)
+    texts, held, size = islice(inputs, first, None), list[Any](), 0
+    for text in texts:
+        octets = _octets(text)
+        if octets is None:
+            return ordinal, first, chain(held, (text,), texts)
+        if held and (len(held) >= max_items or size + octets > max_bytes):
+            yield Part(ordinal, first, None, _packed(held))
+            ordinal, first, size, held = ordinal + 1, first + len(held), 0, []
+        held.append(text)
+        size += octets
+    if held:
+        yield Part(ordinal, first, None, _packed(held))
+    return ordinal, first, ()
+
+
+def _octets(text: object) -> int | None:
+    """Of a str in UTF-8; None of anything else."""
+    if type(text) is not str:
+        return None
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return None
+
+
+def _packed(texts: Sequence[str]) -> item_pb2.TextItems:
+    items = text_items(texts)
+    assert items is not None, "each is a str and has UTF-8"
+    return items
 
 
 def _whole_parts(texts: Sequence[Any], max_items: int, max_bytes: int) -> Iterator[item_pb2.TextItems]:
