@@ -213,7 +213,6 @@ class _Member:
         return next((name for name in (*planned, *self.worker.wanted, *likely) if name in fit), None)
 
 
-
 class _Memory:
     """How long each workload has had work without being loaded anywhere, and how long it has been loaded."""
 
