@@ -224,6 +224,25 @@ async def test_a_slow_host_holds_no_other_up() -> None:
         assert await asyncio.gather(*fetches) == [b"x"] * 10
 
 
+async def test_bodies_that_trickle_hold_no_other_host_up() -> None:
+    async with rig(fetch.FetchLimits(memory_bytes=8 * MIB)) as r, ImageServer() as second, ImageServer() as other:
+        # All that these two may send would be twice the memory.
+        unsaid = r.server.endless("/a", piece=b"x", gap_s=0.02)
+        said = second.endless("/a", piece=b"x", gap_s=0.02, length=MIB)
+        fetches = [asyncio.create_task(r.fetch(url)) for url in [unsaid, said] * 8]
+        await r.server.until(lambda: r.server.requests["/a"] == 8)
+        await second.until(lambda: second.requests["/a"] == 8)
+        whole = b"y" * MIB
+        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (MIB, whole)
+        for url in (other.serve("/b", whole), other.raw("/c", [chunked])):
+            for _ in range(3):
+                assert await r.fetch(url) == whole
+        assert not any(one.done() for one in fetches)
+        for one in fetches:
+            one.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+
 async def test_all_hosts_together_get_so_many() -> None:
     names = FakeNames(**{f"h{n}_example": ["127.0.0.1"] for n in range(8)})
     async with rig(fetch.FetchLimits(concurrency=4, per_host=2), names=names) as r:
@@ -273,7 +292,7 @@ async def test_memory_is_lent_until_the_caller_is_done() -> None:
         await asyncio.wait_for(waiting, DEADLINE_S)
 
 
-async def test_of_an_unknown_length_the_most_is_kept_ready_and_the_rest_given_back() -> None:
+async def test_of_an_unknown_length_what_is_not_needed_is_given_back() -> None:
     async with rig(fetch.FetchLimits(memory_bytes=1000)) as r:
         chunked = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
         url = r.server.raw("/a", chunked)

@@ -63,15 +63,12 @@ async def test_cancelled_in_the_moment_in_which_its_turn_comes(cancel_first: boo
     assert memory.idle
 
 
-async def test_a_share_shrinks_and_is_given_back_once() -> None:
-    memory = budget.Budget(10)
-    share = await memory.take(10)
-    share.shrink(4)
-    share.shrink(7)
-    assert (memory.free, share.units) == (6, 4)
+async def test_a_share_is_given_back_once() -> None:
+    scarce = budget.Budget(10)
+    share = await scarce.take(10)
     share.release()
     share.release()
-    assert memory.idle
+    assert scarce.idle
 
 
 async def test_more_than_there_is_is_an_error() -> None:

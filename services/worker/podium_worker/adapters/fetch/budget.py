@@ -1,8 +1,7 @@
-"""Shares of something scarce: requests, requests to one host, bytes of memory.
+"""Shares of something scarce: requests, requests to one host, threads of the resolver.
 
-Promises: first come, first served, so that a large share is not starved by small ones; what is held never exceeds the
-capacity; a waiter that is cancelled leaves nothing behind, not even when its turn came at that very moment. One event
-loop, no clock.
+Promises: first come, first served; what is held never exceeds the capacity; a waiter that is cancelled leaves nothing
+behind, not even when its turn came at that very moment. One event loop, no clock.
 """
 
 from __future__ import annotations
@@ -69,15 +68,10 @@ class Share:
         self._budget = budget
         self.units = units
 
-    def shrink(self, units: int) -> None:
-        """Keeps only `units`."""
-        kept = min(units, self.units)
-        surplus, self.units = self.units - kept, kept
-        self._budget.give_back(surplus)
-
     def release(self) -> None:
         """Gives back all of it."""
-        self.shrink(0)
+        units, self.units = self.units, 0
+        self._budget.give_back(units)
 
 
 class Turns:

@@ -17,6 +17,7 @@ import importlib.metadata
 import ipaddress
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -26,6 +27,8 @@ from podium_runtime import clock
 from podium_worker.adapters.fetch import failures, limits, resolver
 from podium_worker.domain import addresses, urls
 
+HasRoom = Callable[[int], Awaitable[bool]]
+"""Whether a body may come to so many bytes. It may have to be waited for, and the server with it."""
 _KEEPALIVE_S = 15.0
 _KEPT_HOSTS = 16
 _HEADERS = {
@@ -89,8 +92,8 @@ class Client:
                 raise _refused() from None
             raise _translated(error) from error
 
-    async def read(self, answer: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-        """The body, or None if it has more than `max_bytes`, of which no more than one piece is read. Raises Failed."""
+    async def read(self, answer: aiohttp.ClientResponse, has_room: HasRoom) -> bytes | None:
+        """The body, or None if there is no room for it, of which no more than one piece is read. Raises Failed."""
         body = bytearray()
         try:
             while True:
@@ -98,7 +101,7 @@ class Client:
                     piece = await answer.content.readany()
                 if not piece:
                     return bytes(body)
-                if len(body) + len(piece) > max_bytes:
+                if not await has_room(len(body) + len(piece)):
                     return None
                 body += piece
         except TimeoutError:

@@ -1,11 +1,11 @@
 """The bytes behind a URL that a client wrote, or one sentence about why not.
 
-Promises: at most so many requests at a time, to all hosts and to each; at most so many bytes of bodies, counted from
-before the first is read until whoever wanted them is done; an end for every item within its own time. Every request of
-an item is checked as the first was: each redirect, each attempt. What fails is told as problems.ItemProblem, in terms
-of the URL that the client knows: no address, no redirect target, no signature. Waiting for a turn or for memory is the
-worker's doing and not on the item's clock, which is the event loop's; pauses are on the injected one. Cancellation
-frees everything at once.
+Promises: at most so many requests at a time, to all hosts and to each; at most so many bytes of bodies, counted as they
+come in and until whoever wanted them is done; an end for every item within its own time. Every request of an item is
+checked as the first was: each redirect, each attempt. What fails is told as problems.ItemProblem, in terms of the URL
+that the client knows: no address, no redirect target, no signature. Waiting for a turn or for memory is the worker's
+doing and not on the item's clock, which is the event loop's; pauses are on the injected one. Cancellation frees
+everything at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from podium_runtime import clock, logs
-from podium_worker.adapters.fetch import budget, client, failures, limits, resolver, retries, s3
+from podium_worker.adapters.fetch import budget, client, failures, limits, memory, resolver, retries, s3
 from podium_worker.domain import addresses, problems, urls
 
 log = logs.get_logger(__name__)
@@ -37,8 +37,8 @@ Observe = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class _Body:
     data: bytes
-    share: budget.Share
-    """Of the memory, for as long as `data` is in it."""
+    room: memory.Room
+    """What it takes of the memory, for as long as `data` is in it."""
 
 
 class Fetcher:
@@ -64,7 +64,7 @@ class Fetcher:
         self._dice = dice
         self._observe = observe
         self._turns = budget.Turns(bounds.concurrency, bounds.per_host)
-        self._memory = budget.Budget(bounds.memory_bytes)
+        self._memory = memory.Memory(bounds.memory_bytes)
         self._s3 = s3.S3(access)
         self._public = client.Client(bounds, rules, lookup, self._time, tls)
         # Apart: what is open to s3 URLs alone must not be reached by others over a connection that was kept.
@@ -92,7 +92,7 @@ class Fetcher:
         try:
             yield found.data
         finally:
-            found.share.release()
+            found.room.release()
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         """As `body`, for whoever minds its own memory. Raises problems.ItemProblem."""
@@ -193,20 +193,30 @@ class Fetcher:
         declared = answer.content_length
         if declared is not None and declared > max_bytes:
             raise failures.too_large(max_bytes)
-        resume = _stopped(timer)
-        share = await self._memory.take(max_bytes if declared is None else declared)
-        resume()
+        room = self._memory.room(max_bytes if declared is None else declared)
+
+        async def has_room(nbytes: int) -> bool:
+            if nbytes > room.limit:
+                return False
+            if nbytes > room.units:
+                resume = _stopped(timer)
+                await room.grow(nbytes)
+                resume()
+            return True
+
         try:
-            data = await asked.read(answer, share.units)
+            # Before the first piece is read: while there is no memory, nothing comes in.
+            await has_room(min(1, room.limit))
+            data = await asked.read(answer, has_room)
             if data is None:
                 raise failures.too_large(max_bytes)
             if not data:
                 raise failures.Failed("answered with an empty body")
         except BaseException:
-            share.release()
+            room.release()
             raise
-        share.shrink(len(data))
-        return _Body(data, share)
+        room.settle(len(data))
+        return _Body(data, room)
 
 
 def _stopped(timer: asyncio.Timeout) -> Callable[[], None]:

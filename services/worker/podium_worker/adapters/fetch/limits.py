@@ -14,7 +14,7 @@ class FetchLimits:
     per_host: int = 8
     """Of these to one host and port."""
     memory_bytes: int = 256 * 1024 * 1024
-    """Bodies in memory, from the first byte until whoever wanted them is done. No body may be larger than this."""
+    """Bodies in memory, as they come in and until whoever wanted them is done. No body may be larger than this."""
     connect_s: float = 5.0
     """To find the address, connect and shake hands."""
     read_s: float = 10.0
