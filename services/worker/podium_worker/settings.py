@@ -60,7 +60,8 @@ class WorkerSettings(settings.ServiceSettings):
     connect_timeout_s: float = pydantic.Field(default=10.0, gt=0)
     """How long the scheduler may take to say Welcome."""
     model_memory_bytes: int = pydantic.Field(default=0, ge=0)
-    """For the weights of each device's models together. 0: four fifths of a GPU's memory, and no bound on a CPU."""
+    """For the weights of each device's models together. 0: four fifths of a GPU's memory, and no bound on a CPU
+    or where a GPU does not tell its memory."""
     arena_bytes: int = pydantic.Field(default=512 * _MIB, ge=16 * _MIB)
     """For the decoded images of all batches in hand."""
     decoders: int = pydantic.Field(default=0, ge=0)

@@ -51,6 +51,14 @@ def test_a_gpus_driver_needs_a_cuda_version_where_it_is_known() -> None:
     assert devices.unavailable_reason(needs, [old], ["hash"]) == "No device here has a driver for CUDA 12.4."
 
 
+def test_memory_that_a_gpu_does_not_tell_is_not_held_against_it() -> None:
+    unified = dataclasses.replace(GPU, name="GB10", vram_bytes=0)
+    needs = devices.Needs("hash", 10**12, "8.0")
+    assert devices.fits(needs, unified)
+    assert devices.unavailable_reason(needs, [unified], ["hash"]) == ""
+    assert not devices.fits(dataclasses.replace(needs, min_compute_capability="10.0"), unified)
+
+
 def test_the_reason_names_what_is_missing() -> None:
     assert "open_clip" in devices.unavailable_reason(devices.Needs("open_clip"), [CPU], ["hash"])
     assert "8.0" in devices.unavailable_reason(devices.Needs("hash", 0, "8.0"), [CPU], ["hash"])

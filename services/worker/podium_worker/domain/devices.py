@@ -14,6 +14,7 @@ class Device:
     uuid: str
     name: str
     vram_bytes: int = 0
+    """0: the CPU's, or not known."""
     compute_capability: str = ""
     torch_name: str = "cpu"
     visible: str = ""
@@ -95,7 +96,9 @@ def unavailable_reason(needs: Needs, devices: Sequence[Device], backends: Sequen
 
 
 def fits(needs: Needs, device: Device) -> bool:
-    """Whether one device meets the needs. The CPU's memory is not counted as device memory."""
+    """Whether one device meets the needs, as the placer judges it. The CPU's memory is not counted as device memory;
+    memory that a GPU does not tell, as where it shares the machine's, is not held against it.
+    """
     if needs.min_compute_capability and capability(device.compute_capability) < capability(
         needs.min_compute_capability
     ):
@@ -103,7 +106,7 @@ def fits(needs: Needs, device: Device) -> bool:
     needed, known = needs.min_cuda_version, device.cuda_version
     if needed and known and capability(known) < capability(needed):
         return False
-    return device.torch_name == "cpu" or needs.vram_bytes <= device.vram_bytes
+    return device.torch_name == "cpu" or not device.vram_bytes or needs.vram_bytes <= device.vram_bytes
 
 
 def capability(text: str) -> tuple[int, int]:
