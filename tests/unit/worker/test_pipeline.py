@@ -126,6 +126,14 @@ def test_a_model_that_comes_back_with_a_batch_keeps_its_smaller_budget(front: Fr
     assert front.hear(wire.Kind.LOADED, workload="w").header["budget"] == 32
 
 
+def test_a_model_that_comes_back_with_a_batch_is_measured_anew(front: Front) -> None:
+    first = front.load(odd(revision="measured")).header["budget"]
+    front.say(wire.Kind.UNLOAD, {"workload": "w"})
+    front.hear(wire.Kind.UNLOADED, workload="w")
+    front.texts("again", ["a"])
+    assert front.hear(wire.Kind.LOADED, workload="w").header["budget"] > first
+
+
 def test_what_is_not_loaded_can_be_unloaded(front: Front) -> None:
     front.say(wire.Kind.UNLOAD, {"workload": "never heard of"})
     front.hear(wire.Kind.UNLOADED, workload="never heard of")

@@ -31,9 +31,9 @@ class Rig:
         for executor in self.executors:
             executor.said.clear()
 
-    def loaded(self, workload: str, device: int = 0, *, seconds: float = 1.0) -> None:
+    def loaded(self, workload: str, device: int = 0, *, seconds: float = 1.0, budget: int = 0) -> None:
         self.worker.loading(device, workload)
-        self.worker.loaded(device, workload, ports.Facts(seconds, memory_bytes=6))
+        self.worker.loaded(device, workload, ports.Facts(seconds, memory_bytes=6, budget=budget))
 
     def assign(self, workload: str) -> leases.Lease:
         self._number += 1
@@ -198,6 +198,31 @@ def test_a_smaller_budget_is_remembered_over_the_life_of_the_process() -> None:
     rig.executors[0].budgets.clear()
     rig.worker.executor_up(0)
     assert rig.executors[0].budgets == [512, 0, 0]
+
+
+def test_what_was_measured_beside_a_neighbour_is_measured_anew_when_it_has_gone() -> None:
+    rig = Rig(capacity=12)
+    rig.worker.desire(["a", "b"])
+    rig.loaded("a", budget=4096)
+    rig.loaded("b", budget=8)
+    rig.worker.budget(0, "a", 512)
+    assert _next_budgets(rig) == {"a": 512, "b": 8, "c": 0}, "of a process that only died"
+    rig.loaded("a", budget=512)
+    rig.loaded("b", budget=8)
+    rig.said()
+    rig.worker.desire(["c"])
+    assert rig.said() == [("unload", "a"), ("load", "c")]
+    rig.loaded("c", budget=4096)
+    assert _next_budgets(rig) == {"a": 512, "b": 0, "c": 4096}
+
+
+def _next_budgets(rig: Rig) -> dict[str, int]:
+    """What the device's next process is told about each workload."""
+    rig.said()
+    rig.executors[0].budgets.clear()
+    rig.worker.executor_lost(0)
+    rig.worker.executor_up(0)
+    return dict(zip((name for _, name in rig.said()), rig.executors[0].budgets, strict=True))
 
 
 READING = health.Reading(index=0, uuid="GPU-0")

@@ -36,6 +36,8 @@ class Offer:
     """What its weights took when it was last loaded; 0 before."""
     budgets: dict[int, int] = field(default_factory=dict)
     """Tokens or images of one micro-batch that each device has arrived at, over the lives of its executor."""
+    taught: dict[int, int] = field(default_factory=dict)
+    """Those of them that running out of memory has taught."""
     last_used: dict[int, float] = field(default_factory=dict)
     """When a batch of it last left each device; monotonic."""
 
@@ -56,6 +58,16 @@ class Offer:
         self.picture = facts.picture or self.picture
         if facts.budget:
             self.budgets[device] = facts.budget
+
+    def run_out(self, device: int, budget: int) -> None:
+        """The device ran out of memory with more than this."""
+        self.budgets[device] = self.taught[device] = budget
+
+    def measure_anew(self, device: int) -> None:
+        """Something left the device: what fitted beside it says little about the next load."""
+        self.budgets.pop(device, None)
+        if device in self.taught:
+            self.budgets[device] = self.taught[device]
 
     def measure(self, items: int, nbytes: int, result: ports.Result) -> None:
         """One of its batches was computed; `nbytes` is what is held of it."""

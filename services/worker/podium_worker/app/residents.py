@@ -107,6 +107,9 @@ class Residents:
             del seat.resident[workload]
             seat.executor.unload(workload)
             self._observer.model_unloaded(workload)
+        if victims:
+            for known in self._offers.values():
+                known.measure_anew(seat.index)
         seat.asked.add(offer.name)
         seat.yielding.clear()
         return True

@@ -267,7 +267,7 @@ class Worker:
         """The device ran out of memory; from now on its micro-batches are this small."""
         offer = self._offers.get(workload)
         if offer is not None:
-            offer.budgets[device] = budget
+            offer.run_out(device, budget)
         seat = self._seats[device]
         if workload in seat.resident:
             seat.resident[workload] = replace(seat.resident[workload], budget=budget)

@@ -42,6 +42,8 @@ class Loaded:
     model: backend.Model
     backend: backend.Backend
     provenance: result_pb2.Provenance
+    first_budget: int
+    """Its budget when it was loaded."""
     told_budget: int
     """What the front takes its budget to be."""
 
@@ -77,8 +79,9 @@ class Models:
     def forget(self, name: str) -> Loaded | None:
         """Uses the model no more. Returns it, to be closed once what was begun with it is done."""
         gone = self._loaded.pop(name, None)
-        if gone is not None:
-            # A batch may bring it back without a word of the front about its budget.
+        if gone is not None and gone.backend.budget < gone.first_budget:
+            # A batch may bring it back without a word of the front about its budget. What memory has taught is kept,
+            # what was only measured is measured anew.
             self._budgets[name] = gone.backend.budget
         return gone
 
@@ -140,7 +143,7 @@ class Models:
         except BaseException:
             made.close()
             raise
-        return Loaded(workload, model, made, results.provenance(model, made.description), made.budget)
+        return Loaded(workload, model, made, results.provenance(model, made.description), made.budget, made.budget)
 
     def _tell_loaded(self, made: Loaded, seconds: float) -> None:
         picture = made.backend.picture

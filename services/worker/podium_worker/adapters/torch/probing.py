@@ -1,10 +1,11 @@
 """The budget of a model's micro-batches, found on its device right after the load.
 
-The registry's own number comes first, then what an earlier process on the device arrived at. Else, on CUDA, it is
-measured: time and peak memory of forward passes of doubling size. On a CPU the sizes that fill its caches are known:
-2,048 tokens, and 16 images (ViT-B/32 on two cores: 8 to 16 images are within 10% of the best, 1 takes twice as long per
-image, 64 are slower again). A doubling search would tell no more, at 100 ms and more an image; so one image is timed,
-and slow models get fewer, since the front hears, and takes back what is not wanted, between two micro-batches only.
+The registry's own number comes first, then what memory that ran out has taught, then what an earlier process on the
+device arrived at if nothing has left the device since. Else, on CUDA, it is measured: time and peak memory of forward
+passes of doubling size. On a CPU the sizes that fill its caches are known: 2,048 tokens, and 16 images (ViT-B/32 on two
+cores: 8 to 16 images are within 10% of the best, 1 takes twice as long per image, 64 are slower again). A doubling
+search would tell no more, at 100 ms and more an image; so one image is timed, and slow models get fewer, since the
+front hears, and takes back what is not wanted, between two micro-batches only.
 """
 
 from __future__ import annotations
