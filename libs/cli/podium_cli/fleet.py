@@ -81,7 +81,7 @@ def _rows(worker: operator_pb2.Worker, name: str) -> Iterator[tuple[str, ...]]:
 
 def _device(device: worker_pb2.Device, status: worker_pb2.DeviceStatus | None) -> tuple[str, ...]:
     """DEVICE to POWER; "-" for what is unknown, or has no meaning for a CPU."""
-    label = _cut(f"{device.index} {device.name.removeprefix('NVIDIA ')}", _DEVICE_WIDTH)
+    label = _cut(f"{device.index} {device.name.removeprefix('NVIDIA ') or 'GPU'}", _DEVICE_WIDTH)
     if status is None:
         return (label, "-", "-", "-", "-", "-")
     state = worker_pb2.DeviceState.Name(status.state).removeprefix("DEVICE_STATE_")

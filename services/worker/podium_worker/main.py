@@ -77,12 +77,22 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         outbox,
         time,
     )
+    by_index = {executor.device.index: executor for executor in executors}
+
+    def device_found(device: devices.Device) -> None:
+        """One that was in trouble until now."""
+        log.info("gpu_found", index=device.index, uuid=device.uuid)
+        by_index[device.index].identify(device)
+        worker.identified(device.index, config.capacity(device.vram_bytes))
+        session.introduce([messages.device_message(executor.device) for executor in executors])
+
+    watch = monitor.Monitor(found, known.source, worker, time, found=device_found)
     metrics_address = metrics_server.serve(config.metrics_listen)
     log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(executor.run()) for executor in executors]
         decoding = group.create_task(decoders.run())
-        background.append(group.create_task(monitor.Monitor(found, known.source, worker, time).run()))
+        background.append(group.create_task(watch.run()))
         background.append(group.create_task(watchdog.watch(worker, time)))
         background.append(group.create_task(session.fence()))
         background.append(group.create_task(_report_ready(config, session, metrics_address)))

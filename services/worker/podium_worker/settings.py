@@ -31,7 +31,7 @@ class WorkerSettings(settings.ServiceSettings):
     workloads: Annotated[tuple[str, ...], NoDecode] = ()
     """Names of the workloads to serve. Empty: any whose backend is here."""
     devices: str = "auto"
-    """`auto` (GPUs if there are any, else the CPU), `cpu`, or indices of GPUs: `0,1`."""
+    """`auto` (GPUs if there are any, also if they are in trouble, else the CPU), `cpu`, or indices of GPUs: `0,1`."""
     torch_threads: int = pydantic.Field(default=0, ge=0)
     """Threads of one computation on the CPU. 0: the cores, shared out over the executors."""
     hostname: str = ""

@@ -602,10 +602,14 @@ async def test_throughput_is_items_by_the_devices_own_time() -> None:
     noted.note(one, "minilm", 100, 0.5)
     noted.note(one, "minilm", 300, 0.5)
     noted.note(one, "minilm", 300, 0.0)
+    # With a GPU that has been in trouble from the start.
+    half = [worker_pb2.Device(name="L4"), worker_pb2.Device(index=1)]
+    three = worker_sessions.Session(uuid.uuid4(), uuid.uuid4(), worker_pb2.Hello(devices=half))
     noted.note(two, "minilm", 300, 1.0)
+    noted.note(three, "minilm", 400, 1.0)
     await noted.run_once()
     await noted.run_once()
-    assert ledger.speeds == [records.Throughput("minilm", "L4", 400.0, 2)]
+    assert ledger.speeds == [records.Throughput("minilm", "L4", 400.0, 3)]
 
 
 async def test_how_long_a_pod_takes_to_come_is_measured() -> None:

@@ -22,8 +22,9 @@ class Fixed:
 
     name = "fixed"
 
-    def __init__(self, found: list[devices.Device] | None) -> None:
+    def __init__(self, found: list[devices.Device] | None, problem: str = "") -> None:
         self._found = found
+        self.problem = problem
 
     async def find(self) -> list[devices.Device] | None:
         return self._found
@@ -59,6 +60,31 @@ async def test_without_gpus_it_is_the_cpu(found: list[devices.Device] | None) ->
     assert [(one.uuid, one.torch_name, one.visible) for one in known.devices] == [("cpu", "cpu", "")]
 
 
+IN_TROUBLE = source.unidentified(1, health.Trouble.LOST, "GPU is lost")
+
+
+async def test_gpus_in_trouble_are_devices_and_not_the_cpu() -> None:
+    assert await discover("auto", [IN_TROUBLE]) == [IN_TROUBLE]
+    assert await discover("1", [GPUS[0], IN_TROUBLE]) == [IN_TROUBLE]
+
+
+async def test_where_the_driver_does_not_answer_the_cpu_is_no_substitute() -> None:
+    broken = [Fixed(None, "nvml discovery did not answer within 15 s"), Fixed(None, "nvidia-smi did not answer")]
+    with pytest.raises(discovery.NoDevices, match=r"within 15 s; nvidia-smi did not answer.*PODIUM_DEVICES=cpu"):
+        await discovery.discover("auto", {}, broken, lambda: True)
+    with pytest.raises(discovery.NoDevices, match="within 15 s"):
+        await discovery.discover("0", {}, broken, lambda: False)
+    # Libraries of a driver, on a machine without one; and one of two ways that knows that there are none.
+    one_knows = ([broken[0], Fixed([])], [Fixed([]), broken[1]], [Fixed(None), Fixed(None)])
+    for sources, has_gpus in ((broken, False), *((sources, True) for sources in one_knows)):
+        known = await discovery.discover("auto", {}, sources, lambda there=has_gpus: there)
+        assert [one.uuid for one in known.devices] == ["cpu"]
+    known = await discovery.discover("auto", {}, [broken[0], Fixed(GPUS)], lambda: True)
+    assert len(known.devices) == len(GPUS)
+    known = await discovery.discover("auto", {"CUDA_VISIBLE_DEVICES": ""}, [broken[0], Fixed(GPUS)], lambda: True)
+    assert [one.uuid for one in known.devices] == ["cpu"]
+
+
 async def test_cpu_asks_no_driver() -> None:
     (cpu,) = await discover("cpu", GPUS)
     assert cpu.uuid == "cpu"
@@ -85,6 +111,20 @@ async def test_a_named_gpu_that_is_not_there_is_an_error() -> None:
 )
 async def test_cuda_visible_devices_narrows_the_choice(visible: str, indices: list[int]) -> None:
     assert [one.index for one in discovery.visible(GPUS, {"CUDA_VISIBLE_DEVICES": visible})] == indices
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [("GPU-gone,GPU-cccc", [2]), ("GPU-cccc", [2]), ("1,2", [1, 2]), ("nothing,GPU-cccc", []), ("", []), ("-1", [])],
+)
+async def test_one_in_trouble_keeps_its_place_and_hides_no_other(visible: str, indices: list[int]) -> None:
+    gpus = [GPUS[0], IN_TROUBLE, GPUS[2]]
+    assert [one.index for one in discovery.visible(gpus, {"CUDA_VISIBLE_DEVICES": visible})] == indices
+
+
+async def test_a_uuid_that_may_be_of_one_in_trouble_does_not_make_it_the_cpu() -> None:
+    with pytest.raises(discovery.NoDevices, match="names GPU-gone, which is not here or is in trouble"):
+        await discover("auto", [IN_TROUBLE], environment={"CUDA_VISIBLE_DEVICES": "GPU-gone"})
 
 
 async def test_none_visible_is_the_cpu() -> None:

@@ -60,11 +60,48 @@ async def test_without_a_driver_it_does_not_work() -> None:
         assert await nvml.Nvml(FakeNvml(fails=code)).find() is None
 
 
-async def test_a_gpu_lost_from_the_start_is_left_out_and_the_others_keep_their_numbers() -> None:
+@pytest.mark.parametrize(
+    ("function", "code", "words"),
+    [
+        ("*", pynvml.NVML_ERROR_GPU_IS_LOST, "rebooted (GPU is lost)."),
+        ("GetUUID", pynvml.NVML_ERROR_RESET_REQUIRED, "reset (GPU requires restart)."),
+        ("GetHandleByIndex", pynvml.NVML_ERROR_UNKNOWN, "cannot read this GPU (Unknown Error)."),
+    ],
+)
+async def test_a_gpu_in_trouble_from_the_start_is_a_device_and_the_others_keep_their_numbers(
+    function: str, code: int, words: str
+) -> None:
     first, second, third = gpus(3)
-    second.lost()
+    second.fails[function] = code
     _, found = await source_of(first, second, third)
-    assert [(gpu.index, gpu.uuid) for gpu in found] == [(0, "GPU-0"), (2, "GPU-2")]
+    assert [(gpu.index, gpu.uuid, bool(gpu.trouble)) for gpu in found] == [
+        (0, "GPU-0", False),
+        (1, "", True),
+        (2, "GPU-2", False),
+    ]
+    assert found[1].trouble.endswith(words)
+
+
+async def test_a_gpu_of_others_is_none_of_ours() -> None:
+    first, second = gpus()
+    first.fails["GetHandleByIndex"] = pynvml.NVML_ERROR_NO_PERMISSION
+    _, found = await source_of(first, second)
+    assert [gpu.index for gpu in found] == [1]
+
+
+async def test_a_driver_that_fails_says_why_and_one_that_is_absent_does_not() -> None:
+    hung = Gpu("GPU-0", "00000000:01:00.0", hangs=threading.Event())
+    for library, problem in (
+        (FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED), ""),
+        (FakeNvml(fails=pynvml.NVML_ERROR_NO_PERMISSION), ""),
+        (FakeNvml(fails=pynvml.NVML_ERROR_UNKNOWN), "NVML: Unknown Error"),
+        (FakeNvml(hung), "nvml discovery did not answer within 0.1 s"),
+    ):
+        source = nvml.Nvml(library, find_within_s=0.1)
+        assert await source.find() is None
+        assert source.problem == problem
+    assert hung.hangs is not None
+    hung.hangs.set()
 
 
 async def test_a_reading() -> None:
@@ -233,6 +270,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.told: dict[int, tuple[health.Reading, health.Verdict]] = {}
+        self.found: list[devices.Device] = []
         self._news = asyncio.Event()
 
     def device_read(self, index: int, reading: health.Reading, verdict: health.Verdict) -> None:
@@ -257,7 +295,13 @@ async def watched(
     source = nvml.Nvml(library, read_within_s=read_within_s)
     found = await source.find() or []
     limits = health.Limits(rest_s=0.05)
-    watch = monitor.Monitor(found, source, ear, clock.SystemClock(), limits=limits, interval_s=interval_s)
+    watch = monitor.Monitor(
+        *(found, source, ear, clock.SystemClock()),
+        limits=limits,
+        interval_s=interval_s,
+        look_s=interval_s,
+        found=ear.found.append,
+    )
     task = asyncio.create_task(watch.run())
     try:
         yield library
@@ -277,6 +321,36 @@ async def test_a_gpu_that_faults_is_told_while_its_siblings_go_on_and_so_is_its_
         assert "reboot" in ear.told[0][1].reason
         first.fails.clear()
         await ear.until(lambda: ear.health_of(0) is Health.HEALTHY)
+
+
+async def test_a_gpu_in_trouble_from_the_start_is_faulted_and_returns_as_the_device_that_it_is() -> None:
+    ear = Ear()
+    first, second = gpus()
+    second.lost()
+    async with watched(ear, first, second) as library:
+        await ear.until(lambda: ear.health_of(0) is Health.HEALTHY)
+        assert ear.health_of(1) is Health.FAULTED
+        assert "reboot" in ear.told[1][1].reason
+        # Nobody reaches it before the library is opened anew.
+        await ear.until(lambda: library.inits > 1)
+        assert ear.found == []
+        second.fails.clear()
+        await ear.until(lambda: ear.health_of(1) is Health.HEALTHY)
+        assert [(gpu.index, gpu.uuid, gpu.vram_bytes >> 30) for gpu in ear.found] == [(1, "GPU-1", 80)]
+        second.events.put(79)
+        await ear.until(lambda: ear.health_of(1) is Health.FAULTED)
+        assert ear.told[1][1].xids == (79,)
+
+
+async def test_what_is_the_matter_with_a_gpu_from_the_start_may_change() -> None:
+    ear = Ear()
+    (gpu,) = gpus(1)
+    gpu.lost()
+    async with watched(ear, gpu):
+        await ear.until(lambda: "reboot" in ear.told[0][1].reason if ear.told else False)
+        gpu.fails["*"] = pynvml.NVML_ERROR_RESET_REQUIRED
+        await ear.until(lambda: "has to be reset" in ear.told[0][1].reason)
+    assert ear.found == []
 
 
 async def test_a_gpu_that_hangs_is_faulted_while_its_siblings_go_on() -> None:

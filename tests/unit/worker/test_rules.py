@@ -59,6 +59,12 @@ def test_memory_that_a_gpu_does_not_tell_is_not_held_against_it() -> None:
     assert not devices.fits(dataclasses.replace(needs, min_compute_capability="10.0"), unified)
 
 
+def test_of_a_gpu_in_trouble_nothing_is_known() -> None:
+    gpu = devices.Device(0, "", "", torch_name="cuda:0", trouble="The driver cannot reach it.")
+    assert devices.fits(devices.Needs("hash", 10**12, "8.0"), gpu)
+    assert devices.unavailable_reason(devices.Needs("hash", 10**12, "8.0"), [gpu], ["hash"]) == ""
+
+
 def test_the_reason_names_what_is_missing() -> None:
     assert "open_clip" in devices.unavailable_reason(devices.Needs("open_clip"), [CPU], ["hash"])
     assert "8.0" in devices.unavailable_reason(devices.Needs("hash", 0, "8.0"), [CPU], ["hash"])

@@ -129,12 +129,38 @@ async def test_a_lost_gpu_that_ends_the_query_leaves_its_siblings_to_be_asked_fo
     assert tool.asked[1][:2] == ("-i", "00000000:19:00.0,00000000:4C:00.0,00000000:5D:00.0")
 
 
-async def test_a_gpu_that_is_lost_from_the_start_is_left_out_and_its_siblings_are_found() -> None:
+async def test_a_gpu_that_is_lost_from_the_start_is_in_trouble_and_its_siblings_are_found() -> None:
     rows = recorded("several.csv").splitlines()
     nothing = smi.Output(6, "No devices were found\n")
     lost = smi.Output(15, recorded("lost_alone.csv"))
     gpus = await found(lost, rows[0], lost, rows[2], rows[3], nothing)
-    assert [gpu.index for gpu in gpus] == [0, 2, 3]
+    assert [(gpu.index, bool(gpu.uuid), bool(gpu.trouble)) for gpu in gpus] == [
+        (0, True, False),
+        (1, False, True),
+        (2, True, False),
+        (3, True, False),
+    ]
+    assert gpus[1].trouble.startswith("The driver cannot reach this GPU")
+
+
+@pytest.mark.parametrize("name", ["lost_row.csv", "lost_first_line.csv"])
+async def test_gpus_in_trouble_from_the_start_keep_their_numbers(name: str) -> None:
+    gpus = await found(smi.Output(15, recorded(name)))
+    assert [gpu.index for gpu in gpus] == [0, 1, 2, 3]
+    assert not any(gpus[index].trouble for index in (0, 2))
+    assert gpus[1].trouble.startswith("The driver cannot reach this GPU")
+    assert ("has to be reset" in gpus[3].trouble) == (name == "lost_row.csv")
+
+
+async def test_the_only_gpu_is_in_trouble() -> None:
+    lost, nothing = smi.Output(15, recorded("lost_alone.csv")), smi.Output(6, "No devices were found\n")
+    (gpu,) = await found(lost, lost, nothing)
+    assert (gpu.index, gpu.pci_bus_id) == (0, "0000:3b:00.0")
+    assert "GPU is lost" in gpu.trouble
+
+
+async def test_a_driver_without_gpus_is_no_problem() -> None:
+    assert await found(smi.Output(6, "No devices were found\n")) == []
 
 
 async def test_a_gpu_that_is_not_listed_any_more_is_lost() -> None:
@@ -156,7 +182,9 @@ async def test_names_may_hold_commas() -> None:
 
 async def test_no_driver() -> None:
     broken = smi.Output(9, recorded("no_driver.txt"))
-    assert await smi.Smi(Tool(broken)).find() is None
+    source = smi.Smi(Tool(broken))
+    assert await source.find() is None
+    assert "couldn't communicate" in source.problem
     gpus = await found(recorded("several.csv"))
     readings = await smi.Smi(Tool(broken)).read(gpus)
     assert {one.trouble for one in readings} == {Trouble.UNREADABLE}
@@ -174,6 +202,7 @@ async def test_a_tool_that_hangs_costs_its_bound() -> None:
     source = smi.Smi(hang, within_s=0.05)
     assert {one.trouble for one in await source.read(gpus)} == {Trouble.SILENT}
     assert await source.find() is None
+    assert source.problem == "nvidia-smi did not answer"
     release.set()
 
 
@@ -188,4 +217,6 @@ async def test_the_real_program_is_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_without_the_program_it_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert await smi.Smi().find() is None
+    source = smi.Smi()
+    assert await source.find() is None
+    assert source.problem == ""

@@ -9,7 +9,7 @@ import pytest
 from podium_runtime.clock import FakeClock
 from podium_worker.app import ports
 from podium_worker.app.worker import Worker
-from podium_worker.domain import credits, devices, health, leases
+from podium_worker.domain import credits, devices, health, leases, residency
 
 
 class FakeExecutor:
@@ -91,6 +91,9 @@ class Deaf:
 
 
 WORKLOAD = ports.Workload("texts", devices.Needs("hash"), dimension=4, spec=b"spec")
+
+
+PICKY = ports.Workload("picky", devices.Needs("hash", min_compute_capability="8.0"), dimension=4, spec=b"spec")
 
 
 class Rig:
@@ -321,3 +324,17 @@ def test_a_model_that_no_device_can_load_is_offered_no_more() -> None:
     assert rig.credits() == 0
     rig.worker.loaded(0, "texts", ports.Facts(0.1))
     assert rig.credits() == credits.Limits().minimum
+
+
+def test_what_a_device_can_serve_is_judged_anew_once_it_is_known() -> None:
+    rig = Rig()
+    unknown = devices.Device(0, "", "", torch_name="cuda:0", trouble="The driver cannot reach it.")
+    for device, reason in (
+        (unknown, ""),
+        (devices.Device(0, "GPU-0", "T4", 16, "7.5", "cuda:0"), "No device here has compute capability 8.0."),
+        (devices.Device(0, "GPU-0", "L4", 24, "8.9", "cuda:0"), ""),
+    ):
+        rig.executors[0].device = device
+        rig.worker.identified(0, residency.Capacity(device.vram_bytes, device.vram_bytes))
+        rig.worker.welcome([PICKY], [], 1 << 20)
+        assert rig.worker.view().offers[0].unavailable == reason

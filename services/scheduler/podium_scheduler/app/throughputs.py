@@ -37,7 +37,8 @@ class Throughputs(loops.PatientLoop):
 
     def note(self, session: worker_sessions.Session, workload: str, items: int, seconds: float) -> None:
         """A batch is done. `seconds`: on its device; those of one worker have to be of one type."""
-        names = {device.name for device in session.hello.devices}
+        # Of a GPU that has been in trouble from the start nothing is known, its name neither.
+        names = {device.name for device in session.hello.devices if device.name}
         if len(names) != 1 or items < 1 or seconds < _LEAST_S or len(self._noted) >= _MAX_NOTED:
             return
         name = names.pop().replace("\x00", "")[:_MAX_NAME]

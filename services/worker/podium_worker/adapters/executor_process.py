@@ -89,6 +89,14 @@ class ExecutorProcess:
         self._clock = time
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._identified = asyncio.Event()
+        if not device.trouble:
+            self._identified.set()
+
+    def identify(self, device: devices.Device) -> None:
+        """Its device, of which nothing was known, can be reached: the first process starts."""
+        self._device = device
+        self._identified.set()
 
     @property
     def device(self) -> devices.Device:
@@ -137,7 +145,8 @@ class ExecutorProcess:
                 self._process.kill()
 
     async def run(self) -> None:
-        """Keeps one process alive until cancelled; then ends it."""
+        """Keeps one process alive until cancelled; then ends it. Without a device that can be reached there is none."""
+        await self._identified.wait()
         while True:
             started = self._clock.monotonic()
             failures = await self._one_life()

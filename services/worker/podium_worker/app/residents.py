@@ -44,16 +44,20 @@ class Residents:
         """The workloads of a new session; what is known of those that have not changed is kept."""
         old = dict(self._offers)
         self._offers.clear()
+        hardware = [seat.executor.device for seat in self._seats.values()]
         for seat in self._seats.values():
             if seat.fault is not None and seat.fault.workload not in {w.name for w in workloads}:
                 seat.fault = None
         for workload in workloads:
             known = old.get(workload.name)
+            reason = devices.unavailable_reason(workload.needs, hardware, backends)
             if known is not None and known.workload.spec == workload.spec:
+                if known.retry_at is None:
+                    # More may be known of a device than before.
+                    known.unavailable = reason
                 self._offers[workload.name] = known
                 continue
-            hardware = [seat.executor.device for seat in self._seats.values()]
-            reason = devices.unavailable_reason(workload.needs, hardware, backends) or workload.missing_files
+            reason = reason or workload.missing_files
             # Missing files may appear; a missing backend or device will not.
             retry_at = self._clock.monotonic() + RETRY_S if reason and workload.missing_files else None
             self._offers[workload.name] = offers.Offer(workload, reason, retry_at)
@@ -90,6 +94,14 @@ class Residents:
             for seat in self.able(offer)
             if seat.takes and offer.name not in seat.yielding and self._evictions(seat, offer) is not None
         ]
+
+    def run_out(self, device: int, workload: str, budget: int) -> None:
+        """A device ran out of memory with more than `budget`."""
+        offer, resident = self._offers.get(workload), self._seats[device].resident
+        if offer is not None:
+            offer.run_out(device, budget)
+        if workload in resident:
+            resident[workload] = replace(resident[workload], budget=budget)
 
     def place(self, seat: seats.Seat, offer: offers.Offer, *, pursued: bool = False) -> bool:
         """Makes room for a model on a device, unless it is there; False when there is none now.

@@ -178,6 +178,10 @@ class Worker:
             self._residents.introduce(seat, self._hand.awaited_on(seat.index))
         self._note()
 
+    def identified(self, device: int, capacity: residency.Capacity) -> None:
+        """More is known of a device than at the start; what it can serve is judged anew with the next session."""
+        self._seats[device].capacity = capacity
+
     # --- what the executors say
 
     def executor_up(self, device: int) -> None:
@@ -265,12 +269,7 @@ class Worker:
 
     def budget(self, device: int, workload: str, budget: int) -> None:
         """The device ran out of memory; from now on its micro-batches are this small."""
-        offer = self._offers.get(workload)
-        if offer is not None:
-            offer.run_out(device, budget)
-        seat = self._seats[device]
-        if workload in seat.resident:
-            seat.resident[workload] = replace(seat.resident[workload], budget=budget)
+        self._residents.run_out(device, workload, budget)
 
     def unavailable(self, device: int, workload: str, reason: str) -> None:
         """A model cannot be loaded; it is tried again later."""

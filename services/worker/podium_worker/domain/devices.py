@@ -24,6 +24,8 @@ class Device:
     cuda_version: str = ""
     """Newest that the driver is good for, as "12.8"; empty: unknown, or the CPU."""
     pci_bus_id: str = ""
+    trouble: str = ""
+    """Why no more than its index is known, in one sentence: the driver could not reach it. Empty: all is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,11 @@ def unavailable_reason(needs: Needs, devices: Sequence[Device], backends: Sequen
 
 def fits(needs: Needs, device: Device) -> bool:
     """Whether one device meets the needs, as the placer judges it. The CPU's memory is not counted as device memory;
-    memory that a GPU does not tell, as where it shares the machine's, is not held against it.
+    memory that a GPU does not tell, as where it shares the machine's, is not held against it. Of one in trouble nothing
+    is known.
     """
+    if device.trouble:
+        return True
     if needs.min_compute_capability and capability(device.compute_capability) < capability(
         needs.min_compute_capability
     ):

@@ -5,6 +5,7 @@ Pure: a reading, what was known before it, and a monotonic time make a new state
 ```mermaid
 stateDiagram-v2
     [*] --> HEALTHY
+    [*] --> FAULTED: the driver could not reach it when it was found
     HEALTHY --> COOLING: hot (its own slowdown temperature, else 90 degrees), or the hardware slows down for heat
     COOLING --> HEALTHY: 10 degrees below that, and not slowed down, for 3 readings in a row
     HEALTHY --> FAULTED: lost, reset needed, unreadable 3 times running, fatal XID, uncorrected memory errors grew
@@ -34,6 +35,12 @@ class Trouble(enum.Enum):
     RESET_REQUIRED = "The driver says that this GPU has to be reset"
     UNREADABLE = "The driver cannot read this GPU"
     SILENT = "The driver does not answer about this GPU"
+
+
+def sentence(trouble: Trouble, detail: str) -> str:
+    """For an operator. `detail`: the driver's own words, or empty."""
+    words = f" ({detail.rstrip('.')})" if detail else ""
+    return f"{trouble.value}{words}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +212,7 @@ def _lasting(known: State, reading: Reading, limits: Limits) -> str:
     patient = reading.trouble in (Trouble.UNREADABLE, Trouble.SILENT)
     if patient and known.bad < limits.bad_readings:
         return ""
-    detail = f" ({reading.detail.rstrip('.')})" if reading.detail else ""
-    return f"{reading.trouble.value}{detail}."
+    return sentence(reading.trouble, reading.detail)
 
 
 def _rest(known: State, now: float, limits: Limits) -> State:

@@ -1,15 +1,16 @@
 """The monitor: reads the GPUs again and again, and tells the worker what to think of each.
 
 Promises: each round gives every device one reading, a device that cannot be read too; the first comes at once, and an
-XID brings one forward. Clock: monotonic, injected. Failure: none of its own; a driver that hangs costs each round its
-bound, and its devices are called silent.
+XID brings one forward. GPUs that were in trouble when they were found are FAULTED and looked for again; one that can be
+reached is `found`, and returns as any other does, after good readings. Clock: monotonic, injected. Failure: none of its
+own; a driver that hangs costs each round its bound, and its devices are called silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from podium_runtime import clock
@@ -24,6 +25,10 @@ class Listener(Protocol):
         """How a device does now."""
 
 
+Found = Callable[[devices.Device], None]
+"""Told all about a device that was in trouble when it was found."""
+
+
 class Monitor:
     """Watches the GPUs that `knows` knows about."""
 
@@ -36,19 +41,25 @@ class Monitor:
         *,
         limits: health.Limits | None = None,
         interval_s: float = 2.0,
+        look_s: float = 10.0,
+        found: Found = lambda device: None,
     ) -> None:
-        self._watched = tuple(device for device in watched if device.visible)
+        """`look_s`: between two looks for GPUs in trouble."""
+        gpus = [device for device in watched if device.torch_name != "cpu"]
+        self._watched = {gpu.index: gpu for gpu in gpus if not gpu.trouble}
+        self._in_trouble = {gpu.index: gpu for gpu in gpus if gpu.trouble}
         self._source = knows
         self._listener = listener
         self._clock = time
         self._limits = limits or health.Limits()
-        self._interval_s = interval_s
-        self._states = {device.index: health.State() for device in self._watched}
+        self._interval_s, self._look_s = interval_s, look_s
+        self._found = found
+        self._states = {index: health.State() for index in self._watched}
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled; returns at once where there are no GPUs."""
-        if self._source is None or not self._watched:
+        if self._source is None or not (self._watched or self._in_trouble):
             return
         loop = asyncio.get_running_loop()
 
@@ -57,12 +68,14 @@ class Monitor:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._hurry.set)
 
-        self._source.watch(self._watched, notice)
+        self._source.watch(tuple(self._watched.values()), notice)
         try:
-            while True:
-                self._hurry.clear()
-                await self.run_once()
-                await self._pause()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look_again(self._source, notice))
+                while True:
+                    self._hurry.clear()
+                    await self.run_once()
+                    await self._pause()
         finally:
             self._source.close()
 
@@ -70,11 +83,31 @@ class Monitor:
         """One reading of each."""
         if self._source is None:
             return
-        for reading in await self._source.read(self._watched):
+        for gpu in self._in_trouble.values():
+            reading = source.troubled(gpu, health.Trouble.UNREADABLE, gpu.trouble)
+            self._listener.device_read(gpu.index, reading, health.Verdict(health.Health.FAULTED, gpu.trouble))
+        for reading in await self._source.read(tuple(self._watched.values())):
             now = self._clock.monotonic()
             state, verdict = health.judge(self._states[reading.index], reading, now, self._limits)
             self._states[reading.index] = state
             self._listener.device_read(reading.index, reading, verdict)
+
+    async def _look_again(self, knows: source.Source, notice: Callable[[], None]) -> None:
+        """Beside the readings, for a look takes as long as the driver likes."""
+        while self._in_trouble:
+            await self._clock.sleep(self._look_s)
+            for gpu in await knows.find() or ():
+                before = self._in_trouble.get(gpu.index)
+                if before is None or any(gpu.uuid == other.uuid for other in self._watched.values()):
+                    continue
+                if gpu.trouble:
+                    self._in_trouble[gpu.index] = gpu
+                    continue
+                del self._in_trouble[gpu.index]
+                self._states[gpu.index] = health.State(health.Health.FAULTED, before.trouble)
+                self._watched[gpu.index] = gpu
+                knows.watch((gpu,), notice)
+                self._found(gpu)
 
     async def _pause(self) -> None:
         """The interval, or until something has happened."""

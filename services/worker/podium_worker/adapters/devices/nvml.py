@@ -1,8 +1,8 @@
 """GPUs through NVML (nvidia-ml-py).
 
 Promises: each GPU is asked on a line of its own, so one that hangs leaves its siblings readable as long as the driver
-does; a GPU that cannot be had at the start is left out and logged. A MIG instance is a device: its memory is its own;
-temperature, power, memory errors and XIDs are those of the board that it is a part of.
+does; a GPU that cannot be reached when it is looked for is found as one in trouble. A MIG instance is a device: its
+memory is its own; temperature, power, memory errors and XIDs are those of the board that it is a part of.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Nvml:
     """Through the driver's library. `library` stands in for the module pynvml."""
 
     name = "nvml"
+    problem = ""
 
     def __init__(
         self, library: Any = None, *, find_within_s: float = _FIND_WITHIN_S, read_within_s: float = _READ_WITHIN_S
@@ -55,14 +56,21 @@ class Nvml:
     async def find(self) -> list[devices.Device] | None:
         if self._nvml is None:
             return None
+        self.problem = ""
         try:
             return await self._finding.ask(self._find, self._find_within_s)
         except lines.Silent as silence:
+            self.problem = str(silence)
             log.error("nvml_unusable", error=str(silence))
         except self._nvml.NVMLError as error:
-            # No driver is not worth a warning: most machines have none.
-            absent = (self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND, self._nvml.NVML_ERROR_DRIVER_NOT_LOADED)
-            (log.info if error.value in absent else log.warning)("nvml_unusable", error=str(error))
+            # No driver is not worth a warning: most machines have none. And GPUs may be there for others only.
+            absent = error.value in (
+                self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+                self._nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+                self._nvml.NVML_ERROR_NO_PERMISSION,
+            )
+            self.problem = "" if absent else f"NVML: {error}"
+            (log.info if absent else log.warning)("nvml_unusable", error=str(error))
         return None
 
     async def read(self, wanted: Sequence[devices.Device]) -> list[health.Reading]:
@@ -181,9 +189,14 @@ class Nvml:
                     board = nvml.nvmlDeviceGetHandleByIndex(position)
                     here = self._devices_of(board, driver, cuda, following)
                 except nvml.NVMLError as error:
-                    log.error("gpu_left_out", position=position, error=str(error))
                     # It keeps its number, so that the others keep theirs.
                     following += 1
+                    if error.value == nvml.NVML_ERROR_NO_PERMISSION:
+                        log.info("gpu_of_others", position=position)
+                        continue
+                    found.append(source.unidentified(following - 1, _trouble(nvml, error), str(error)))
+                    # As with a reading: until the library is opened anew, nobody reaches it.
+                    self._session.doubt()
                     continue
                 found.extend(here)
                 following += max(1, len(here))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ _NO_HANDLE = re.compile(
     r"Unable to determine the device handle for GPU\s*(?:\d+:\s*)?([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)"
     r":\s*(.+)"
 )
+_NONE_HERE = "No devices were found"
 _LOST_CELL, _RESET_CELL = "[gpu is lost]", "[gpu requires reset]"
 
 
@@ -77,6 +79,7 @@ class Smi:
     """Through the command line tool that comes with the driver. `run` stands in for it: arguments to Output."""
 
     name = "nvidia-smi"
+    problem = ""
 
     def __init__(self, run: Run | None = None, *, within_s: float = _WITHIN_S) -> None:
         self._run = run or _program(within_s)
@@ -88,13 +91,18 @@ class Smi:
         report = await self._query()
         if report is not None and report.lost and not report.rows:
             report = await self._one_by_one(report)
-        if report is None or report.problem:
-            if report is not None:
-                log.warning("nvidia_smi_unusable", error=report.problem)
+        self.problem = ""
+        if report is None:
+            self.problem = "nvidia-smi did not answer" if self._run is not None else ""
             return None
-        for bus, error in report.lost.items():
-            log.error("gpu_left_out", bus=bus, error=error)
-        return [device for row in report.rows for device in _device(row)]
+        if report.problem:
+            if _NONE_HERE in report.problem:
+                return []
+            self.problem = report.problem
+            log.warning("nvidia_smi_unusable", error=report.problem)
+            return None
+        found = [device for row in report.rows for device in _device(row)]
+        return sorted([*found, *_lost(report)], key=lambda device: device.index)
 
     async def read(self, wanted: Sequence[devices.Device]) -> list[health.Reading]:
         report = await self._query()
@@ -180,9 +188,11 @@ def _device(row: dict[str, str]) -> list[devices.Device]:
     if row.get("mig.mode.current") == "Enabled":
         log.error("gpu_left_out", index=row["index"], error="MIG is on; its instances are only seen through NVML")
         return []
-    if not row["uuid"].startswith("GPU-"):
-        log.error("gpu_left_out", index=row["index"], error=row["uuid"])
-        return []
+    trouble, words = _trouble(row)
+    if trouble is health.Trouble.NONE and not row["uuid"].startswith("GPU-"):
+        trouble, words = health.Trouble.UNREADABLE, row["uuid"].strip("[]")
+    if trouble is not health.Trouble.NONE:
+        return [source.unidentified(int(row["index"]), trouble, words, _known(row.get("pci.bus_id", "")))]
     return [
         devices.Device(
             index=int(row["index"]),
@@ -198,19 +208,39 @@ def _device(row: dict[str, str]) -> list[devices.Device]:
     ]
 
 
+def _lost(report: Report) -> list[devices.Device]:
+    """Those that have no row. The tool numbers by bus address, so their numbers are those that no row has."""
+    taken = {int(row["index"]) for row in report.rows}
+    free = itertools.filterfalse(taken.__contains__, itertools.count())
+    return [
+        source.unidentified(index, _unreachable(words), words, bus)
+        for index, (bus, words) in zip(free, sorted(report.lost.items()), strict=False)
+    ]
+
+
+def _trouble(row: dict[str, str]) -> tuple[health.Trouble, str]:
+    """What a row's cells say is the matter, and the tool's words for it."""
+    cells = {cell.lower() for cell in row.values()}
+    if _LOST_CELL in cells:
+        return health.Trouble.LOST, "GPU is lost"
+    if _RESET_CELL in cells:
+        return health.Trouble.RESET_REQUIRED, "GPU requires reset"
+    return health.Trouble.NONE, ""
+
+
+def _unreachable(words: str) -> health.Trouble:
+    return health.Trouble.RESET_REQUIRED if "reset" in words.lower() else health.Trouble.LOST
+
+
 def _reading(device: devices.Device, row: dict[str, str] | None, report: Report) -> health.Reading:
     if row is None:
         words = report.lost.get(_bus(device.pci_bus_id), "")
         if not report.rows and not words:
             return source.troubled(device, health.Trouble.UNREADABLE, report.problem or "nvidia-smi lists no GPU")
-        reset = "reset" in words.lower()
-        trouble = health.Trouble.RESET_REQUIRED if reset else health.Trouble.LOST
-        return source.troubled(device, trouble, words or "nvidia-smi does not list it any more")
-    cells = {cell.lower() for cell in row.values()}
-    if _LOST_CELL in cells:
-        return source.troubled(device, health.Trouble.LOST, "GPU is lost")
-    if _RESET_CELL in cells:
-        return source.troubled(device, health.Trouble.RESET_REQUIRED, "GPU requires reset")
+        return source.troubled(device, _unreachable(words), words or "nvidia-smi does not list it any more")
+    trouble, words = _trouble(row)
+    if trouble is not health.Trouble.NONE:
+        return source.troubled(device, trouble, words)
     total, used = _bytes(row, "memory.total"), _bytes(row, "memory.used")
     return health.Reading(
         index=device.index,

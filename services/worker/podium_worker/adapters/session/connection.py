@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class Connection:
         self._heartbeat_s = 1.0
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
+        self._renewed = asyncio.Event()
         self._in_session = False
         self.welcomed = asyncio.Event()
         """Set at the first Welcome."""
@@ -154,6 +156,12 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 await self._ended.wait()
 
+    def introduce(self, devices: Sequence[worker_pb2.Device]) -> None:
+        """What Hello says of the devices has changed: it is said anew, in another session that goes on with what is in
+        hand."""
+        self._identity = dataclasses.replace(self._identity, devices=devices)
+        self._renewed.set()
+
     # --- one session
 
     async def _one_session(self, address: str) -> None:
@@ -171,6 +179,7 @@ class Connection:
                 call.cancel()
 
     async def _converse(self, call: Any, address: str) -> None:
+        self._renewed.clear()
         async with asyncio.timeout(self._target.connect_timeout_s):
             await call.write(self._identity.hello(self._worker.in_hand()).SerializeToString())
             first = await call.read()
@@ -185,6 +194,7 @@ class Connection:
             asyncio.create_task(self._read_all(call), name="session-read"),
             asyncio.create_task(self._tell_status(), name="session-status"),
             asyncio.create_task(self._until_silent(), name="session-silence"),
+            asyncio.create_task(self._until_renewed(), name="session-renewal"),
         ]
         try:
             done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
@@ -265,6 +275,10 @@ class Connection:
             if left_s <= 0:
                 raise SessionOver(f"no word from the scheduler for {limit_s:g} s")
             await self._clock.sleep(min(left_s, _FENCE_STEP_S))
+
+    async def _until_renewed(self) -> None:
+        await self._renewed.wait()
+        raise SessionOver("its devices have changed")
 
     # --- around it
 
