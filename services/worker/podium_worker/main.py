@@ -77,16 +77,9 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
         outbox,
         time,
     )
-    by_index = {executor.device.index: executor for executor in executors}
-
-    def device_found(device: devices.Device) -> None:
-        """One that was in trouble until now."""
-        log.info("gpu_found", index=device.index, uuid=device.uuid)
-        by_index[device.index].identify(device)
-        worker.identified(device.index, config.capacity(device.vram_bytes))
-        session.introduce([messages.device_message(executor.device) for executor in executors])
-
-    watch = monitor.Monitor(found, known.source, worker, time, found=device_found)
+    watch = monitor.Monitor(
+        found, known.source, worker, time, found=_whoever_uses_devices(config, executors, worker, session)
+    )
     metrics_address = metrics_server.serve(config.metrics_listen)
     log.info("worker_started", devices=[device.name for device in found], backends=backends, metrics=metrics_address)
     async with asyncio.TaskGroup() as group:
@@ -135,6 +128,24 @@ def _executors(
         call_slice_s=config.call_slice_s,
     )
     return [executor_process.ExecutorProcess(device, command, worker, time) for device in found]
+
+
+def _whoever_uses_devices(
+    config: WorkerSettings,
+    executors: Sequence[executor_process.ExecutorProcess],
+    worker: Worker,
+    session: connection.Connection,
+) -> monitor.Found:
+    """Are told about a GPU that was in trouble from the start and can be reached now."""
+    by_index = {executor.device.index: executor for executor in executors}
+
+    def tell(device: devices.Device) -> None:
+        log.info("gpu_found", index=device.index, uuid=device.uuid)
+        by_index[device.index].identify(device)
+        worker.identified(device.index, config.capacity(device.vram_bytes))
+        session.introduce([messages.device_message(executor.device) for executor in executors])
+
+    return tell
 
 
 def _fetcher(config: WorkerSettings, limits: fetch.FetchLimits, time: clock.Clock) -> fetch.Fetcher:
