@@ -67,6 +67,10 @@ class Rig:
         self.worker.assign(ports.Assignment(lease, "images", 10, b"body", images=True))
         return lease
 
+    def die(self) -> None:
+        self.executors[0].up = False
+        self.worker.executor_lost(0)
+
     def told(self) -> list[tuple[int, str, bool]]:
         return [(lease.batch_id, failure.reason, failure.handed_back) for lease, failure in self.outbox.failures]
 
@@ -144,14 +148,79 @@ def test_a_model_that_is_awaited_is_loaded_again_by_the_next_process() -> None:
     assert rig.executors[0].said == [("load", "images")]
 
 
-def test_pictures_for_which_no_executor_is_left_are_handed_back() -> None:
+def test_pictures_that_are_there_before_the_next_process_wait_for_it() -> None:
     rig = Rig()
     lease = rig.assign(1)
-    rig.executors[0].up = False
-    rig.worker.executor_lost(0)
+    rig.die()
+    rig.executors[0].said.clear()
     rig.intake.finish(lease)
+    rig.worker.tick(0.5)
+    assert (rig.told(), rig.intake.dropped, rig.executors[0].said) == ([], [], [])
+    rig.executors[0].up = True
+    rig.worker.executor_up(0)
+    assert rig.executors[0].said == [("know", "images"), ("assign", lease.key)]
+    rig.worker.tick(0.5)
+    assert rig.executors[0].said.count(("assign", lease.key)) == 1
+
+
+def test_pictures_that_are_there_before_the_next_process_go_to_a_sibling_that_has_room() -> None:
+    rig = Rig(executors=2)
+    lease = rig.assign(1)
+    rig.die()
+    rig.intake.finish(lease)
+    assert rig.executors[1].said == [("assign", lease.key)]
+
+
+def test_a_call_that_kills_the_executor_costs_no_fetch_either() -> None:
+    rig = Rig()
+    lease = rig.assign(1)
+    rig.worker.calls.begun(0, ["call-1"])
+    rig.die()
+    rig.intake.finish(lease)
+    rig.executors[0].up = True
+    rig.worker.executor_up(0)
+    assert (rig.told(), rig.executors[0].said[-1]) == ([], ("assign", lease.key))
+
+
+def test_pictures_for_which_no_process_is_to_come_are_handed_back() -> None:
+    rig = Rig()
+    first, second = rig.assign(1), rig.assign(2)
+    rig.die()
+    rig.intake.finish(first)
+    while not rig.worker.view().devices[0].state == "FAULTED":
+        rig.executors[0].up = False
+        rig.worker.executor_lost(0)
+    rig.worker.tick(0.5)
+    rig.intake.finish(second)
+    assert rig.told() == [(1, "WORKER_LOST", True), (2, "WORKER_LOST", True)]
+    assert rig.intake.dropped == [first.key, second.key]
+
+
+def test_pictures_do_not_wait_for_ever_for_a_process_that_does_not_come() -> None:
+    rig = Rig()
+    lease = rig.assign(1)
+    rig.die()
+    rig.intake.finish(lease)
+    rig.clock.advance(59.0)
+    rig.worker.tick(0.5)
+    assert rig.told() == []
+    rig.clock.advance(1.0)
+    rig.worker.tick(0.5)
     assert rig.told() == [(1, "WORKER_LOST", True)]
     assert rig.intake.dropped == [lease.key]
+
+
+def test_kept_pictures_of_a_cancelled_batch_are_given_back() -> None:
+    rig = Rig()
+    lease = rig.assign(1)
+    rig.die()
+    rig.intake.finish(lease)
+    rig.worker.cancel(lease)
+    assert rig.intake.dropped == [lease.key]
+    rig.executors[0].up = True
+    rig.executors[0].said.clear()
+    rig.worker.executor_up(0)
+    assert rig.executors[0].said == [("know", "images")]
 
 
 def test_a_cancelled_intake_ends_and_its_late_pictures_are_given_back() -> None:

@@ -11,6 +11,8 @@ from podium_worker.domain import batches, credits, leases
 
 _MOST_DOUBTS = 1_000
 """Of batches that are remembered; whoever is forgotten may have company once more."""
+_KEPT_FOR_S = 60.0
+"""How long pictures may wait for a process. One that can come at all comes within a quarter of that."""
 
 
 @dataclass(slots=True)
@@ -29,6 +31,10 @@ class InHand:
     finished_at: float = 0.0
     taking_in: bool = False
     """Whether the intake has it; an image batch that waits for its model is not there yet."""
+    kept: ports.Taken | None = None
+    """Its pictures, while they wait for the next process of its device."""
+    kept_since: float = 0.0
+    """Monotonic."""
 
     @property
     def key(self) -> str:
@@ -44,6 +50,12 @@ class InHand:
     def awaits_model(self) -> bool:
         """Whether its images cannot even be fetched before its model is loaded."""
         return self.state is batches.State.FETCHING and not self.taking_in
+
+    def keep(self, taken: ports.Taken, now: float) -> bool:
+        """Keeps its pictures for a while; False when that is over."""
+        if self.kept is None:
+            self.kept, self.kept_since = taken, now
+        return now - self.kept_since < _KEPT_FOR_S
 
 
 class Hand(dict[str, InHand]):

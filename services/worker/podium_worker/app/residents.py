@@ -103,6 +103,24 @@ class Residents:
         if workload in resident:
             resident[workload] = replace(resident[workload], budget=budget)
 
+    def seat_for(self, offer: offers.Offer, held: hand.Hand) -> seats.Seat | None:
+        """The fitting device with the fewest batches in hand; among equals, one that has the model."""
+        load = held.load_by_device()
+        return min(self.takers(offer), key=lambda s: (load[s.index], offer.name not in s.resident), default=None)
+
+    def seat_of(self, device: int, offer: offers.Offer, held: hand.Hand) -> seats.Seat | None:
+        """The device that a batch was meant for, or another if that one can no longer have it."""
+        seat = self._seats[device]
+        if seat in self.able(offer) and self.place(seat, offer):
+            return seat
+        return self.seat_for(offer, held)
+
+    def returns(self, device: int, offer: offers.Offer) -> bool:
+        """Whether a device has lost its process and the next one is to serve a workload."""
+        seat = self._seats[device]
+        lives_on = seat.fault is None and not seat.sick and not seat.deaths.faulted
+        return lives_on and not seat.executor.up and offer.name not in seat.refused
+
     def place(self, seat: seats.Seat, offer: offers.Offer, *, pursued: bool = False) -> bool:
         """Makes room for a model on a device, unless it is there; False when there is none now.
 

@@ -93,7 +93,7 @@ class Worker:
         """Takes a batch, or hands it back when it cannot be taken."""
         offer = self._offers.get(assignment.workload)
         refusal = self._refusal(offer)
-        seat = self._seat_for(offer) if offer is not None and not refusal else None
+        seat = self._residents.seat_for(offer, self._hand) if offer is not None and not refusal else None
         if offer is None or seat is None:
             self._refuse(assignment, refusal or "No device of this worker has a place for it now.")
             return
@@ -139,20 +139,24 @@ class Worker:
     # --- what the intake says
 
     def taken_in(self, key: str, taken: ports.Taken) -> None:
-        """All images of a batch are decoded, or have failed: it goes to a device."""
+        """All images of a batch are decoded, or have failed: it goes to a device. Where its own has lost its process
+        and no other can have it, it is kept for the next one."""
         entry = self._hand.get(key)
         if entry is None or entry.state is not batches.State.FETCHING:
             self._intake.drop(key)
             return
         offer = self._offers.get(entry.workload)
-        seat = self._seat_of(entry, offer) if offer is not None else None
-        if offer is None or seat is None or taken.picture != offer.picture:
+        if offer is None or taken.picture != offer.picture:
             self._apply(key, batches.Event.HANDED_BACK)
             return
-        entry.device = seat.index
-        entry.nbytes += taken.nbytes
-        self._apply(key, batches.Event.TAKEN_IN)
-        self._give(entry, seat, offer, taken)
+        seat = self._residents.seat_of(entry.device, offer, self._hand)
+        if seat is not None:
+            entry.device, entry.kept = seat.index, None
+            entry.nbytes += taken.nbytes
+            self._apply(key, batches.Event.TAKEN_IN)
+            self._give(entry, seat, offer, taken)
+        elif not entry.keep(taken, self._clock.monotonic()) or not self._residents.returns(entry.device, offer):
+            self._apply(key, batches.Event.HANDED_BACK)
 
     def not_taken_in(self, key: str, reason: str, message: str) -> None:
         """A batch of images as such cannot be read."""
@@ -188,6 +192,7 @@ class Worker:
         """A fresh process: it knows nothing yet."""
         seat = self._seats[device]
         self._residents.introduce(seat, self._hand.awaited_on(seat.index))
+        self._deliver()
         self._note()
 
     def executor_ready(self, device: int) -> None:
@@ -216,7 +221,8 @@ class Worker:
                 self._apply(key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", _DIED_LOADING))
             else:
                 # What died of an interactive call accuses no batch.
-                self._apply(key, batches.Event.HANDED_BACK if seat.embedding else batches.Event.EXECUTOR_LOST)
+                innocent = bool(seat.embedding) and state in batches.BEGUN
+                self._apply(key, batches.Event.HANDED_BACK if innocent else batches.Event.EXECUTOR_LOST)
         for workload in seat.lethal:
             self.unavailable(device, workload, _DIED_LOADING)
         if seat.fault is not None:
@@ -376,6 +382,7 @@ class Worker:
         self._residents.pursue()
         for entry in self._residents.stranded(self._hand.awaiting()):
             self._apply(entry.key, batches.Event.HANDED_BACK)
+        self._deliver()
 
     def fence(self) -> None:
         """The leases are not to be trusted any more: drops everything in hand."""
@@ -462,6 +469,12 @@ class Worker:
             done=self.taken_in, failed=self.not_taken_in,
         )  # fmt: skip
 
+    def _deliver(self) -> None:
+        """Pictures that were kept, to whatever process there is now; they are given up when none is to come."""
+        for entry in list(self._hand.values()):
+            if entry.kept is not None:
+                self.taken_in(entry.key, entry.kept)
+
     def _give(self, entry: hand.InHand, seat: seats.Seat, offer: offers.Offer, taken: ports.Taken | None) -> None:
         """Hands a batch to an executor, which may have to load its model first."""
         self._residents.place(seat, offer)
@@ -474,7 +487,7 @@ class Worker:
         for entry in self._hand.awaiting(offer.name):
             if entry.device != seat.index:
                 continue
-            other = self._seat_for(offer)
+            other = self._residents.seat_for(offer, self._hand)
             if other is None or not self._residents.load(other, offer):
                 self._apply(entry.key, batches.Event.FAILED, ports.Failure("MODEL_UNAVAILABLE", reason))
             else:
@@ -491,20 +504,6 @@ class Worker:
         if self._draining:
             return "This worker is draining."
         return offer.unavailable
-
-    def _seat_for(self, offer: offers.Offer) -> seats.Seat | None:
-        """The fitting device with the fewest batches in hand; among equals, one that has the model."""
-        load = self._hand.load_by_device()
-        return min(
-            self._residents.takers(offer), key=lambda s: (load[s.index], offer.name not in s.resident), default=None
-        )
-
-    def _seat_of(self, entry: hand.InHand, offer: offers.Offer) -> seats.Seat | None:
-        """The device that a batch was meant for, or another if that one can no longer have it."""
-        seat = self._seats[entry.device]
-        if seat in self._residents.able(offer) and self._residents.place(seat, offer):
-            return seat
-        return self._seat_for(offer)
 
     def _refuse(self, assignment: ports.Assignment, message: str) -> None:
         offer = self._offers.get(assignment.workload)

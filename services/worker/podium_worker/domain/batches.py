@@ -4,7 +4,7 @@
 stateDiagram-v2
     [*] --> RECEIVED: Assign of texts
     [*] --> FETCHING: Assign of images
-    FETCHING --> RECEIVED: every image is fetched and decoded, or has failed
+    FETCHING --> RECEIVED: every image is fetched and decoded, or has failed, and an executor is there
     RECEIVED --> PREPARING: the executor began to decode and tokenise it
     PREPARING --> COMPUTING: its first micro-batch went to the device
     COMPUTING --> FINISHED: every result frame is in the front's memory
@@ -31,7 +31,7 @@ class State(enum.Enum):
 
     FETCHING = "fetching"
     """The front fetches and decodes its images, or waits to hear what the model looks at. No executor has it yet, so
-    the death of one is nothing to it. Left when the last item is decoded or has failed."""
+    the death of one is nothing to it. Left when the last item is decoded or has failed and an executor is there."""
     RECEIVED = "received"
     """Assigned; waits in the front or in the executor's queue. Left when the executor says it began."""
     PREPARING = "preparing"
