@@ -22,7 +22,7 @@ from podium.common.v1 import item_pb2, job_pb2
 from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from podium_client import AsyncClient
 from podium_worker.adapters.hash_backend import hash_vectors
-from tests.support import stack, stream_reader
+from tests.support import processes, stack, stream_reader
 
 STEP_S = 60.0
 METADATA = (("authorization", f"Bearer {stack.APP_TOKEN}"),)
@@ -73,6 +73,10 @@ async def test_minilm_through_the_service_equals_a_plain_loop(tmp_path: Path) ->
     ):
         async with asyncio.timeout(3 * STEP_S):
             result = await client.embed_texts(texts, workload="minilm")
+        (worker,) = running.workers
+        (executor,) = processes.children(worker.process.pid)
+        assert processes.maps_torch(executor)
+        assert not [service.name for service in running.services if processes.maps_torch(service.process.pid)]
     from podium_worker.adapters.torch import torchvision_ops
 
     torchvision_ops.declare_missing()

@@ -33,6 +33,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def maps_torch(pid: int) -> bool:
+    """Whether a process has torch or CUDA loaded: their libraries are in its memory then."""
+    files = {line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
+    return any("/torch/lib/" in file or Path(file).name.startswith(("libcuda.", "libcudart")) for file in files)
+
+
 async def metric(address: str, name: str, **labels: str) -> float:
     """Sum of a metric's series that bear these labels, on a Prometheus endpoint."""
     text = await asyncio.to_thread(_fetch, f"http://{address}/metrics")
