@@ -94,6 +94,11 @@ def test_the_shipped_image_models() -> None:
     assert found["eva02-large"].model.WhichOneof("source") is None
 
 
+def test_the_shipped_models_are_computed_as_each_device_does_it_best() -> None:
+    models = [workload.model for workload in registry_file.load_default().workloads.values()]
+    assert {model.precision for model in models if model.backend != "hash"} == {"auto"}
+
+
 def test_every_field_arrives(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(GOOD)
