@@ -52,9 +52,11 @@ async def serve(config: WorkerSettings, stop: asyncio.Event) -> None:
     found = known.devices
     backends = available_backends()
     outbox = SessionOutbox()
-    pictures = arena.Arena(config.arena_bytes, urgent_bytes=config.arena_bytes // _URGENT_SHARE)
+    pictures = arena.Arena(
+        config.arena_bytes, urgent_bytes=config.arena_bytes // _URGENT_SHARE, call_share=config.call_share
+    )
     limits = decoder_pool.Limits(memory_bytes=config.decoder_memory_bytes)
-    decoders = decoder_pool.DecoderPool(config.decoder_count, pictures, limits, time)
+    decoders = decoder_pool.DecoderPool(config.decoder_count, pictures, limits, time, call_share=config.call_share)
     fetcher, express = _fetcher(config, config.fetch_limits, time), _fetcher(config, _express(config), time)
     images = intake.Intake(
         fetcher, decoders, pictures, max_payload_bytes=config.max_payload_bytes, time=time, express=express

@@ -49,7 +49,8 @@ class WorkerSettings(settings.ServiceSettings):
     max_payload_bytes: int = pydantic.Field(default=128 * _MIB, ge=1024)
     """Largest payload of one batch once decompressed, in bytes."""
     call_share: float = pydantic.Field(default=0.5, gt=0, le=1)
-    """Of each device's time, what interactive calls may take from batches that wait."""
+    """Of each device's time, of the decoders' and of the room for pictures, what interactive calls may take from
+    batches that wait."""
     call_slice_s: float = pydantic.Field(default=0.075, ge=0)
     """While interactive calls come: how long a micro-batch of a job may take, in seconds, or up to twice that where
     shorter ones cost the job more than a tenth. 0: they are not cut for calls."""

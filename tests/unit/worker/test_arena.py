@@ -193,3 +193,69 @@ async def test_what_is_larger_than_the_usual_part_has_the_whole_once_it_is_empty
     assert not large.done()
     reserved.release(small)
     assert await large == 0
+
+
+@pytest.mark.parametrize(
+    ("pages", "callers", "size"),
+    [(1, 8, 2), (6, 8, 2), (8, 8, 2), (9, 8, 2), (10, 8, 2), (10, 2, 1)],
+    ids=["small", "most", "usual", "over", "whole", "whole beside what has its own place"],
+)
+async def test_those_that_wait_have_their_turn_although_urgent_ones_come_all_the_time(
+    reserved: arena.Arena, pages: int, callers: int, size: int
+) -> None:
+    given: list[int] = []
+
+    async def calls() -> None:
+        while not waiting.done() and len(given) < 200:
+            offset = await reserved.allocate(size * PAGE, urgent=True)
+            given.append(offset)
+            await asyncio.sleep(0)
+            reserved.release(offset)
+
+    first = await reserved.allocate(8 * PAGE)
+    waiting = asyncio.create_task(reserved.allocate(pages * PAGE))
+    tasks = [asyncio.create_task(calls()) for _ in range(callers)]
+    await turns()
+    before = len(given)
+    reserved.release(first)
+    async with asyncio.timeout(10):
+        await waiting
+        # Half of the usual part in all, and some that found their own end free meanwhile.
+        assert len(given) - before < 40
+        reserved.release(waiting.result())
+        await asyncio.gather(*tasks)
+
+
+async def test_both_get_on_while_both_wait_all_the_time(reserved: arena.Arena) -> None:
+    pages = {True: 0, False: 0}
+
+    async def ask(number: int, *, urgent: bool) -> None:
+        # No call needs more than what is for calls alone.
+        size = 1 + number % (2 if urgent else 4)
+        while sum(pages.values()) < 4_000:
+            offset = await reserved.allocate(size * PAGE, urgent=urgent)
+            pages[urgent] += size
+            await asyncio.sleep(0)
+            reserved.release(offset)
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(ask(n, urgent=urgent) for n in range(8) for urgent in (True, False)))
+    assert pages[False] >= 1_000, "their share of the usual part; the end of it is for the others alone"
+    assert pages[True] >= 1_000
+    assert reserved.used_bytes == 0
+
+
+async def test_a_share_of_all_lets_what_is_urgent_go_first_for_ever() -> None:
+    memory = arena.Arena(10 * PAGE, call_share=1.0)
+    offset = await memory.allocate(10 * PAGE)
+    waiting = asyncio.create_task(memory.allocate(PAGE))
+    await turns()
+    for _ in range(50):
+        call = asyncio.create_task(memory.allocate(10 * PAGE, urgent=True))
+        await turns()
+        memory.release(offset)
+        offset = await call
+    assert not waiting.done()
+    memory.release(offset)
+    await waiting
+    memory.close()

@@ -26,6 +26,7 @@ PICTURE = pictures.Picture(64, 64, 64)
 MAX_PIXELS = 50_000_000
 MIB = 1024 * 1024
 DEADLINE_S = 60.0
+MOST_CALLS = 5_000
 KILLER, HANGER = b"KILL THE DECODER", b"HANG THE DECODER"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -244,6 +245,69 @@ async def test_who_asks_again_and_again_does_not_overtake_who_waits(memory: aren
     async with running(memory) as pool:
         await asyncio.gather(greedy(), patient())
     assert order == ["greedy", "patient", "greedy", "greedy"]
+
+
+async def test_what_is_urgent_is_decoded_before_all_that_no_process_has_at_hand(memory: arena.Arena) -> None:
+    order: list[str] = []
+
+    async def one(name: str, *, urgent: bool) -> None:
+        await pool.decode(files.make("jpeg", 50, 50), PICTURE, max_pixels=MAX_PIXELS, offset=0, urgent=urgent)
+        order.append(name)
+
+    async with running(memory) as pool:
+        usual = [one(f"usual {number}", urgent=False) for number in range(5)]
+        await asyncio.gather(*usual, *(one(f"urgent {number}", urgent=True) for number in range(2)))
+    assert order == ["usual 0", "usual 1", "usual 2", "urgent 0", "urgent 1", "usual 3", "usual 4"]
+
+
+async def test_images_of_batches_keep_their_share_while_those_of_calls_wait_all_the_time(memory: arena.Arena) -> None:
+    image = files.make("jpeg", 400, 400)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    over = asyncio.Event()
+
+    async def one(*, urgent: bool) -> None:
+        seconds[urgent].append(
+            await pool.decode(image, PICTURE, max_pixels=MAX_PIXELS, offset=PICTURE.nbytes * urgent, urgent=urgent)
+        )
+
+    async def calls() -> None:
+        while not over.is_set() and len(seconds[True]) < MOST_CALLS:
+            await one(urgent=True)
+
+    async with running(memory) as pool:
+        # One is decoded, two are at hand, and the others wait.
+        callers = [asyncio.create_task(calls()) for _ in range(8)]
+        await until(lambda: bool(seconds[True]))
+        before = len(seconds[True])
+        await asyncio.gather(*(one(urgent=False) for _ in range(40)))
+        meanwhile = seconds[True][before:]
+        over.set()
+        await asyncio.gather(*callers)
+    assert len(seconds[True]) < MOST_CALLS, "batches came last"
+    # Half of all, the lead that calls have, and what was on its way and not measured yet, twice.
+    assert sum(meanwhile) <= sum(seconds[False]) + 0.5 + 8 * max(seconds[True])
+
+
+async def test_what_calls_cost_counts_also_when_nothing_comes_of_it(
+    memory: arena.Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that stall a decoder cost the most of all."""
+    order: list[str] = []
+
+    async def usual(number: int) -> None:
+        await decode(pool, files.make("jpeg", 50, 50))
+        order.append(f"usual {number}")
+
+    async def urgent(number: int) -> None:
+        with pytest.raises(problems.ItemProblem):
+            await pool.decode(marked(HANGER), PICTURE, max_pixels=MAX_PIXELS, offset=0, urgent=True)
+        order.append(f"urgent {number}")
+
+    with faulty(monkeypatch):
+        async with running(memory, decode_s=1.5) as pool:
+            first = [usual(number) for number in range(3)]
+            await asyncio.gather(*first, urgent(0), urgent(1), usual(3), usual(4))
+    assert order[3:] == ["urgent 0", "usual 3", "usual 4", "urgent 1"]
 
 
 async def test_idle_processes_end_and_come_back_when_they_are_needed(memory: arena.Arena) -> None:

@@ -38,6 +38,7 @@ class Pool(decoder_pool.DecoderPool):
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked: list[int] = []
+        self.urgent: list[bool] = []
         self.writing: set[int] = set()
         self.done: list[bytes] = []
         self.fault: Exception | None = None
@@ -46,6 +47,7 @@ class Pool(decoder_pool.DecoderPool):
         self, data: bytes, picture: pictures.Picture, *, max_pixels: int, offset: int, urgent: bool = False
     ) -> float:
         self.asked.append(offset)
+        self.urgent.append(urgent)
         self.writing.add(offset)
         cancelled = None
         while not self.gate.is_set():
@@ -95,13 +97,14 @@ class Rig:
     memory: arena.Arena
     pool: Pool
     fetcher: Fetcher
+    express: Fetcher
     intake: intake.Intake
     time: clock.FakeClock
     taken: dict[str, ports.Taken] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
     said: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin(self, key: str, body: bytes) -> None:
+    def begin(self, key: str, body: bytes, *, urgent: bool = False) -> None:
         def done(key: str, taken: ports.Taken) -> None:
             assert key not in self.taken and key not in self.failed
             self.taken[key] = taken
@@ -113,7 +116,8 @@ class Rig:
             self.said.set()
 
         self.intake.begin(
-            key, body, PICTURE, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES, done=done, failed=failed
+            key, body, PICTURE,
+            max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES, done=done, failed=failed, urgent=urgent,
         )  # fmt: skip
 
     async def outcome(self, key: str) -> ports.Taken | tuple[str, str]:
@@ -140,15 +144,14 @@ class Rig:
 @pytest_asyncio.fixture
 async def rig() -> AsyncIterator[Rig]:
     memory = arena.Arena(40 * PAGES * 4096)
-    pool, fetcher, time = Pool(memory), Fetcher({}), clock.FakeClock()
-    made = Rig(
-        memory, pool, fetcher, intake.Intake(fetcher, pool, memory, max_payload_bytes=MAX_PAYLOAD, time=time), time
-    )
+    pool, fetcher, express, time = Pool(memory), Fetcher({}), Fetcher({}), clock.FakeClock()
+    taking = intake.Intake(fetcher, pool, memory, max_payload_bytes=MAX_PAYLOAD, time=time, express=express)
+    made = Rig(memory, pool, fetcher, express, taking, time)
     yield made
     pool.gate.set()
     await made.intake.close()
     assert memory.used_bytes == 0, "every region comes back"
-    assert fetcher.held == 0
+    assert fetcher.held == express.held == 0
     memory.close()
 
 
@@ -390,6 +393,63 @@ async def test_without_decoders_the_batch_fails_and_not_its_items(rig: Rig) -> N
     assert rig.memory.used_bytes == 0
 
 
+async def test_the_images_of_a_call_are_fetched_apart_and_decoded_first(rig: Rig) -> None:
+    image = files.make("jpeg")
+    rig.fetcher.web = rig.express.web = {"http://a/": image}
+    rig.begin("batch", assign("http://a/", image))
+    await rig.pictures("batch")
+    assert (rig.fetcher.asked, rig.express.asked) == (["http://a/"], [])
+    assert rig.pool.urgent == [False, False]
+    rig.begin("call", assign("http://a/", image), urgent=True)
+    await rig.pictures("call")
+    assert (rig.fetcher.asked, rig.express.asked) == (["http://a/"], ["http://a/"])
+    assert rig.pool.urgent[2:] == [True, True]
+
+
+async def test_a_call_waits_for_no_batch_that_waits_for_room(rig: Rig) -> None:
+    rig.begin("a", assign(*[b"x"] * 30))
+    await rig.pictures("a")
+    rig.begin("b", assign(*[b"x"] * 20))
+    # From here on it has the turn of the batches, and keeps it until "a" makes room.
+    await asyncio.sleep(0)
+    rig.begin("call", assign(*[b"x"] * 10), urgent=True)
+    await rig.pictures("call")
+    assert "b" not in rig.taken
+    rig.intake.drop("a")
+    await rig.pictures("b")
+
+
+async def test_a_batch_gets_its_pictures_while_calls_saturate_room_and_decoders() -> None:
+    """Of both there is less than the calls want."""
+    memory = arena.Arena(28 * PAGES * 4096, urgent_bytes=12 * PAGES * 4096)
+    pool = decoder_pool.DecoderPool(1, memory, decoder_pool.Limits(), clock.SystemClock())
+    running = asyncio.create_task(pool.run())
+    taking = intake.Intake(Fetcher({}), pool, memory, max_payload_bytes=MAX_PAYLOAD, time=clock.SystemClock())
+    rig = Rig(memory, Pool(memory), Fetcher({}), Fetcher({}), taking, clock.FakeClock())
+    image = files.make("jpeg", 300, 300)
+    answered = 0
+
+    async def calls(caller: int) -> None:
+        nonlocal answered
+        while "batch" not in rig.taken and answered < 1_000:
+            key = f"call-{caller}-{answered}"
+            rig.begin(key, assign(*[image] * 4), urgent=True)
+            await rig.pictures(key)
+            answered += 1
+            taking.drop(key)
+
+    callers = [asyncio.create_task(calls(number)) for number in range(8)]
+    await rig.until(lambda: answered > 0)
+    rig.begin("batch", assign(*[image] * 16))
+    await rig.pictures("batch")
+    assert answered < 1_000, "the batch came last"
+    await asyncio.gather(*callers)
+    await taking.close()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    memory.close()
+
+
 async def test_real_decoders_fill_the_arena_of_many_batches() -> None:
     """All of it together: 12 batches through 2 processes and an arena that holds 3 of them."""
     memory = arena.Arena(3 * 10 * PAGES * 4096)
@@ -398,7 +458,7 @@ async def test_real_decoders_fill_the_arena_of_many_batches() -> None:
     kinds = [kind for kind in files.KINDS if not kind.startswith("tiff_3")]
     made = [files.make(kind, 80, 60, seed=number) for number, kind in enumerate(kinds[:9])] + [files.broken("cut_png")]
     rig = Rig(
-        memory, Pool(memory), Fetcher({}),
+        memory, Pool(memory), Fetcher({}), Fetcher({}),
         intake.Intake(Fetcher({}), pool, memory, max_payload_bytes=MAX_PAYLOAD, time=clock.SystemClock()),
         clock.FakeClock(),
     )  # fmt: skip

@@ -3,8 +3,9 @@
 Only the front gives regions out and takes them back, on its event loop; children map the whole and are told offsets.
 Waiting is first come, first served: whoever needs much is not overtaken by those who need little. What is urgent waits
 apart from the rest, and has the end of the memory to itself, but for what is larger than all before that end and comes
-when nothing is given out. A region that nobody has released is never given to another. Its bytes are whatever was there
-before.
+when nothing is given out. It may have what is before that end, too, and goes first, until it has had its share of what
+was given out there while others waited; then it is their turn. A region that nobody has released is never given to
+another. Its bytes are whatever was there before.
 
 Regions come from the lowest address that has room, so that a steady load keeps to the same pages. Pages are given back
 to the system once the arena has been empty for a while, not at each release: the kernel would have to fill them with
@@ -23,6 +24,8 @@ import tempfile
 
 import numpy as np
 import numpy.typing as npt
+
+from podium_worker.domain import shares
 
 _LINGER_S = 5.0
 
@@ -57,16 +60,21 @@ def open_arena(fd: int, size: int) -> Memory:
 class Arena(Memory):
     """The arena as the front owns it. Children inherit `fd`."""
 
-    def __init__(self, size: int, linger_s: float = _LINGER_S, *, urgent_bytes: int = 0) -> None:
+    def __init__(
+        self, size: int, linger_s: float = _LINGER_S, *, urgent_bytes: int = 0, call_share: float = 0.5
+    ) -> None:
         """`size` in bytes, rounded up to whole pages; they cost nothing until they are used. Raises OSError.
 
-        `urgent_bytes`: at the end, for what is urgent alone.
+        `urgent_bytes`: at the end, for what is urgent alone. `call_share`: of the rest, what is urgent may take from
+        others that wait.
         """
         self._file = os.fdopen(_anonymous_file(), "r+b", buffering=0)
         size = _whole_pages(size)
         os.truncate(self._file.fileno(), size)
         super().__init__(self._file.fileno(), size)
         self._usual_bytes = self.size - _whole_pages(min(urgent_bytes, self.size))
+        # Bytes. Urgent regions may fill that share of the rest before it is the others' turn.
+        self._lead = shares.Lead(call_share, call_share * self._usual_bytes)
         self._linger_s = linger_s
         self._regions: dict[int, int] = {}
         self._waiting: dict[bool, collections.deque[tuple[int, asyncio.Future[int]]]] = {
@@ -120,19 +128,39 @@ class Arena(Memory):
         self._file.close()
 
     def _take(self, nbytes: int, *, urgent: bool) -> int | None:
-        offset = None
-        if urgent:
-            # Its own end first: what it takes of the rest, the others have to wait for.
-            offset = self._fit(nbytes, self._usual_bytes, self.size)
-        if offset is None:
-            whole = urgent or (nbytes > self._usual_bytes and not self._regions)
-            offset = self._fit(nbytes, 0, self.size if whole else self._usual_bytes)
+        offset = self._place(nbytes, urgent=urgent)
         if offset is not None:
+            self._count(offset, nbytes, urgent=urgent)
             self._regions[offset] = nbytes
             if self._trimming is not None:
                 self._trimming.cancel()
                 self._trimming = None
         return offset
+
+    def _place(self, nbytes: int, *, urgent: bool) -> int | None:
+        """Where there is room for a region that may be given out now."""
+        if not urgent:
+            whole = nbytes > self._usual_bytes and not self._regions
+            return self._fit(nbytes, 0, self.size if whole else self._usual_bytes)
+        others_turn = self._wanted > 0 and not self._lead.allows
+        if others_turn and self._wanted > self._usual_bytes:
+            # It comes when nothing is given out.
+            return None
+        # Its own end first: what it takes of the rest, the others have to wait for.
+        offset = self._fit(nbytes, self._usual_bytes, self.size)
+        return self._fit(nbytes, 0, self.size) if offset is None and not others_turn else offset
+
+    @property
+    def _wanted(self) -> int:
+        """By the first that waits and is not urgent; 0: none does."""
+        return self._waiting[False][0][0] if self._waiting[False] else 0
+
+    def _count(self, offset: int, nbytes: int, *, urgent: bool) -> None:
+        if not urgent:
+            self._lead.repay(nbytes)
+        elif self._wanted and (offset < self._usual_bytes or self._wanted > self._usual_bytes):
+            # It is in the way of who waits.
+            self._lead.take(nbytes)
 
     def _fit(self, nbytes: int, begin: int, end: int) -> int | None:
         """First fit in [begin, end)."""
@@ -145,15 +173,22 @@ class Arena(Memory):
 
     def _serve(self) -> None:
         """Whoever has waited longest, as long as there is room; the urgent first."""
-        for urgent, waiting in self._waiting.items():
-            while waiting:
-                nbytes, turn = waiting[0]
-                if not turn.done():
-                    offset = self._take(nbytes, urgent=urgent)
-                    if offset is None:
-                        break
-                    turn.set_result(offset)
-                waiting.popleft()
+        while self._served(urgent=True) or self._served(urgent=False):
+            pass
+
+    def _served(self, *, urgent: bool) -> bool:
+        """Whether the first that waits has its region now, or had gone."""
+        waiting = self._waiting[urgent]
+        if not waiting:
+            return False
+        nbytes, turn = waiting[0]
+        if not turn.done():
+            offset = self._take(nbytes, urgent=urgent)
+            if offset is None:
+                return False
+            turn.set_result(offset)
+        waiting.popleft()
+        return True
 
     def _trim(self) -> None:
         """Gives every page back to the system; where that is not possible, they stay."""

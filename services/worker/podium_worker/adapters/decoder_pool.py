@@ -2,10 +2,11 @@
 
 Promises: an image is decoded by one process at a time, and a process decodes one image at a time; each has a few more
 images at hand, so that it does not wait for the front in between. Whoever asks first is served first, the urgent before
-the others. When `decode` has ended, however it ended, no process writes at its offset any more: a call that is
-cancelled while a process has its image ends only with the answer. A process that dies of an image is replaced and the
-image gets one more; one that takes too long is killed. A process is started when it is first needed and ended when it
-has had nothing to do for a while, so that a worker of texts has none. No decoder outlives the front.
+the others, which keep a share of the decoders' time while they wait. When `decode` has ended, however it ended, no
+process writes at its offset any more: a call that is cancelled while a process has its image ends only with the answer.
+A process that dies of an image is replaced and the image gets one more; one that takes too long is killed. A process is
+started when it is first needed and ended when it has had nothing to do for a while, so that a worker of texts has none.
+No decoder outlives the front.
 
 Clock: injected for pauses and idleness; the event loop's for what a process may take. Failure: processes that cannot be
 started, or die before they listen, are no image's fault: Unavailable.
@@ -14,14 +15,13 @@ started, or die before they listen, are no image's fault: Unavailable.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
 
 from podium_runtime import clock, logs
 from podium_worker.adapters import arena, decoder_process
-from podium_worker.domain import backoff, pictures, problems
+from podium_worker.domain import backoff, pictures, problems, shares
 
 log = logs.get_logger(__name__)
 
@@ -32,6 +32,8 @@ _STARTS = 3
 # small image to be decoded.
 _AT_HAND = 3
 _MOST_DEATHS = 2
+# Of each decoder: what calls may have of it before batches get their share. Some images of a call take less.
+_LEAD_S = 0.5
 
 
 class Unavailable(Exception):
@@ -41,12 +43,16 @@ class Unavailable(Exception):
 class DecoderPool:
     """At most `count` decoders."""
 
-    def __init__(self, count: int, memory: arena.Arena, limits: Limits, time: clock.Clock) -> None:
+    def __init__(
+        self, count: int, memory: arena.Arena, limits: Limits, time: clock.Clock, *, call_share: float = 0.5
+    ) -> None:
+        """`call_share`: of the decoders' time, what is urgent may take from the rest while that waits."""
         self._limits = limits
         self._clock = time
         # The one that was busy last comes first; the others grow idle and end.
         self._decoders = [decoder_process.Process(memory, limits, self) for _ in range(count)]
-        self._waiting: deque[decoder_process.Request] = deque()
+        self._waiting: dict[bool, deque[decoder_process.Request]] = {urgent: deque() for urgent in (True, False)}
+        self._lead = shares.Lead(call_share, _LEAD_S * count)
         self._starting: dict[decoder_process.Process, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -79,7 +85,7 @@ class DecoderPool:
     ) -> float:
         """Puts the picture of an image file at `offset` of the arena; returns the seconds that it took.
 
-        `urgent`: before all that are not, but for those that a process has at hand.
+        `urgent`: before all that are not, but for those that a process has at hand and for their share.
 
         Raises problems.ItemProblem (UNDECODABLE, TOO_LARGE, POISON), or Unavailable.
         """
@@ -87,7 +93,7 @@ class DecoderPool:
             raise _ended()
         header = decoder_process.header(picture, max_pixels, offset)
         request = decoder_process.Request(data, header, asyncio.get_running_loop().create_future(), urgent=urgent)
-        self._line_up(request)
+        self._waiting[urgent].append(request)
         self._hand_out()
         try:
             return await asyncio.shield(request.answer)
@@ -97,8 +103,9 @@ class DecoderPool:
 
     async def _withdraw(self, request: decoder_process.Request) -> None:
         """Takes an image back, or waits until no process can be at it any more."""
-        if request in self._waiting:
-            self._waiting.remove(request)
+        waiting = self._waiting[request.urgent]
+        if request in waiting:
+            waiting.remove(request)
             request.answer.cancel()
         while not request.answer.done():
             # Whoever cancels once more has to wait as well.
@@ -108,6 +115,13 @@ class DecoderPool:
             request.answer.exception()
 
     # --- what processes tell
+
+    def took(self, request: decoder_process.Request, seconds: float) -> None:
+        """See decoder_process.Pool."""
+        if not request.urgent:
+            self._lead.repay(seconds)
+        elif self._waiting[False]:
+            self._lead.take(seconds)
 
     def answered(self, process: decoder_process.Process) -> None:
         """See decoder_process.Pool."""
@@ -121,7 +135,8 @@ class DecoderPool:
         untouched: Sequence[decoder_process.Request],
     ) -> None:
         """See decoder_process.Pool."""
-        self._waiting.extendleft(reversed(untouched))
+        for request in reversed(untouched):
+            self._waiting[request.urgent].appendleft(request)
         if culprit is not None:
             culprit.deaths += 1
             log.warning("decoder_died", bytes=len(culprit.data), deaths=culprit.deaths)
@@ -130,7 +145,7 @@ class DecoderPool:
                 culprit.fail(problems.ItemProblem(problems.Reason.POISON, message))
             else:
                 culprit.sent = False
-                self._waiting.appendleft(culprit)
+                self._waiting[culprit.urgent].appendleft(culprit)
         if self._closed:
             self._refuse(_ended())
         else:
@@ -138,20 +153,18 @@ class DecoderPool:
 
     # --- inside
 
-    def _line_up(self, request: decoder_process.Request) -> None:
-        if request.urgent:
-            place = sum(1 for _ in itertools.takewhile(lambda one: one.urgent, self._waiting))
-            self._waiting.insert(place, request)
-        else:
-            self._waiting.append(request)
+    def _next_lane(self) -> deque[decoder_process.Request]:
+        """Where the next image is taken from; empty when none waits."""
+        urgent, usual = self._waiting[True], self._waiting[False]
+        return urgent if urgent and (not usual or self._lead.allows) else usual
 
     def _hand_out(self) -> None:
-        while self._waiting and self._decoders:
+        while (waiting := self._next_lane()) and self._decoders:
             # The emptiest of them, and of those the one that was busy last.
             decoder = min(self._decoders, key=lambda one: (len(one.taken), -one.used_at))
             if len(decoder.taken) >= _AT_HAND:
                 return
-            decoder.take(self._waiting.popleft())
+            decoder.take(waiting.popleft())
             if not decoder.listens and decoder not in self._starting:
                 task = asyncio.create_task(self._start(decoder), name="start of a decoder")
                 self._starting[decoder] = task
@@ -187,12 +200,12 @@ class DecoderPool:
             taken = list(decoder.taken)
             decoder.taken.clear()
             await decoder.end()
-            self._waiting.extend(taken)
+            self._waiting[False].extend(taken)
         self._refuse(_ended())
 
     def _refuse(self, problem: Unavailable) -> None:
-        while self._waiting:
-            self._waiting.popleft().fail(problem)
+        while waiting := self._next_lane():
+            waiting.popleft().fail(problem)
 
 
 def _ended() -> Unavailable:

@@ -68,6 +68,9 @@ class Died(Exception):
 class Pool(Protocol):
     """Whom a process tells. Nothing here blocks."""
 
+    def took(self, request: Request, seconds: float) -> None:
+        """A process was at an image for so long, whatever came of it."""
+
     def answered(self, process: Process) -> None:
         """It has room for another image."""
 
@@ -186,7 +189,11 @@ class Process(asyncio.Protocol):
             # It was ended from this side.
             return
         self._transport = None
-        self._gone(self.taken.popleft() if self.taken and self.taken[0].sent else None)
+        culprit = self.taken.popleft() if self.taken and self.taken[0].sent else None
+        if culprit is not None and self._timer is not None:
+            begun = self._timer.when() - self._limits.decode_s
+            self._pool.took(culprit, asyncio.get_running_loop().time() - begun)
+        self._gone(culprit)
 
     # --- inside
 
@@ -205,13 +212,15 @@ class Process(asyncio.Protocol):
         if frame.kind is not wire.Kind.DECODED or not self.taken:
             raise wire.BrokenFrame(f"{frame.kind.name} is no answer to anything")
         request, answer = self.taken.popleft(), frame.header
+        seconds = float(answer["seconds"])
         self._stop_timer()
         if self.taken:
             self._start_timer()
         if "reason" in answer:
             request.fail(problems.ItemProblem(problems.Reason(answer["reason"]), answer["message"]))
         elif not request.answer.done():
-            request.answer.set_result(float(answer["seconds"]))
+            request.answer.set_result(seconds)
+        self._pool.took(request, seconds)
         self._pool.answered(self)
 
     def _start_timer(self) -> None:
@@ -225,6 +234,7 @@ class Process(asyncio.Protocol):
     def _too_slow(self) -> None:
         request = self.taken.popleft()
         log.warning("decoder_too_slow", pid=self.pid, bytes=len(request.data))
+        self._pool.took(request, self._limits.decode_s)
         message = f"The image takes longer than {self._limits.decode_s:g} s to decode."
         self._gone(None, late=(request, problems.ItemProblem(problems.Reason.UNDECODABLE, message)))
 
