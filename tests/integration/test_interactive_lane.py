@@ -15,20 +15,24 @@ from podium_client import AsyncClient
 from podium_client.embedding import CallProgress
 from podium_runtime import errors
 from podium_worker.adapters.hash_backend import hash_vectors
-from tests.support import embed_calls, pictures, processes, stack
+from tests.support import embed_calls, image_server, pictures, processes, stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 STEP_S = 90.0
 DELAY_S = 0.1
-POISON = "kills"
+FETCH_PER_HOST = 8
+"""The worker's default."""
+SHARE_ITEMS, MOST_CALLS = 320, 600
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
     """One worker whose micro-batches of 16 take 100 ms."""
     folder = tmp_path_factory.mktemp("stack")
-    async with stack.running(folder, fault_delay_s=str(DELAY_S), gateway_embed_calls="4") as found:
+    async with stack.running(
+        folder, fault_delay_s=str(DELAY_S), gateway_embed_calls="4", fetch_allow="127.0.0.1"
+    ) as found:
         yield found
 
 
@@ -59,9 +63,7 @@ async def test_an_answer_equals_what_a_job_would_have_brought(running: stack.Sta
     assert answer.HasField("compute_time")
 
 
-async def test_calls_go_ahead_of_a_saturating_job_which_keeps_its_share(
-    running: stack.Stack, caller: embed_calls.Caller
-) -> None:
+async def test_calls_go_ahead_of_a_saturating_job(running: stack.Stack, caller: embed_calls.Caller) -> None:
     # 125 micro-batches: 12 s.
     texts = [f"bulk {n}" for n in range(2_000)]
     reached = asyncio.Event()
@@ -85,6 +87,63 @@ async def test_calls_go_ahead_of_a_saturating_job_which_keeps_its_share(
     np.testing.assert_array_equal(result.vectors, hash_vectors([t.encode() for t in texts], 384))
     # At most the rest of one micro-batch and their own, and much leeway for a busy machine; a job's turn is 12 s.
     assert sorted(times)[len(times) // 2] < 10 * DELAY_S
+
+
+async def test_a_job_keeps_its_share_of_a_device_that_calls_saturate(
+    running: stack.Stack, caller: embed_calls.Caller
+) -> None:
+    """Calls of another workload cannot ride along, and take the device for themselves."""
+    (worker,) = running.workers
+    await caller.warm("hash-1024")
+    texts = [f"share {n}" for n in range(1_000)]
+    enough = asyncio.Event()
+    answered = 0
+
+    async def saturate() -> None:
+        nonlocal answered
+        while not enough.is_set() and answered < MOST_CALLS:
+            await caller.embed(["q"], "hash-1024")
+            answered += 1
+
+    async def computed() -> float:
+        return await processes.metric(worker.metrics, "podium_worker_items_computed_total", workload="hash-384")
+
+    async with AsyncClient(running.gateway.address, stack.APP_TOKEN) as client, asyncio.timeout(STEP_S):
+        before = await computed()
+        # While one call is on the device, three more wait: as many as the app may have.
+        callers = [asyncio.create_task(saturate()) for _ in range(4)]
+        job = asyncio.create_task(client.embed_texts(texts, workload="hash-384"))
+        while await computed() - before < SHARE_ITEMS and answered < MOST_CALLS:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(DELAY_S)
+        progress = await computed() - before
+        enough.set()
+        await asyncio.gather(*callers)
+        await job
+    # A turn takes as long as a micro-batch and has at most four calls. Beyond half of the device's time calls have one
+    # second: 20 micro-batches and their like make 120 calls at most; the rest is leeway for a busy machine.
+    assert progress >= SHARE_ITEMS, f"{progress:.0f} items of the job beside {answered} calls"
+
+
+async def test_images_of_calls_are_fetched_while_a_job_has_all_connections_to_their_host(running: stack.Stack) -> None:
+    held = asyncio.Event()
+    good = pictures.make("jpeg")
+    async with (
+        image_server.ImageServer() as server,
+        embed_calls.caller(running) as caller,
+        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
+        asyncio.timeout(STEP_S),
+    ):
+        slow, quick = server.held("/slow", good, held), server.serve("/quick", good)
+        # A job loads the model.
+        expected = await client.embed_images([good], workload="hash-image")
+        job = asyncio.create_task(client.embed_images([f"{slow}?{n}" for n in range(64)], workload="hash-image"))
+        await server.until(lambda: server.most_at_once == FETCH_PER_HOST, STEP_S)
+        answer = await caller.images([item_pb2.ImageItem(url=quick)], "hash-image")
+        assert not job.done(), "the call was not beside the job"
+        held.set()
+        result = await job
+    np.testing.assert_array_equal(embed_calls.rows(answer), expected.vectors)
+    np.testing.assert_array_equal(result.vectors, np.repeat(expected.vectors, 64, axis=0))
 
 
 async def test_an_app_has_so_many_calls_and_no_more(caller: embed_calls.Caller) -> None:

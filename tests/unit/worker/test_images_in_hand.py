@@ -23,6 +23,7 @@ class FakeIntake:
     def __init__(self) -> None:
         self.begun: dict[str, tuple[Callable[[str, ports.Taken], None], Callable[[str, str, str], None]]] = {}
         self.bodies: list[bytes] = []
+        self.urgent: list[bool] = []
         self.dropped: list[str] = []
 
     def begin(
@@ -31,6 +32,7 @@ class FakeIntake:
     ) -> None:  # fmt: skip
         assert (picture, max_pixels, max_bytes) == (PICTURE, 2000, 1000)
         self.bodies.append(body)
+        self.urgent.append(urgent)
         self.begun[key] = done, failed
 
     def drop(self, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.support.executor_front import Front
 from tests.unit.worker.test_pipeline import ODD, SLOW, WAITS, odd
 
 HASH = executor_front.workload("w")
+MOST_TURNS = 240
 
 
 @pytest.fixture
@@ -95,6 +97,28 @@ def test_a_call_rides_along_in_the_first_micro_batch_of_the_next_batch(slow: Fro
     answer = slow.answer("call-1")
     assert slow.result("next").vectors.shape == (15, 8)
     assert (_rows(answer) == hash_vectors([b"q"], 8)).all()
+
+
+def test_a_batch_keeps_its_share_while_calls_of_another_workload_wait_all_the_time(slow: Front) -> None:
+    """Calls that cannot ride along take the device for themselves."""
+    slow.load(executor_front.workload("other"))
+    waiting = deque(f"call-{number}" for number in range(3))
+    for key in waiting:
+        slow.call(key, ["q"], name="other")
+    # 20 micro-batches.
+    slow.texts("batch", [f"t{n}" for n in range(320)])
+    turns = 0
+    while "RESULT" not in slow.kinds("batch") and turns < MOST_TURNS:
+        slow.answer(waiting.popleft())
+        turns += 1
+        waiting.append(f"call-{turns + 2}")
+        slow.call(waiting[-1], ["q"], name="other")
+    for key in waiting:
+        slow.answer(key)
+    assert slow.result("batch").vectors.shape == (320, 8)
+    # Three calls a turn at most. They have one second, 20 turns, and then as many as the batch has micro-batches: 120
+    # calls; the rest is leeway for a busy machine.
+    assert turns < MOST_TURNS, "the batch came last"
 
 
 def test_what_a_batch_fails_with_in_company_is_nobodys_fault(front: Front) -> None:
