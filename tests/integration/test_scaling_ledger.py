@@ -144,9 +144,9 @@ async def test_what_finds_no_room_for_its_results_is_told_apart(
             ("unread", 5, 0, 2, None), ("small", 2, 10, 1, None), ("read", 5, 50, 0, None), ("else", 5, 0, 2, None),
             ("budget", 5, 0, 2, 10_000),
         ):  # fmt: skip
-            job = {"job_id": uuid.uuid4(), "workload": workload, "finished": finished, "queued": queued}
-            await connection.execute(insert, {**job, "released": released, "budget": budget})
-            await connection.execute(queue, {"job_id": job["job_id"], "queued": queued})
+            values = {"job_id": uuid.uuid4(), "workload": workload, "finished": finished, "queued": queued}
+            await connection.execute(insert, {**values, "released": released, "budget": budget})
+            await connection.execute(queue, {"job_id": values["job_id"], "queued": queued})
     names = ("unread", "small", "read", "budget")
 
     async def told(tight: room.Tight) -> dict[str, list[tuple[int, bool, int]]]:

@@ -141,7 +141,7 @@ class Fleet:
         devices = [worker_pb2.Device(uuid=name, cuda_version="" if name == "cpu" else cuda) for name in names]
         hello = worker_pb2.Hello(worker_id=str(worker.worker_id), devices=devices)
         status = worker_pb2.Status(draining=worker.leaves)
-        if wrong:
+        if wrong and worker.pod.gpu_count:
             status.workloads.add(workload=WORKLOAD, unavailable_reason="No device here has a driver for CUDA 12.4.")
         loaded = [WORKLOAD] if self._is_loaded(worker, now) else []
         for index in range(len(names)):

@@ -42,7 +42,6 @@ workloads:
       vram: 1.5GiB
       min_compute_capability: "8.0"
       load_timeout: 1m30s
-      min_cuda_version: "12.4"
 """
 
 
@@ -124,13 +123,19 @@ def test_every_field_arrives(tmp_path: Path) -> None:
         prefixes=workload_pb2.TextPrefixes(
             query="q: ", passage="p: ", default_input_type=workload_pb2.INPUT_TYPE_PASSAGE
         ),
-        needs=workload_pb2.DeviceNeeds(vram_bytes=3 << 29, min_compute_capability="8.0", min_cuda_version="12.4"),
+        needs=workload_pb2.DeviceNeeds(vram_bytes=3 << 29, min_compute_capability="8.0"),
         dtypes=[
             workload_pb2.DTYPE_FLOAT32, workload_pb2.DTYPE_FLOAT16, workload_pb2.DTYPE_INT8, workload_pb2.DTYPE_BINARY,
         ],
     )  # fmt: skip
     expected.needs.load_timeout.FromSeconds(90)
     assert registry.workloads["minilm"] == expected
+
+
+def test_a_workload_may_need_a_cuda_version() -> None:
+    text = GOOD.replace("load_timeout: 1m30s", 'min_cuda_version: "12.4"')
+    needs = registry_file.parse(text.encode(), "registry.yaml").workloads["minilm"].needs
+    assert (needs.min_cuda_version, needs.min_compute_capability) == ("12.4", "8.0")
 
 
 def test_the_registry_cannot_be_changed() -> None:
@@ -233,7 +238,11 @@ def test_the_registry_cannot_be_changed() -> None:
             "90",
             "25:21: workloads.minilm.needs.load_timeout: must be a time span, such as 30s, 5m or 1h30m",
         ),
-        ('"12.4"', '"12"', '26:25: workloads.minilm.needs.min_cuda_version: must be text such as "12.4"'),
+        (
+            "load_timeout: 1m30s",
+            'min_cuda_version: "12"',
+            '25:25: workloads.minilm.needs.min_cuda_version: must be text such as "12.4"',
+        ),
         ("1m30s", "25h", "25:21: workloads.minilm.needs.load_timeout: must be 1s to 24h"),
         ("  minilm:", "  MiniLM:", "2:3: workloads.MiniLM: a name has 1 to 63 of a-z 0-9 . _ - and begins"),
         (
