@@ -235,6 +235,22 @@ async def test_more_requests_than_it_serves_are_told_when_to_come_again() -> Non
     assert (refused.headers["retry-after"], refused.headers["retry-after-ms"]) == ("1", "1000")
 
 
+async def test_bodies_take_so_much_memory_and_no_more() -> None:
+    lane = Lane(gate=asyncio.Event())
+    large = {"model": "texts", "input": "x" * 600}
+    async with http_edge.edge(lane, limits=replace(LIMITS, bodies_bytes=1000)) as edge:
+        first = asyncio.create_task(post(edge, large))
+        await asyncio.wait_for(lane.entered.wait(), WAIT_S)
+        refused = await post(edge, large)
+        small = asyncio.create_task(post(edge, GOOD))
+        assert lane.gate is not None
+        lane.gate.set()
+        assert (await first).status == (await small).status == 200
+        assert (await post(edge, large)).status == 200
+    assert (refused.status, refused.headers["x-podium-reason"]) == (429, "GATEWAY_BUSY")
+    assert refused.headers["retry-after-ms"] == "1000"
+
+
 async def test_late_is_late() -> None:
     lane = Lane()
     lane.refusals.append(errors.DeadlineExceeded("no worker answered in time", reason="DEADLINE_EXCEEDED"))

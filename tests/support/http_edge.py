@@ -26,7 +26,7 @@ MAX_TEXT_BYTES = 100_000
 MAX_TOKEN_IDS = 9_000
 VOCABULARY = 30_000
 """Token ids of the workload `tokens` are below it."""
-LIMITS = routes.Limits(body_bytes=4 << 20, read_s=10.0, answer_s=10.0)
+LIMITS = routes.Limits(body_bytes=4 << 20, bodies_bytes=64 << 20, read_s=10.0, answer_s=10.0)
 PATIENCE_S = 10.0
 _TURNS = 8
 """Of the event loop: more than lie between two waits of a request."""

@@ -140,7 +140,9 @@ async def _serve(
         max_message_bytes=configured.gateway_max_message_bytes,
     )
     use_cases = servicer.UseCases(
-        submit_batch=submit.SubmitBatch(ledger, registry, compression.lz4_frame, meter, remembered),
+        submit_batch=submit.SubmitBatch(
+            ledger, registry, compression.lz4_frame, meter, remembered, most_bytes=configured.gateway_submit_bytes
+        ),
         app_jobs=jobs.Jobs(ledger),
         workload_list=jobs.Workloads(registry),
         watch_job=watch.WatchJob(ledger, events, time),
@@ -178,6 +180,7 @@ def _embed(
         meter,
         vector_cache.VectorCache(configured.gateway_embed_cache_bytes),
         calls_per_app=configured.gateway_embed_calls,
+        most_bytes=configured.gateway_embed_bytes,
         default_s=configured.gateway_embed_default_s,
     )
 
@@ -198,6 +201,7 @@ def _http(
     guarded = guard.Guard(authenticator, registration.SERVICE_NAME, configured.gateway_http_requests)
     limits = http_routes.Limits(
         body_bytes=configured.gateway_http_max_body_bytes,
+        bodies_bytes=configured.gateway_http_bytes,
         read_s=configured.gateway_http_read_timeout_s,
         answer_s=configured.gateway_http_timeout_s,
     )

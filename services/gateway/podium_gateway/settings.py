@@ -25,6 +25,8 @@ class GatewaySettings(settings.ServiceSettings):
     """How long an answer over HTTP may take, in seconds; less when the client says that it waits less."""
     gateway_http_requests: int = pydantic.Field(default=256, ge=1)
     """HTTP requests in flight; more are refused."""
+    gateway_http_bytes: int = pydantic.Field(default=128 << 20, ge=1 << 20)
+    """Bodies of HTTP requests in flight, together, in bytes; more are refused."""
     scheduler_address: str
     """`host:port` of a scheduler, or several with commas between them."""
     internal_token: str | None = None
@@ -39,6 +41,8 @@ class GatewaySettings(settings.ServiceSettings):
     """Connections to Redis at most; one of them carries the wake-ups."""
     gateway_max_message_bytes: int = pydantic.Field(default=64 << 20, ge=1 << 20)
     """Largest request or response."""
+    gateway_submit_bytes: int = pydantic.Field(default=256 << 20, ge=1 << 20)
+    """SubmitBatch requests in hand, of all apps together, in bytes; more are refused."""
     gateway_auth_ttl_s: float = pydantic.Field(default=60.0, gt=0)
     """Upper bound on how long a token is trusted without asking the scheduler, in seconds."""
     gateway_auth_negative_ttl_s: float = pydantic.Field(default=3.0, gt=0)
@@ -47,6 +51,8 @@ class GatewaySettings(settings.ServiceSettings):
     """Tokens remembered."""
     gateway_embed_calls: int = pydantic.Field(default=64, ge=1)
     """Interactive calls of one app in flight at this gateway; more are refused."""
+    gateway_embed_bytes: int = pydantic.Field(default=128 << 20, ge=1 << 20)
+    """Interactive calls in flight, of all apps together, in bytes; more are refused."""
     gateway_embed_default_s: float = pydantic.Field(default=10.0, gt=0)
     """Time of an interactive call that has no deadline, in seconds."""
     gateway_embed_cache_bytes: int = pydantic.Field(default=0, ge=0)

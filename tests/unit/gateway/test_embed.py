@@ -123,7 +123,7 @@ class Meter:
 
 
 class Rig:
-    def __init__(self, *replicas: Scheduler, calls: int = 2, cache_bytes: int = 0) -> None:
+    def __init__(self, *replicas: Scheduler, calls: int = 2, cache_bytes: int = 0, most_bytes: int = 1 << 20) -> None:
         self.replicas = replicas or (Scheduler(),)
         self.meter = Meter()
         self.registry = workloads.Registry(self.replicas[0], clock.FakeClock())  # type: ignore[arg-type]
@@ -134,6 +134,7 @@ class Rig:
             self.meter,
             vector_cache.VectorCache(cache_bytes),
             calls_per_app=calls,
+            most_bytes=most_bytes,
             default_s=7.0,
         )
 
@@ -256,6 +257,36 @@ async def test_each_app_has_its_own_limit() -> None:
     scheduler.gate = None
     await rig("d")
     assert ("texts", "APP_EMBED_LIMIT") in rig.meter.ended
+
+
+async def test_all_apps_together_have_so_many_bytes() -> None:
+    scheduler = Scheduler(gate=asyncio.Event())
+    rig = Rig(scheduler, most_bytes=60)
+    async with asyncio.timeout(DEADLINE_S):
+        first = asyncio.create_task(rig("a" * 20))
+        await scheduler.entered.wait()
+        second = asyncio.create_task(rig("b" * 20, app="second"))
+        await asyncio.sleep(0)
+        with pytest.raises(errors.ResourceExhausted) as caught:
+            await rig("c" * 20, app="third")
+        assert caught.value.reason == "GATEWAY_BUSY"
+        assert caught.value.retry_after_s > 0
+        # There is some left for a small one.
+        small = asyncio.create_task(rig("d", app="third"))
+        assert scheduler.gate is not None
+        second.cancel()
+        await asyncio.wait([second])
+        third = asyncio.create_task(rig("c" * 20, app="third"))
+        await asyncio.sleep(0)
+        scheduler.gate.set()
+        await asyncio.gather(first, small, third)
+    assert ("texts", "GATEWAY_BUSY") in rig.meter.ended
+
+
+async def test_a_call_alone_is_taken_whatever_its_size() -> None:
+    rig = Rig(most_bytes=1)
+    await rig("a" * 20)
+    await rig("a" * 20)
 
 
 async def test_a_cancelled_call_gives_its_place_back() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from podium.gateway.v1 import gateway_pb2
 from podium.scheduler.v1 import scheduler_pb2
-from podium_gateway.app import callers, embed_answers, embed_requests, embed_routes, ports, workloads
+from podium_gateway.app import callers, embed_answers, embed_requests, embed_routes, in_hand, ports, workloads
 from podium_gateway.domain import vector_cache
 from podium_runtime import errors
 
@@ -34,14 +34,16 @@ class Embed:
         cache: vector_cache.VectorCache,
         *,
         calls_per_app: int,
+        most_bytes: int,
         default_s: float,
     ) -> None:
-        """`default_s`: time of a call that has no deadline, in seconds."""
+        """`most_bytes`: of all calls in flight. `default_s`: time of a call that has no deadline, in seconds."""
         self._routes = routes
         self._registry = registry
         self._meter = meter
         self._cache = cache
         self._calls_per_app = calls_per_app
+        self._in_hand = in_hand.InHand(most_bytes, retry_after_s=_RETRY_AFTER_S)
         self._default_s = default_s
         self._in_flight: Counter[str] = Counter()
 
@@ -52,8 +54,10 @@ class Embed:
         outcome = "INTERNAL"
         self._meter.embed_began()
         try:
-            items = embed_requests.check(request, rules)
-            answer = await self._admitted(caller, request, items)
+            items, nbytes = embed_requests.check(request, rules)
+            with self._in_hand.share() as share:
+                share.grow(nbytes)
+                answer = await self._admitted(caller, request, items)
             outcome = "OK"
             return answer
         except errors.PodiumError as error:

@@ -14,8 +14,8 @@ Items = Sequence[item_pb2.TextItem] | Sequence[item_pb2.ImageItem]
 _CHOICES = "texts, images"
 
 
-def check(request: gateway_pb2.EmbedRequest, rules: workloads.WorkloadRules | None) -> Items:
-    """The items of a good request. Raises errors.InvalidArgument with every violation."""
+def check(request: gateway_pb2.EmbedRequest, rules: workloads.WorkloadRules | None) -> tuple[Items, int]:
+    """The items of a good request, and their bytes. Raises errors.InvalidArgument with every violation."""
     request.DiscardUnknownFields()
     bad = violations.Violations()
     if not request.workload:
@@ -24,30 +24,31 @@ def check(request: gateway_pb2.EmbedRequest, rules: workloads.WorkloadRules | No
         bad.add("workload", f"there is no workload {request.workload[:100]!r}; ListWorkloads names those there are")
     if request.HasField("options") and rules is not None:
         requests.check_options(submissions.options_of(request.options), rules, bad)
-    found = _check_items(request, rules, bad)
+    found, nbytes = _check_items(request, rules, bad)
     refusals.raise_if_any(bad)
-    return found
+    return found, nbytes
 
 
 def _check_items(
     request: gateway_pb2.EmbedRequest, rules: workloads.WorkloadRules | None, bad: violations.Violations
-) -> Items:
+) -> tuple[Items, int]:
     name = request.WhichOneof("items")
     kind = workloads.Modality(name) if name else None
     if not items.check_kind(kind, rules, bad, _CHOICES) or kind is None:
-        return []
+        return [], 0
     container = request.texts if kind is workloads.Modality.TEXT else request.images
-    if not items.check_call(kind, len(container.items), container.ByteSize(), bad):
-        return []
+    nbytes = container.ByteSize()
+    if not items.check_call(kind, len(container.items), nbytes, bad):
+        return [], 0
     items.check_keys(kind, [item.key for item in container.items], bad)
     if kind is workloads.Modality.TEXT:
         texts = list(request.texts.items)
         submissions.check_texts(texts, rules, bad)
-        return texts
+        return texts, nbytes
     images = list(request.images.items)
     urls = [i.url if i.HasField("url") else None for i in images]
     items.check_images(urls, [len(i.data) for i in images], rules.max_image_bytes if rules else 0, bad)
-    return images
+    return images, nbytes
 
 
 def content(item: item_pb2.TextItem | item_pb2.ImageItem) -> bytes | None:

@@ -156,8 +156,9 @@ class GatewayServiceServicer:
         ahead of the batches of jobs, together with calls that wait beside it. Idempotent. A call without a deadline has 10 s,
         unless the gateway is set otherwise; one that is cancelled or late is dropped before it reaches a device.
         INVALID_ARGUMENT: a field is bad (BadRequest names it). RESOURCE_EXHAUSTED: the app has too many calls in flight
-        (reason APP_EMBED_LIMIT), or all workers have (WORKERS_BUSY). UNAVAILABLE: no worker has the model loaded (reason
-        NO_WARM_WORKER): it is being loaded now, and RetryInfo tells what is left of that, by what it has taken before.
+        (reason APP_EMBED_LIMIT), or all apps have at this gateway (GATEWAY_BUSY), or all workers have (WORKERS_BUSY).
+        UNAVAILABLE: no worker has the model loaded (reason NO_WARM_WORKER): it is being loaded now, and RetryInfo tells what
+        is left of that, by what it has taken before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -15,19 +15,21 @@ from starlette.routing import Route
 
 from podium_gateway.adapters import metering
 from podium_gateway.adapters.http import answers, guard, refusals, requests
-from podium_gateway.app import callers, embed_texts, workloads
+from podium_gateway.app import callers, embed_texts, in_hand, workloads
 from podium_runtime import clock, errors
 
 _CLIENT_TIMEOUT = "x-stainless-read-timeout"
 """How long an official client waits for an answer, in seconds: a header of all those that are generated."""
+_BUSY_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`body_bytes`: of a request. `read_s`: from its header to the end of its body. `answer_s`: from there on, at most;
-    a client that says that it waits less has less."""
+    """`body_bytes`: of a request. `bodies_bytes`: of all in flight. `read_s`: from a header to the end of its body.
+    `answer_s`: from there on, at most; a client that says that it waits less has less."""
 
     body_bytes: int
+    bodies_bytes: int
     read_s: float
     answer_s: float
 
@@ -49,6 +51,7 @@ class Routes:
         self._clock = time
         self._guard = guarded
         self._limits = limits
+        self._in_hand = in_hand.InHand(limits.bodies_bytes, retry_after_s=_BUSY_RETRY_S)
         self._is_ready = is_ready
 
     def application(self) -> Starlette:
@@ -68,9 +71,10 @@ class Routes:
     async def _embeddings(self, request: Request, app_id: str) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise refusals.Refusal(415, "content-type must be application/json", code="unsupported_media_type")
-        asked = requests.parse(await self._body(request))
-        caller = callers.Caller(app_id, self._time_left(request))
-        return await self._guard.unless_gone(request, self._answer(caller, asked))
+        with self._in_hand.share() as share:
+            asked = requests.parse(await self._body(request, share))
+            caller = callers.Caller(app_id, self._time_left(request))
+            return await self._guard.unless_gone(request, self._answer(caller, asked))
 
     async def _answer(self, caller: callers.Caller, asked: requests.EmbeddingsRequest) -> Response:
         try:
@@ -79,7 +83,7 @@ class Routes:
             raise refusals.renamed(error, single=asked.single) from error
         return await answers.embeddings(vectors, asked.model, as_base64=asked.base64)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, share: in_hand.Share) -> bytes:
         too_large = refusals.Refusal(
             413, f"the body has more than {self._limits.body_bytes:,} bytes; send several", code="request_too_large"
         )
@@ -90,9 +94,10 @@ class Routes:
         try:
             async with asyncio.timeout(self._limits.read_s):
                 async for part in request.stream():
-                    body += part
-                    if len(body) > self._limits.body_bytes:
+                    if len(body) + len(part) > self._limits.body_bytes:
                         raise too_large
+                    share.grow(len(part))
+                    body += part
         except TimeoutError:
             message = f"the body did not come within {self._limits.read_s:g} s"
             raise refusals.Refusal(408, message, code="request_timeout") from None
