@@ -238,6 +238,17 @@ async def test_a_call_whose_time_is_over_is_dropped() -> None:
     assert (await sent(session)).drop_embed.call_id == number
 
 
+async def test_of_a_call_that_is_over_nothing_is_kept_for_a_worker_that_takes_nothing() -> None:
+    rig = Rig()
+    session = rig.warm()
+    with pytest.raises(errors.DeadlineExceeded):
+        await rig.ask(remaining_s=0.01)
+    assert session.outbox.qsize() == 2
+    # Which a worker passes over.
+    assert (await sent(session)).ByteSize() == 0
+    assert (await sent(session)).HasField("drop_embed")
+
+
 async def test_a_lost_session_is_followed_by_one_other_and_no_more() -> None:
     rig = Rig()
     sessions = [rig.warm() for _ in range(3)]

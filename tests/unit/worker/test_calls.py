@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from podium_worker.app import ports
+from podium_worker.app import calls, ports
 from tests.unit.worker import test_images_in_hand as images
 from tests.unit.worker.test_worker import Rig
 
@@ -20,6 +20,10 @@ def _warm(rig: Rig, *devices: int) -> Rig:
 def _call(rig: Rig | images.Rig, number: int, *, left_s: float = 10.0, workload: str = "texts") -> None:
     deadline = rig.clock.monotonic() + left_s
     rig.worker.calls.take(ports.Call(number, workload, 1, b"body", workload == "images", deadline))
+
+
+def _large(rig: Rig, number: int, nbytes: int) -> None:
+    rig.worker.calls.take(ports.Call(number, "texts", 1, bytes(nbytes), False, rig.clock.monotonic() + 10.0))
 
 
 def _reasons(rig: Rig | images.Rig) -> list[tuple[int, str, bool]]:
@@ -42,6 +46,21 @@ def test_a_call_never_loads_a_model() -> None:
     rig = Rig()
     _call(rig, 1)
     assert _reasons(rig) == [(1, "NOT_RESIDENT", True)]
+
+
+def test_a_worker_has_calls_of_so_many_bytes_and_sends_the_others_elsewhere() -> None:
+    rig = _warm(Rig(), 0)
+    _large(rig, 1, calls.MOST_BYTES - 10)
+    _large(rig, 2, 11)
+    assert _reasons(rig) == [(2, "BUSY", True)]
+    _large(rig, 3, 10)
+    rig.worker.calls.answered(0, "call-1", "texts", 1, 0.01, b"frame")
+    rig.worker.calls.drop(3)
+    # One alone may have any size.
+    _large(rig, 4, calls.MOST_BYTES + 1)
+    _large(rig, 5, 1)
+    assert _reasons(rig) == [(2, "BUSY", True), (5, "BUSY", True)]
+    assert [key for what, key in rig.executors[0].said if what == "embed"] == ["call-1", "call-2", "call-3"]
 
 
 def test_a_draining_worker_takes_none_and_waits_for_those_it_has() -> None:
@@ -158,6 +177,8 @@ def test_images_are_taken_in_first() -> None:
     rig = images.Rig()
     rig.executors[0].said.clear()
     _call(rig, 1, workload="images")
+    rig.assign(1)
+    assert rig.intake.urgent == [True, False]
     assert rig.executors[0].said == []
     done, _ = rig.intake.begun.pop("call-1")
     done("call-1", ports.Taken(b"keys", images.PICTURE, 0, 192, (), 0.5, 100))

@@ -2,8 +2,9 @@
 
 Promises: the ledger has no part in it; the frame goes ahead of every batch; a call is tried on two sessions at most, so
 that one which kills its worker ends with its caller; when the caller goes or its time is over, the worker is told to
-drop it. Clock: the event loop's. Failure: errors.Unavailable with NO_WARM_WORKER when no session here has the model,
-with WORKER_LOST when the workers that had it are gone; both say when to try again.
+drop it, and nothing of it is kept here: calls take no more memory than those that the gateways have in hand. Clock: the
+event loop's. Failure: errors.Unavailable with NO_WARM_WORKER when no session here has the model, with WORKER_LOST when
+the workers that had it are gone; both say when to try again.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Embedding:
         """Raises calls.SessionLost, errors.DeadlineExceeded."""
         left_s = until - time.monotonic()
         number, call = session.calls.begin(request.workload, request.item_count, request.options)
-        session.outbox.urge(worker_pb2.SchedulerFrame(embed=_frame(number, request, left_s)))
+        frame = worker_pb2.SchedulerFrame(embed=_frame(number, request, left_s))
+        session.outbox.urge(frame)
         try:
             async with asyncio.timeout(left_s):
                 return await call.answer
@@ -111,7 +113,9 @@ class Embedding:
         finally:
             session.calls.forget(number)
             if not call.answer.done() or call.answer.cancelled():
-                # Gone, or late: whatever the worker has of it is for nobody.
+                # Gone, or late: whatever the worker has of it is for nobody. What it does not have could be in the
+                # outbox for as long as its connection stands still. Workers pass over empty frames.
+                frame.Clear()
                 session.outbox.urge(worker_pb2.SchedulerFrame(drop_embed=worker_pb2.EmbedDrop(call_id=number)))
 
     def _failed(self, session: worker_sessions.Session, failure: worker_pb2.EmbedFailure) -> int:

@@ -22,6 +22,8 @@ log = logs.get_logger(__name__)
 
 MOST_IN_HAND = 512
 """Calls at this worker; the scheduler has a lower bound of its own, so that only a mistake comes here."""
+MOST_BYTES = 128 << 20
+"""Of their payloads together; one alone is always taken."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class _InHand:
     key: str
     device: int
     images: bool
+    nbytes: int
 
 
 class Calls:
@@ -53,6 +56,7 @@ class Calls:
         self._numbers = itertools.count(1)
         self._calls: dict[str, _InHand] = {}
         self._keys: dict[int, str] = {}
+        self._nbytes = 0
         self.emptied = asyncio.Event()
         """Set while there are none."""
         self.emptied.set()
@@ -61,7 +65,8 @@ class Calls:
 
     def take(self, call: ports.Call) -> None:
         """Takes a call, or says why not."""
-        if len(self._calls) >= MOST_IN_HAND:
+        nbytes = len(call.body)
+        if len(self._calls) >= MOST_IN_HAND or (self._calls and self._nbytes + nbytes > MOST_BYTES):
             self._outbox.embed_failed(
                 call.call_id, ports.CallFailure("BUSY", "This worker has as many calls as it takes.")
             )
@@ -71,8 +76,9 @@ class Calls:
             message = "No device of this worker has the model loaded and takes work."
             self._outbox.embed_failed(call.call_id, ports.CallFailure("NOT_RESIDENT", message))
             return
-        entry = _InHand(call, f"call-{next(self._numbers)}", seat.index, call.images)
+        entry = _InHand(call, f"call-{next(self._numbers)}", seat.index, call.images, nbytes)
         self._calls[entry.key] = entry
+        self._nbytes += nbytes
         self._keys[call.call_id] = entry.key
         self.emptied.clear()
         if call.images:
@@ -193,6 +199,7 @@ class Calls:
 
     def _remove(self, entry: _InHand) -> None:
         del self._calls[entry.key]
+        self._nbytes -= entry.nbytes
         self._keys.pop(entry.call.call_id, None)
         if entry.images:
             self._intake.drop(entry.key)
