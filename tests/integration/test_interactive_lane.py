@@ -28,10 +28,10 @@ SHARE_ITEMS, MOST_CALLS = 320, 600
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
-    """One worker whose micro-batches of 16 take 100 ms."""
+    """One worker whose micro-batches of 16 take 100 ms; those of less take as long, so they are not cut for calls."""
     folder = tmp_path_factory.mktemp("stack")
     async with stack.running(
-        folder, fault_delay_s=str(DELAY_S), gateway_embed_calls="4", fetch_allow="127.0.0.1"
+        folder, fault_delay_s=str(DELAY_S), call_slice_s="0", gateway_embed_calls="4", fetch_allow="127.0.0.1"
     ) as found:
         yield found
 
