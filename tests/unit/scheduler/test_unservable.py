@@ -95,11 +95,10 @@ class Rig:
     """The small pod's worker says that the model does not fit, and its leader rents pods."""
 
     def __init__(self) -> None:
-        self.world: Any = World([session(status(TOO_SMALL, IDLE))])
+        world: Any = World([session(status(TOO_SMALL, IDLE))])
+        self.world: World = world
         self.time, self.pods = clock.FakeClock(), outlook.Outlook()
-        self.loop = unservable.Unservable(
-            self.world, self.world, self.world, self.world, self.time, PATIENCE_S, self.pods
-        )
+        self.loop = unservable.Unservable(world, world, world, world, self.time, PATIENCE_S, self.pods)
 
     def sees(
         self,

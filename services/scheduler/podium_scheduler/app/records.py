@@ -493,14 +493,13 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class DemandRow:
-    """Items of a workload without an outcome that are due at about the same time."""
+    """Items of a workload without an outcome that are due at about the same time; `held`: they wait for readers."""
 
     workload: str
     items: int
     since: datetime
     due: datetime | None
     held: bool = False
-    """They wait for results to be read: theirs would find no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,7 +572,6 @@ class PodWork:
 
     workload: str
     busy_s: float
-    """Computing, for jobs and for calls."""
     load_s: float
     call_s: float = 0.0
     """Of `busy_s`, what interactive calls took: no job answers for it."""

@@ -278,8 +278,9 @@ def grouped(pods: Iterable[Pod], speeds: Speeds, now: float) -> list[Group]:
         if coming or pod.active:
             start = _start(pod, speeds, now) if coming else now
             if start is not None:
-                unable = tuple(sorted(pod.unable)) if pod.unable else ()
-                members.setdefault((pod.offer.key, coming, unable), []).append((pod, start))
+                # Most can serve all: nothing to sort.
+                told = tuple(sorted(pod.unable)) if pod.unable else ()
+                members.setdefault((pod.offer.key, coming, told), []).append((pod, start))
     groups: list[Group] = []
     for key in sorted(members):
         found, unable = members[key], frozenset(key[2])
