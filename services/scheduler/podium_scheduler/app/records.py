@@ -504,12 +504,11 @@ class DemandRow:
 
 @dataclass(frozen=True, slots=True)
 class AskedFor:
-    """Interactive calls of a workload that have come to a replica since it last said so."""
+    """Interactive calls that have come to a replica since it last said so; `unserved`: no worker had the model."""
 
     workload: str
     calls: int
     unserved: int
-    """Those of them that found no worker with the model."""
 
 
 @dataclass(frozen=True, slots=True)
