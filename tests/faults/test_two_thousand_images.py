@@ -1,4 +1,5 @@
-"""2,000 images of 32 to 4,000 pixels: every format, 5% broken in different ways, from a slow server that fails."""
+"""2,000 images of 32 to 4,000 pixels, each format up to that: 5% broken in different ways, from a slow server that
+fails."""
 
 from __future__ import annotations
 
