@@ -22,6 +22,8 @@ from tests.support import image_server, pictures, stack
 BROKEN_SHARE = 0.05
 SHORTEST_EDGE = 32
 MIN_COSINE = 0.999
+MOST_ALIKE = 0.001
+"""Of all pairs of different images."""
 TILES = 8
 STEP_S = 150.0
 QUICK_TO_MAKE = frozenset(kind for kind in pictures.KINDS if kind.startswith(("jpeg", "bmp")))
@@ -209,11 +211,11 @@ async def check(tmp_path: Path, *, items: int, files: int, longest_edge: int) ->
     assert len(told) == len(asked) * BROKEN_SHARE
     assert {"UNDECODABLE", "TOO_LARGE", "FETCH_FAILED", "URL_NOT_ALLOWED"} == {e.reason for e in result.errors}
     expected = await asyncio.to_thread(_reference, folder, good)
-    # With random weights all vectors have much in common, up to a cosine of 0.9992. Without that, none would do for
-    # another, which is what makes the agreement worth something; and ours have to agree without it, too.
+    # With random weights all vectors have much in common. Without that, the vector of another image would not do, a few
+    # of two small flat ones aside, which is what makes the agreement worth something; ours have to agree so, too.
     common = expected.mean(axis=0)
     alike = _unit(expected - common) @ _unit(expected - common).T - 2 * np.eye(len(expected), dtype=np.float32)
-    assert alike.max() < MIN_COSINE, [good[one].url for one in np.unravel_index(alike.argmax(), alike.shape)]
+    assert (alike >= MIN_COSINE).mean() < MOST_ALIKE
     by_url = {made.url: expected[number] for number, made in enumerate(good)}
     fine = [index for index in range(len(asked)) if index not in told]
     assert Counter(asked[index].url for index in fine).keys() == by_url.keys()
