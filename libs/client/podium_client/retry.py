@@ -41,8 +41,10 @@ class RetryPolicy:
 # No connection takes this long to be refused: a try that fails later than this had reached the service.
 _CONNECTED_AFTER_S = 30.0
 _FULL = "BUFFER_FULL"
-# A stream that a proxy or a dying server cuts ends with one of these texts and no better code.
-_CUT_STREAM = ("RST_STREAM", "Stream removed", "GOAWAY")
+# A stream that a proxy or a dying server cuts ends with one of these texts and no better code. The last is what
+# grpc.aio puts in place of the server's own status when a write of ours and the end of the stream cross
+# (github.com/grpc/grpc/issues/36066): the next try is told what the server said, or goes on.
+_CUT_STREAM = ("RST_STREAM", "Stream removed", "GOAWAY", "Internal error from Core")
 
 
 def is_retryable(error: grpc.RpcError) -> bool:

@@ -120,9 +120,10 @@ async def test_what_will_not_get_better_is_not_tried_again(
     assert not time.pauses
 
 
-async def test_a_stream_cut_in_transit_is_tried_again() -> None:
+@pytest.mark.parametrize("details", ["Received RST_STREAM with error code 2", "Internal error from Core"])
+async def test_a_stream_cut_in_transit_is_tried_again(details: str) -> None:
     time = FakeTime()
-    cut = failure(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
+    cut = failure(grpc.StatusCode.INTERNAL, details)
     assert await call(Patience(policy(time)), Attempts(cut)) == "done"
 
 
