@@ -103,8 +103,12 @@ _START_JOBS = text("""
     FROM starting WHERE jobs.job_id = starting.job_id AND jobs.state = 'PENDING'
 """)
 
+# The jobs first, and all of them: counting reads every row of `locked`. What is seen of the batches may be older than
+# that; then Postgres looks at each row that it is about to change once more.
 _COMPLETE = text("""
-    WITH done(batch_id, lease_token, items_failed, items_truncated) AS (
+    WITH locked AS MATERIALIZED (
+        SELECT job_id FROM jobs WHERE job_id = ANY(CAST(:job_ids AS uuid[])) ORDER BY job_id FOR NO KEY UPDATE
+    ), done(batch_id, lease_token, items_failed, items_truncated) AS (
         SELECT * FROM unnest(CAST(:batch_ids AS bigint[]), CAST(:tokens AS bytea[]), CAST(:failed AS int[]),
                              CAST(:truncated AS int[]))
     )
@@ -114,6 +118,7 @@ _COMPLETE = text("""
         items_truncated = d.items_truncated
     FROM done d
     WHERE b.batch_id = d.batch_id AND b.state = 'LEASED' AND b.lease_token = d.lease_token
+      AND (SELECT count(*) FROM locked) > 0
     RETURNING b.batch_id, b.job_id, b.first_item + b.item_count AS end_item, b.items_succeeded, b.items_failed,
         b.items_truncated, b.offered
 """)
@@ -395,13 +400,13 @@ class BatchLedger:
     async def complete(self, completions: Sequence[records.Completion]) -> set[int]:
         """Completes the batches whose lease is still the given one; returns their ids."""
         values = {
+            "job_ids": list({c.job_id for c in completions}),
             "batch_ids": [c.batch_id for c in completions],
             "tokens": [c.lease_token for c in completions],
             "failed": [c.items_failed for c in completions],
             "truncated": [c.items_truncated for c in completions],
         }
         async with self._database.transaction() as connection:
-            await job_counters.lock(connection, {c.job_id for c in completions})
             rows = (await connection.execute(_COMPLETE, values)).all()
             await finishing.count_deduplicated(connection, rows, completions)
             groups, released = await finishing.finish(connection, rows, self._retention)
@@ -550,8 +555,8 @@ class BatchLedger:
             await offers.hold_back(connection, job_id, [row.batch_id for row in rows])
         return len(rows) + len(gone)
 
-    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> dict[UUID, int]:
-        return await job_counters.apply(connection, deltas, self._retention)
+    async def _apply(self, connection: AsyncConnection, deltas: Mapping[UUID, job_counters.Delta]) -> None:
+        await job_counters.apply(connection, deltas, self._retention)
 
 
 def _retry_values(retried: Sequence[tuple[records.Failure, batches.Retry]]) -> Mapping[str, object]:

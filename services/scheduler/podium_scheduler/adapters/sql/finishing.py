@@ -45,10 +45,11 @@ async def finish(
         delta.succeeded += row.items_succeeded
         delta.failed += row.items_failed
         delta.truncated += row.items_truncated
-    acknowledged = await job_counters.apply(connection, deltas, retention)
-    groups = await offers.offer(connection, deltas, [row.batch_id for row in rows])
+    after = await job_counters.apply(connection, deltas, retention)
+    offered = [row.batch_id for row in rows if after[row.job_id].has_groups]
+    groups = await offers.offer(connection, [job_id for job_id in deltas if after[job_id].has_groups], offered)
     # Some were computed again although all that wanted them have acknowledged them meanwhile.
-    over = [r.batch_id for r in rows if r.offered or r.end_item <= acknowledged[r.job_id]]
+    over = [r.batch_id for r in rows if r.offered or r.end_item <= after[r.job_id].acknowledged_item]
     return groups, await offers.release(connection, over)
 
 

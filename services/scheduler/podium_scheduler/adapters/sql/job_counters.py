@@ -46,7 +46,8 @@ _APPLY_DELTAS = text("""
                            ELSE coalesce(j.expire_time, now() + CAST(:retention AS interval)) END
     FROM d, after
     WHERE j.job_id = d.job_id AND j.job_id = after.job_id
-    RETURNING j.job_id, j.acknowledged_item
+    RETURNING j.job_id, j.acknowledged_item,
+        EXISTS (SELECT FROM consumer_groups g WHERE g.app_id = j.app_id AND g.retire_time IS NULL) AS has_groups
 """)
 
 
@@ -62,16 +63,24 @@ class Delta:
     truncated: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class After:
+    """What is known of a job once its counters are changed."""
+
+    acknowledged_item: int
+    """Its reader has acknowledged all before it."""
+    has_groups: bool
+    """Whether its app has consumer groups. Looked for under the lock, so whoever opens one later finds what is
+    finished now by itself."""
+
+
 async def lock(connection: AsyncConnection, job_ids: Iterable[UUID]) -> None:
     """Locks jobs in the order in which everybody locks them."""
     await connection.execute(_LOCK_JOBS, {"job_ids": list(job_ids)})
 
 
-async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], retention: timedelta) -> dict[UUID, int]:
-    """Applies the differences to jobs that this transaction has locked; `retention` is that of results.
-
-    Returns for each job the item before which its reader has acknowledged all.
-    """
+async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], retention: timedelta) -> dict[UUID, After]:
+    """Applies the differences to jobs that this transaction has locked; `retention` is that of results."""
     if not deltas:
         return {}
     rows = await connection.execute(
@@ -87,4 +96,4 @@ async def apply(connection: AsyncConnection, deltas: Mapping[UUID, Delta], reten
             "retention": retention,
         },
     )
-    return {row.job_id: row.acknowledged_item for row in rows}
+    return {row.job_id: After(row.acknowledged_item, row.has_groups) for row in rows}
