@@ -31,7 +31,7 @@ from prometheus_client import parser
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, ids
 from podium_scheduler.adapters.sql import feed_ledger
-from podium_scheduler.app import assigner, feeder, handover, records, wakers, worker_sessions
+from podium_scheduler.app import assigner, feeder, handover, records, straight, wakers, worker_sessions
 from podium_scheduler.domain import fairness, room
 from tests.bench import footprint, ledgers, report, rounds
 from tests.support import fake_worker, stack
@@ -89,7 +89,9 @@ class _Feeder:
         around: Any = self._around
         short = handover.Handover(registry, ledger.batches, self._hands, around, ids.SystemIds(), clock.SystemClock())
         feeds = feed_ledger.FeedLedger(ledger.pool)
-        self._feeder = feeder.Feeder(feeds, ledger.batches, around, wakers.Wakers(around, around), short, _AGING, {})
+        wake = wakers.Wakers(around, around)
+        direct = straight.Straight(short, wake, {})
+        self._feeder = feeder.Feeder(feeds, ledger.batches, around, wake, short, direct, _AGING, {})
 
     async def queued(self) -> list[int]:
         """A round, for nobody who is idle: ids of the batches that went to the work stream."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -15,10 +16,10 @@ import pytest
 
 from podium.common.v1 import job_pb2
 from podium.scheduler.v1 import scheduler_pb2_grpc
-from tests.integration.test_scheduler_stream import Client
+from tests.integration.test_scheduler_stream import TOKEN, Client
 from tests.support import ledger_moves, stack
 from tests.support.commit_cutter import CommitCutter, Cut
-from tests.support.fake_worker import STEP_S, FakeWorker
+from tests.support.fake_worker import STEP_S, FakeSession, FakeWorker
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.parametrize("where", list(Cut))]
 
@@ -101,16 +102,54 @@ async def test_feed(rig: Rig, where: Cut) -> None:
     await rig.ends_well(job.job_id)
 
 
+async def offers(rig: Rig, worker: FakeSession) -> None:
+    """The worker has nothing, and the scheduler knows it."""
+    await worker.offer(BATCHES)
+    async with asyncio.timeout(STEP_S):
+        # Written a moment after the scheduler has heard it.
+        while not await rig.ledger("SELECT count(*) FROM sessions WHERE credits <> '{}'"):
+            pass
+
+
+async def test_admit_to_a_worker(rig: Rig, where: Cut) -> None:
+    """One statement admits, feeds and claims: without its answer nobody knows of the lease."""
+    request_id = str(uuid.uuid4())
+    async with FakeWorker(rig.client.address).session() as worker:
+        await offers(rig, worker)
+        # Until one goes this way, as the next one will: the feeder rests, and has looked.
+        state = job_pb2.JOB_STATE_UNSPECIFIED
+        while state != job_pb2.JOB_STATE_RUNNING:
+            first = await rig.client.admit(1)
+            state = first.state
+            await worker.finish(await worker.assigned())
+            await worker.hear("ack")
+            await rig.client.reached(first.job_id, job_pb2.JOB_STATE_COMPLETED)
+        rig.cutter.arm("AS slot(lease_token", where)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await rig.client.admit(1, 2 * BATCHES, request_id=request_id)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await rig.ledger("SELECT count(*) FROM batches WHERE state = 'LEASED'") == int(where is Cut.AFTER)
+        job = await rig.client.admit(1, 2 * BATCHES, request_id=request_id)
+        assign = await worker.assigned()
+        assert (assign.job_id, assign.lease.attempt) == (job.job_id, 1)
+        await worker.finish(assign)
+        await worker.hear("ack")
+    done = await rig.client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    assert (done.progress.items_succeeded, done.progress.batches_finished) == (2 * BATCHES, 1)
+    assert await ledger_moves.claimed_again(rig.client.stack) == {}
+    assert rig.cutter.cuts == 1
+
+
 async def test_hand_over(rig: Rig, where: Cut) -> None:
     """To a worker that has nothing: fed and claimed by one statement."""
     async with FakeWorker(rig.client.address).session() as worker:
-        await worker.offer(BATCHES)
-        async with asyncio.timeout(STEP_S):
-            # Written a moment after the scheduler has heard it.
-            while not await rig.ledger("SELECT count(*) FROM sessions WHERE credits <> '{}'"):
-                pass
+        await offers(rig, worker)
         rig.cutter.arm("SET state = 'LEASED', queue_time", where)
-        job = await rig.client.admit(BATCHES)
+        # A job whose items are looked up is not leased by the statement that admits it.
+        request = rig.client.request(BATCHES, deduplicate=True)
+        for batch in request.batches:
+            batch.identities.hashes = os.urandom(16 * batch.item_count)
+        job = (await rig.client.stub.AdmitJob(request, metadata=TOKEN)).job
         await rig.cutter.cut()
         for assign in [await worker.assigned() for _ in range(BATCHES)]:
             await worker.finish(assign)

@@ -13,7 +13,15 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from podium_embedded import EmbeddedPostgres
-from podium_scheduler.adapters.sql import batch_ledger, database, feed_ledger, job_ledger, migrate, session_ledger
+from podium_scheduler.adapters.sql import (
+    batch_ledger,
+    database,
+    feed_ledger,
+    job_ledger,
+    leadership,
+    migrate,
+    session_ledger,
+)
 from podium_scheduler.app import feeding, records
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,9 +94,11 @@ async def ledger(served: Ledger) -> Ledger:
     return served
 
 
-async def test_where_nothing_waits_there_is_nothing_to_know(ledger: Ledger) -> None:
-    await ledger.session(w=4)
-    assert await ledger.feeds.outlook() == feeding.Outlook([], {}, {}, {}, {})
+async def test_where_nothing_waits_only_what_is_in_flight_is_known(ledger: Ledger) -> None:
+    session_id = await ledger.session(w=4)
+    assert await ledger.feeds.outlook() == feeding.Outlook([], {}, {}, [], {}, {})
+    await ledger.feeds.lease(slots(await ledger.admit(1), session_id))
+    assert await ledger.feeds.outlook() == feeding.Outlook([], {"w": 0}, {"w": 10}, [], {}, {})
 
 
 async def test_a_look_tells_what_three_questions_told(ledger: Ledger) -> None:
@@ -100,6 +110,7 @@ async def test_a_look_tells_what_three_questions_told(ledger: Ledger) -> None:
     found = await ledger.feeds.outlook()
     assert sorted(found.waiting) == ["w", "x"] == await ledger.batches.waiting_workloads()
     assert (found.credits["w"], found.credits["v"], found.in_flight["w"]) == (5, 2, 10)
+    assert found.queued == ["w"]
 
 
 async def test_a_job_that_is_alone_is_told_as_the_candidates_would_tell_it(ledger: Ledger) -> None:
@@ -178,3 +189,63 @@ async def test_an_unknown_app_and_a_known_request_are_not_admitted_at_once(ledge
     assert await ledger.jobs.admit_at_once(uuid.uuid4(), new) is None
     assert await ledger.jobs.admit(uuid.uuid4(), new) == (job, True)
     assert await ledger.count("SELECT count(*) FROM batches") == 2
+
+
+async def test_a_job_is_admitted_with_its_first_batches_at_their_workers(ledger: Ledger) -> None:
+    one, other = await ledger.session(w=1), await ledger.session(w=1)
+    job_id, new = uuid.uuid4(), replace(new_job(3), options=b"o", traceparent="t", completion_window=WEEK)
+    admitted = await ledger.feeds.admit(job_id, new, [*slots(job_id, one), *slots(job_id, other)])
+    assert admitted is not None
+    job, leased = admitted
+    by_place = sorted(leased, key=lambda b: b.first_item)
+    assert [(b.first_item, b.session_id) for b in by_place] == [(0, one), (10, other)]
+    assert job == await ledger.jobs.job("default", job_id)
+    assert (job.state, job.start_time) == ("RUNNING", job.create_time)
+    assert await ledger.count("SELECT batches_pending FROM jobs WHERE feedable") == 1
+    # As the ordinary way would have it, but for what that takes of time.
+    claims = [records.Claim(b.batch_id, b.lease_token, b.session_id) for b in by_place]
+    claimed = sorted(await ledger.batches.claim(claims), key=lambda b: b.first_item)
+    assert [replace(b, job_starts=True, waited_s=0.0) for b in claimed] == by_place
+    (last,) = await ledger.feeds.lease(slots(job_id, one))
+    done = [
+        records.Completion(b.batch_id, b.lease_token, job_id, b.first_item, b.item_count, 0, 0)
+        for b in (*by_place, last)
+    ]
+    assert len(await ledger.batches.complete(done)) == 3
+    assert await ledger.count("SELECT count(*) FROM jobs WHERE state = 'COMPLETED'") == 1
+
+
+async def test_a_batch_whose_session_is_over_waits_after_admission(ledger: Ledger) -> None:
+    gone, here = await ledger.session(w=1), await ledger.session(w=1)
+    await ledger.run(f"UPDATE sessions SET state = 'ENDED' WHERE session_id = '{gone}'")
+    job_id = uuid.uuid4()
+    admitted = await ledger.feeds.admit(job_id, new_job(2), [*slots(job_id, gone), *slots(job_id, here)])
+    assert admitted is not None
+    assert [(b.first_item, b.session_id) for b in admitted[1]] == [(0, here)]
+    assert await ledger.count("SELECT batches_pending FROM jobs WHERE state = 'RUNNING' AND feedable") == 1
+    admitted = await ledger.feeds.admit(other := uuid.uuid4(), new_job(1), slots(other, gone))
+    assert admitted is not None and (admitted[0].state, admitted[1]) == ("PENDING", [])
+    assert await ledger.count("SELECT batches_pending FROM jobs WHERE state = 'PENDING' AND feedable") == 1
+
+
+async def test_under_an_old_term_a_job_is_admitted_and_nothing_of_it_leased(ledger: Ledger) -> None:
+    session_id = await ledger.session(w=1)
+    refusals: list[None] = []
+    term = await ledger.count("SELECT leader_term FROM cluster")
+    for wrong, job_id in ((0, uuid.uuid4()), (1, uuid.uuid4())):
+        fence = leadership.fence(term + wrong, lambda: refusals.append(None))
+        feeds = feed_ledger.FeedLedger(ledger.pool.under(fence))
+        admitted = await feeds.admit(job_id, new_job(1), slots(job_id, session_id))
+        assert admitted is not None
+        assert (len(admitted[1]), len(refusals)) == (1 - wrong, wrong)
+    assert await ledger.count("SELECT count(*) FROM batches WHERE state = 'PENDING'") == 1
+
+
+async def test_what_is_not_admitted_at_once_is_not_admitted_to_a_worker(ledger: Ledger) -> None:
+    session_id, new = await ledger.session(w=1), new_job(1)
+    await ledger.jobs.admit(uuid.uuid4(), new)
+    await ledger.run("UPDATE apps SET max_waiting_items = 5 WHERE app_id = 'other'")
+    for refused in (new, new_job(1, app="nobody"), new_job(1, app="other")):
+        job_id = uuid.uuid4()
+        assert await ledger.feeds.admit(job_id, refused, slots(job_id, session_id)) is None
+    assert await ledger.count("SELECT count(*) FROM batches") == 1

@@ -39,6 +39,28 @@ async def test_a_batch_is_admitted_once(buffer: adapter.Buffer) -> None:
     assert await buffer.result_items(JOB) == {0, 2}
 
 
+async def test_who_waits_for_a_job_is_told_once_its_results_are_there(buffer: adapter.Buffer) -> None:
+    async with asyncio.timeout(10), buffer.client.monitor() as seen:
+        await buffer.admit_results([(JOB, 0, 2, [b"a"]), (JOB, 2, 2, [b"b"])])
+        commands: list[str] = []
+        while not any("PUBLISH" in command for command in commands):
+            # Those that scripts give are not told apart: EVALSHA comes before its own.
+            commands.append((await seen.next_command())["command"])
+    assert commands[-1] == f"PUBLISH {buffer.job_channel(JOB)} results"
+    assert sum(command.startswith("EVALSHA") for command in commands) == 2
+    assert await buffer.result_items(JOB) == {0, 2}
+
+
+async def test_who_may_not_publish_puts_results_all_the_same(buffer: adapter.Buffer) -> None:
+    """As it is for new users of a Redis 7; readers look by themselves, later."""
+    await buffer.client.acl_setuser("default", enabled=True, reset_channels=True)
+    try:
+        await buffer.admit_results([(JOB, 0, 2, [b"a"])])
+    finally:
+        await buffer.client.acl_setuser("default", enabled=True, channels=["*"])
+    assert await buffer.result_items(JOB) == {0}
+
+
 async def test_an_admission_whose_answer_was_lost_may_be_repeated(buffer: adapter.Buffer) -> None:
     for _ in range(2):
         await buffer.admit_results([(JOB, 0, 2, [b"a0", b"a1"])])

@@ -162,6 +162,27 @@ async def test_a_batch_goes_through_all_of_its_life(client: Client) -> None:
     assert await client.redis.keys(f"*{job.job_id}*") == []
 
 
+async def test_an_idle_worker_has_a_job_as_soon_as_it_is_admitted(client: Client) -> None:
+    async with FakeWorker(client.address).session() as worker:
+        await worker.offer(4)
+        states = []
+        async with asyncio.timeout(STEP_S):
+            # The feeder may have something to look for in between; what it finds goes the ordinary way.
+            while job_pb2.JOB_STATE_RUNNING not in states:
+                job = await client.admit()
+                states.append(job.state)
+                assign = await worker.assigned()
+                assert (assign.job_id, assign.lease.attempt, texts_of(assign)) == (job.job_id, 1, ["text 0", "text 1"])
+                await worker.finish(assign)
+                await worker.hear("ack")
+                done = await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+        assert (done.progress.items_succeeded, len(await client.results(job.job_id))) == (2, 1)
+        more = await client.admit(batches=3)
+        assigned = [(await worker.assigned()).first_item for _ in range(3)]
+        assert sorted(assigned) == [0, 2, 4]
+        assert {b.attempt for b in await client.batches(more.job_id)} == {1}
+
+
 async def test_the_same_request_is_one_job_and_another_payload_is_refused(client: Client) -> None:
     request_id = str(uuid.uuid4())
     first = await client.admit(request_id=request_id)

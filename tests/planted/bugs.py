@@ -99,13 +99,29 @@ BUGS = (
     Bug(
         "outcomes are acknowledged before they are committed",
         f"{_SCHEDULER}/app/completer.py",
-        """            settled, _ = await asyncio.gather(self._complete(done), told)
-            self._report(done, settled)
+        """            self._report(done, await self._complete(done))
 """,
         """            self._report(done, {o.batch_id for o in done})
-            await asyncio.gather(self._complete(done), told)
+            await self._complete(done)
 """,
         "tests/unit/scheduler/test_completer.py",
+    ),
+    Bug(
+        "jobs are admitted to workers while the feeder looks whose turn it is",
+        f"{_SCHEDULER}/app/feeder.py",
+        "        self._straight.close()\n",
+        "",
+        "tests/unit/scheduler/test_straight.py",
+    ),
+    Bug(
+        "a leader whose term is over leases what it admits",
+        f"{_SCHEDULER}/adapters/sql/feed_ledger.py",
+        """s.state = 'OPEN'
+        WHERE EXISTS (SELECT FROM term)
+""",
+        """s.state = 'OPEN'
+""",
+        "tests/integration/test_feed_ledger.py",
     ),
     Bug(
         "results are admitted to Redis more than once",

@@ -65,6 +65,7 @@ from podium_scheduler.app import (
     session_keeper,
     session_lives,
     shedder,
+    straight,
     throughputs,
     tight_room,
     unservable,
@@ -155,6 +156,7 @@ class Scheduler:
         self._handover = handover.Handover(
             self._registry, stores.batches, self._assigner, stores.wakeups, self._ids, clock.SystemClock()
         )
+        self._straight = straight.Straight(self._handover, self._wakers, self._sizes)
         self._remembering = remembering.Remembering(stores.items, self._completer, clock.SystemClock())
         self._policy = retries
         self._uses = pod_uses.PodUses(stores.costs)
@@ -188,6 +190,7 @@ class Scheduler:
                 pod_keeper.forget,
                 pod_janitor.forget,
                 autoscaler.forget,
+                self._straight.close,
             ),
         )
 
@@ -243,7 +246,7 @@ class Scheduler:
             tls=settings.tls,
             max_message_bytes=128 << 20,
         )
-        admit = admission.Admission(stores.jobs, self._workloads, self._gauge, self._wakers, self._ids)
+        admit = admission.Admission(stores.jobs, self._workloads, self._gauge, self._wakers, self._ids, self._straight)
         jobs = jobs_of_apps.JobsOfApps(stores.jobs, stores.buffer, self._lost, self._revocation, settings.retention)
         consumers = consumption.Consumption(stores.consumers, stores.news, self._ids)
         failed = requeue_ledger.RequeueLedger(stores.database, settings.retention)
@@ -395,6 +398,7 @@ class Scheduler:
                 stores.buffer,
                 self._wakers,
                 self._handover,
+                self._straight,
                 timedelta(seconds=settings.aging_s),
                 self._sizes,
             ),

@@ -100,7 +100,7 @@ async def test_nothing_is_acknowledged_before_it_is_durable() -> None:
         rig.ports.commit.set()
         assert (await rig.told()).ack.lease.batch_id == 7
         # Readers may look while the ledger has not heard of it yet.
-        assert rig.ports.steps[:3] == ["result", "wake", "commit"]
+        assert rig.ports.steps[:2] == ["result", "commit"]
         assert not rig.session.in_hand
 
 

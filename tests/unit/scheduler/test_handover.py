@@ -37,6 +37,11 @@ class Ledger:
             raise errors.Unavailable("the connection broke after the commit")
         return [self._leased(n, s.lease_token, s.session_id) for n, s in enumerate(slots, first)]
 
+    async def admit(
+        self, job_id: uuid.UUID, new: records.NewJob, slots: Sequence[feeding.Slot]
+    ) -> tuple[Any, list[records.Leased]]:
+        return new, await self.lease(slots)
+
     async def leases_of(self, session_ids: Sequence[uuid.UUID], limit: int) -> list[records.HeldLease]:
         return [
             records.HeldLease(n, s.lease_token, 1, JOB, s.session_id)
@@ -101,6 +106,14 @@ class Rig:
         ledger: Any = self.ledger
         return await self.handover.lease(ledger, W, [JOB] * batches)
 
+    async def admit(self, batches: int) -> int:
+        """How many batches of a job are begun as it is admitted."""
+        ledger: Any = self.ledger
+        cut = tuple(records.NewBatch(n, 1, b"", 1) for n in range(batches))
+        new = records.NewJob("app", uuid.uuid4(), b"", W, 1, 3, {}, b"", None, "", cut)
+        begun = await self.handover.admit(ledger, JOB, new, self.handover.idle(W, batches))
+        return begun[1] if begun is not None else 0
+
 
 @pytest.fixture
 def rig() -> Rig:
@@ -144,6 +157,25 @@ async def test_a_lease_without_an_answer_is_found_and_handed_out(rig: Rig) -> No
     rig.time.advance(1.0)
     await rig.handover.recover()
     assert len(session.in_hand) == 1
+
+
+async def test_a_job_whose_admission_had_no_answer_is_begun_all_the_same(rig: Rig) -> None:
+    one, other = rig.worker(2), rig.worker(2)
+    rig.ledger.lose_answers = 1
+    with pytest.raises(errors.Unavailable):
+        await rig.admit(3)
+    assert (one.load, other.load) == (0, 0)
+    rig.time.advance(1.0)
+    await rig.handover.recover()
+    assert sorted([*one.in_hand, *other.in_hand]) == [1, 2]
+
+
+async def test_while_a_job_is_admitted_its_workers_are_not_idle(rig: Rig) -> None:
+    session = rig.worker(1)
+    loads: list[int] = []
+    rig.ledger.during = lambda: loads.append(session.load)
+    assert (await rig.admit(1), loads, session.load) == (1, [1], 1)
+    assert rig.handover.idle(W, 1) == []
 
 
 async def test_a_lease_that_was_never_written_is_looked_for_and_forgotten(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from podium.common.v1 import item_pb2, workload_pb2
 from podium_runtime import errors, ids
-from podium_scheduler.app import ports, pressure, records, scopes, wakers
+from podium_scheduler.app import ports, pressure, records, scopes, straight, wakers
 
 
 class Admission:
@@ -21,12 +21,14 @@ class Admission:
         gauge: pressure.PressureGauge,
         wake: wakers.Wakers,
         make: ids.Ids,
+        direct: straight.Straight,
     ) -> None:
         self._jobs = jobs
         self._workloads = workloads
         self._gauge = gauge
         self._wakers = wake
         self._ids = make
+        self._straight = direct
 
     async def authenticate(self, token_sha256: bytes) -> str:
         """The app of a token's hash. Raises errors.Unauthenticated."""
@@ -47,32 +49,37 @@ class Admission:
             options = item_pb2.EmbeddingOptions.FromString(new.options)
             scope = scopes.scope(new.app_id, self._workloads[new.workload], new.modality, options)
             new = replace(new, scope=scope)
-        job, existed = await self._admitted(new)
+        job, existed, all_begun = await self._admitted(new)
         if existed and job.payload_digest != new.payload_digest:
             raise errors.AlreadyExists(
                 f"request_id {new.request_id} was used for another payload",
                 reason="REQUEST_ID_REUSED",
                 metadata={"job_id": str(job.job_id)},
             )
-        if not existed:
+        if not existed and not all_begun:
             await self._wakers.feed()
         return job, existed
 
-    async def _admitted(self, new: records.NewJob) -> tuple[records.Job, bool]:
+    async def _admitted(self, new: records.NewJob) -> tuple[records.Job, bool, bool]:
+        """The job; whether it was there already; whether workers have all of it."""
         try:
             self._gauge.refuse_when_full()
             if not new.deduplicate:
-                job = await self._jobs.admit_at_once(self._ids.uuid4(), new)
-                if job is not None:
-                    return job, False
+                begun = await self._straight.admit(self._ids.uuid4(), new)
+                if begun is not None:
+                    job, batches = begun
+                    return job, False, batches == len(new.batches)
+                written = await self._jobs.admit_at_once(self._ids.uuid4(), new)
+                if written is not None:
+                    return written, False, False
             await self._check_quota(new)
         except errors.ResourceExhausted:
             # A job that is there already costs no room; its client may have come back to read and so to make some.
             known = await self._jobs.job_of_request(new.app_id, new.request_id)
             if known is None:
                 raise
-            return known, True
-        return await self._jobs.admit(self._ids.uuid4(), new)
+            return known, True, False
+        return *(await self._jobs.admit(self._ids.uuid4(), new)), False
 
     async def _check_quota(self, new: records.NewJob) -> None:
         app = await self._jobs.app(new.app_id)

@@ -188,5 +188,4 @@ class Assembler(loops.PatientLoop):
             if batch.batch_id in done:
                 ASSEMBLED.labels(batch.workload).inc()
                 completer.ITEMS.labels(batch.workload, "succeeded").inc(batch.item_count)
-        changed = {batch.job_id for batch, _ in results}
-        await self._wakeups.job_changed([(job_id, kind) for job_id in changed for kind in ("results", "progress")])
+        await self._wakeups.job_changed([(job_id, "progress") for job_id in {batch.job_id for batch, _ in results}])

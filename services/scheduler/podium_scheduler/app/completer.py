@@ -102,10 +102,8 @@ class Completer:
         failed = [o for o in group if o.failure is not None]
         if done:
             await self._patiently(lambda: self._results.admit_results([_result(o) for o in done]))
-            # Readers may have the results while the ledger counts them; it tells below when it has.
-            told = self._wakeups.job_changed([(job_id, "results") for job_id in {o.held.job_id for o in done}])
-            settled, _ = await asyncio.gather(self._complete(done), told)
-            self._report(done, settled)
+            # Readers may have the results while the ledger counts them; they are told below when it has.
+            self._report(done, await self._complete(done))
         if failed:
             failures = [o.failure for o in failed if o.failure is not None]
             await self._forget_results(failed)

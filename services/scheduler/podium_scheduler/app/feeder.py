@@ -2,7 +2,8 @@
 
 The backlog waits in the ledger, so Redis stays small however long the queue, and fairness has one home. Nothing is fed
 whose result might find no room (see domain.room). Where a work stream is empty, idle workers of this very replica get
-theirs without it (see app.handover). A crash between the commit and the push leaves QUEUED batches without an entry:
+theirs without it (see app.handover), and what is admitted while the feeder rests and nothing is left behind may go to
+them at once (see app.straight). A crash between the commit and the push leaves QUEUED batches without an entry:
 the reconciler finds them.
 """
 
@@ -15,7 +16,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from podium_runtime import logs
-from podium_scheduler.app import feeding, handover, loops, ports, wakers
+from podium_scheduler.app import feeding, handover, loops, ports, straight, wakers
 from podium_scheduler.domain import fairness, room
 
 log = logs.get_logger(__name__)
@@ -39,6 +40,7 @@ class Feeder(loops.PatientLoop):
         buffer: ports.WorkBuffer,
         wake: wakers.Wakers,
         hand_over: handover.Handover,
+        direct: straight.Straight,
         aging: timedelta,
         sizes: Mapping[str, room.Sizes],
     ) -> None:
@@ -47,6 +49,7 @@ class Feeder(loops.PatientLoop):
         self._batches = batches
         self._buffer = buffer
         self._handover = hand_over
+        self._straight = direct
         self._wakers = wake
         self._aging = aging
         self._sizes = sizes
@@ -54,23 +57,26 @@ class Feeder(loops.PatientLoop):
 
     async def round(self) -> float:
         """Feeds every workload that has a backlog and room."""
+        self._straight.close()
         outlook = await self._ledger.outlook()
-        if not outlook.waiting:
-            return _IDLE_POLL_S
         # In this order: what completes in between is counted twice rather than not at all.
         depths, memory = await self._buffer.depths_and_memory(outlook.waiting)
         wanted = {w: fairness.refill(outlook.credits.get(w, 0), depths[w]) for w in outlook.waiting}
         left = room.Room(memory, room.total(outlook.in_flight, self._sizes))
-        queued = 0
+        queued, behind = 0, {*outlook.waiting, *outlook.queued}
         for workload, count in wanted.items():
             if count:
                 order = await self._order(left, outlook, workload, min(count, _MAX_ROUND))
                 if not depths[workload]:
-                    order = await self._hand_over(left, workload, order)
+                    order, leased = await self._hand_over(left, workload, order)
+                    alone = outlook.alone.get(workload)
+                    if alone is not None and leased == alone.batches and workload not in outlook.queued:
+                        behind.discard(workload)
                 queued += await self._queue(left, workload, order)
         if queued:
             await self._wakers.work()
-        return _POLL_S
+        self._straight.open(self._ledger, left, behind)
+        return _POLL_S if outlook.waiting else _IDLE_POLL_S
 
     def _size(self, workload: str) -> int:
         """What a batch's result takes of the buffer, in bytes."""
@@ -94,11 +100,11 @@ class Feeder(loops.PatientLoop):
         shares = self._shares.setdefault(workload, fairness.Shares())
         return [UUID(job_id) for job_id in fairness.plan(candidates, weights, shares, wanted, self._aging)]
 
-    async def _hand_over(self, left: room.Room, workload: str, order: list[UUID]) -> list[UUID]:
-        """Gives the first to idle workers; returns the others."""
+    async def _hand_over(self, left: room.Room, workload: str, order: list[UUID]) -> tuple[list[UUID], int]:
+        """Gives the first to idle workers; returns the others, and how many batches they got."""
         meant, leased = await self._handover.lease(self._ledger, workload, order) if order else (0, 0)
         left.take(leased * self._size(workload))
-        return order[meant:]
+        return order[meant:], leased
 
     async def _queue(self, left: room.Room, workload: str, order: list[UUID]) -> int:
         """Moves batches to the work stream; returns how many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,6 +19,8 @@ class Outlook:
     """Of all open sessions, by workload."""
     in_flight: Mapping[str, int]
     """Items of batches that are QUEUED or LEASED, by workload."""
+    queued: Collection[str]
+    """Workloads of which something is QUEUED."""
     alone: Mapping[str, fairness.Candidate]
     """By workload: the job that nobody has to share with, where only one waits."""
     weights: Mapping[str, int]

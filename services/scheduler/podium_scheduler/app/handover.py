@@ -1,4 +1,5 @@
-"""The short way from the ledger to an idle worker of the leader's own replica, without the work stream.
+"""The short way to an idle worker of the leader's own replica, without the work stream: from the ledger, or right from
+admission (see app.straight).
 
 Promises: only sessions that have nothing at all get a batch this way, one each, so no worker anywhere could begin it
 sooner, and what waits in a work stream is never overtaken; whose batches they are is decided like all others. The lease
@@ -10,7 +11,8 @@ sessions, and the rescuer finds their leases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from podium_runtime import clock, ids, logs
@@ -50,18 +52,50 @@ class Handover:
     async def lease(self, ledger: ports.FeedLedger, workload: str, order: Sequence[UUID]) -> tuple[int, int]:
         """Gives the first batches of `order`, which names jobs, to idle sessions. Returns how many were meant for one,
         and how many of them were leased."""
-        idle = self._registry.idle(workload, min(len(order), _AT_ONCE))
+        idle = self.idle(workload, len(order))
         if not idle:
             return 0, 0
-        slots = [
+        slots = self._slots(order, idle)
+        with self._promised(workload, idle, slots):
+            leased = await ledger.lease(slots)
+            await self._assigner.assign(leased)
+        await self._tell(leased)
+        return len(slots), len(leased)
+
+    def idle(self, workload: str, most: int) -> list[worker_sessions.Session]:
+        """Sessions that may get a batch this way now."""
+        return self._registry.idle(workload, min(most, _AT_ONCE))
+
+    async def admit(
+        self, ledger: ports.FeedLedger, job_id: UUID, new: records.NewJob, idle: Sequence[worker_sessions.Session]
+    ) -> tuple[records.Job, int] | None:
+        """Admits a job, its first batches leased to these sessions. Returns it, and how many were leased; None, and
+        nothing has happened, where the ledger does not admit it at once."""
+        slots = self._slots([job_id] * len(idle), idle)
+        with self._promised(new.workload, idle, slots):
+            admitted = await ledger.admit(job_id, new, slots)
+            if admitted is None:
+                return None
+            job, leased = admitted
+            await self._assigner.assign(leased)
+        # Nobody waits for the job yet: its id is told with the answer.
+        return job, len(leased)
+
+    def _slots(self, order: Sequence[UUID], idle: Sequence[worker_sessions.Session]) -> list[feeding.Slot]:
+        return [
             feeding.Slot(job_id, self._ids.token(), session.session_id)
             for job_id, session in zip(order, idle, strict=False)
         ]
+
+    @contextmanager
+    def _promised(
+        self, workload: str, idle: Sequence[worker_sessions.Session], slots: Sequence[feeding.Slot]
+    ) -> Iterator[None]:
+        """While leases are written and handed out."""
         for session in idle:
             session.promise(workload, 1)
         try:
-            leased = await ledger.lease(slots)
-            await self._assigner.assign(leased)
+            yield
         except BaseException:
             until = self._clock.monotonic() + _DOUBT_S
             self._doubtful |= {slot.lease_token: (slot.session_id, until) for slot in slots}
@@ -69,8 +103,6 @@ class Handover:
         finally:
             for session in idle:
                 session.promise(workload, -1)
-        await self._tell(leased)
-        return len(slots), len(leased)
 
     async def recover(self) -> None:
         """Hands out what was leased without our knowing it. Raises errors.Unavailable."""

@@ -93,6 +93,9 @@ class FeedLedger(Protocol):
 
     async def outlook(self) -> feeding.Outlook: ...
     async def lease(self, slots: Sequence[feeding.Slot]) -> list[records.Leased]: ...
+    async def admit(
+        self, job_id: UUID, new: records.NewJob, slots: Sequence[feeding.Slot]
+    ) -> tuple[records.Job, list[records.Leased]] | None: ...
 
 
 class KnownItemsLedger(Protocol):

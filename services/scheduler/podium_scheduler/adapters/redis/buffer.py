@@ -19,10 +19,11 @@ import redis.asyncio as redis
 from redis import exceptions
 from redis.commands.core import AsyncScript
 
-from podium_runtime import errors
+from podium_runtime import errors, logs
 from podium_scheduler.app import records
 from podium_scheduler.domain import room
 
+log = logs.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 Result = tuple[UUID, int, int, Sequence[bytes | memoryview]]
@@ -106,6 +107,10 @@ class Buffer:
     def index_key(self, job_id: UUID) -> str:
         """Hash of first_item to `upload item_count size ...`: which of the chunks are the batch's, and how large."""
         return f"{self._prefix}:index:{{{job_id}}}"
+
+    def job_channel(self, job_id: UUID) -> str:
+        """Where those who wait for a job listen."""
+        return f"{self._prefix}:job:{job_id}"
 
     def _keys(self, job_id: UUID) -> list[str]:
         """What the scripts about a job's results work on."""
@@ -237,7 +242,8 @@ class Buffer:
 
     @buffer_call
     async def admit_results(self, results: Sequence[Result]) -> None:
-        """Puts the results of batches (job, first_item, item_count, chunks) where gateways find them, each once.
+        """Puts the results of batches (job, first_item, item_count, chunks) where gateways find them, each once, and
+        tells those who wait for them.
 
         Nobody finds a chunk before a script has named its upload, of which a batch has one; so two attempts at the same
         batch may put theirs at the same time. In portions: what Redis has received and not yet stored counts as used
@@ -259,8 +265,18 @@ class Buffer:
                     pipe.execute_command("HSET", keys[1], f"{first_item}:{upload}:{number}", chunk)
                 sizes = [len(chunk) for chunk in chunks]
                 pipe.evalsha(self._admit.sha, len(keys), *keys, first_item, item_count, self._ttl, upload, *sizes)
-            answers = await pipe.execute()
-        ends = itertools.accumulate(len(chunks) + 1 for *_, chunks in portion)
+            for job_id in dict.fromkeys(job_id for job_id, *_ in portion):
+                # Here, as each round trip is a delay for whoever waits.
+                pipe.publish(self.job_channel(job_id), "results")
+            answers = await pipe.execute(raise_on_error=False)
+        ends = list(itertools.accumulate(len(chunks) + 1 for *_, chunks in portion))
+        for answer in answers[: ends[-1]]:
+            if isinstance(answer, Exception):
+                raise answer
+        for answer in answers[ends[-1] :]:
+            if isinstance(answer, Exception):
+                # Who waits looks by itself, later.
+                log.warning("results_not_announced", error=repr(answer))
         if any(answers[end - 1] == _GONE for end in ends):
             raise errors.Unavailable("results were lost while they were put", reason="BUFFER_UNAVAILABLE")
 

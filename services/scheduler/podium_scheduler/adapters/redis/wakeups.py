@@ -24,6 +24,7 @@ class Wakeups:
     """Publishes wake-ups, and listens to those of the other replicas."""
 
     def __init__(self, buffer: Buffer, prefix: str, replica_id: str) -> None:
+        self._buffer = buffer
         self._client = buffer.client
         self._channel = f"{prefix}:wake"
         self._prefix = prefix
@@ -34,8 +35,9 @@ class Wakeups:
         await self._publish([(self._channel, json.dumps({"kind": kind, "from": self._replica_id, **fields}))])
 
     async def job_changed(self, changes: Sequence[tuple[UUID, str]]) -> None:
-        """Tells the gateways that jobs have new "results" to read, "progress" in the ledger, or a new "state"."""
-        await self._publish([(f"{self._prefix}:job:{job_id}", kind) for job_id, kind in changes])
+        """Tells the gateways that jobs have "progress" in the ledger, or a new "state". Of new "results" they are told
+        when those are put (Buffer.admit_results)."""
+        await self._publish([(self._buffer.job_channel(job_id), kind) for job_id, kind in changes])
 
     async def deliveries(self, group_ids: Sequence[int]) -> None:
         """Tells the gateways that consumer groups have new deliveries."""

@@ -28,31 +28,39 @@ _INSERT_JOB = text("""
     RETURNING job_id
 """)
 
-# A job and its batches, if the app is there and has room for it, and if the request is new: nothing otherwise. Rows of
-# batches refer to the job's, which is there when the foreign key is checked, at the end of the statement.
-_ADMIT = """
-    WITH app AS (
+COLUMNS = ", ".join(records.Job.__dataclass_fields__)
+"""Of a job that is read whole."""
+
+# Its app, if that is there and has room for it.
+APP_WITH_ROOM = """
         SELECT app_id FROM apps
         WHERE app_id = :app_id AND (max_waiting_items = 0 OR max_waiting_items >= :item_count + (
             SELECT coalesce(sum(item_count - items_succeeded - items_failed), 0)
-            FROM jobs WHERE app_id = :app_id AND state IN ('PENDING', 'RUNNING')))
-    ), job AS (
-        INSERT INTO jobs (job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
-                          traceparent, state, item_count, batch_count, batches_pending, feedable, deadline,
-                          budget_micro_usd)
-        SELECT CAST(:job_id AS uuid), app_id, CAST(:request_id AS uuid), CAST(:payload_digest AS bytea), :workload,
+            FROM jobs WHERE app_id = :app_id AND state IN ('PENDING', 'RUNNING')))"""
+
+NEW_JOB = """job_id, app_id, request_id, payload_digest, workload, modality, priority, labels, options,
+                          traceparent, item_count, batch_count, deadline, budget_micro_usd"""
+NEW_JOB_VALUES = """CAST(:job_id AS uuid), app_id, CAST(:request_id AS uuid), CAST(:payload_digest AS bytea), :workload,
                CAST(:modality AS smallint), CAST(:priority AS smallint), CAST(:labels AS jsonb),
-               CAST(:options AS bytea), :traceparent, 'PENDING', CAST(:item_count AS int), CAST(:batch_count AS int),
-               CAST(:batch_count AS int), true, now() + CAST(:window AS interval), CAST(:budget_micro_usd AS bigint)
+               CAST(:options AS bytea), :traceparent, CAST(:item_count AS int), CAST(:batch_count AS int),
+               now() + CAST(:window AS interval), CAST(:budget_micro_usd AS bigint)"""
+"""In the order of NEW_JOB, from `app`."""
+
+# A job and its batches, if there is such an app, and if the request is new: nothing otherwise. Rows of batches refer to
+# the job's, which is there when the foreign key is checked, at the end of the statement.
+_ADMIT = f"""
+    WITH app AS ({APP_WITH_ROOM}), job AS (
+        INSERT INTO jobs ({NEW_JOB}, state, batches_pending, feedable)
+        SELECT {NEW_JOB_VALUES}, 'PENDING', CAST(:batch_count AS int), true
         FROM app ON CONFLICT (app_id, request_id) DO NOTHING
-        RETURNING {columns}
+        RETURNING {COLUMNS}
     ), cut AS (
         INSERT INTO batches (job_id, first_item, item_count, payload, payload_encoding)
         SELECT job.job_id, new.first_item, new.item_count, new.payload, new.payload_encoding
         FROM job CROSS JOIN unnest(CAST(:first_items AS int[]), CAST(:item_counts AS int[]), CAST(:payloads AS bytea[]),
             CAST(:encodings AS smallint[])) AS new(first_item, item_count, payload, payload_encoding)
     )
-    SELECT {columns} FROM job
+    SELECT {COLUMNS} FROM job
 """
 
 _INSERT_BATCHES = text("""
@@ -205,7 +213,7 @@ class JobLedger:
     async def admit_at_once(self, job_id: UUID, new: records.NewJob) -> records.Job | None:
         """Writes a job and its batches, in one statement; None, and nothing is written, when the app is not there or
         its quota has no room for it, or when the request id has been used: `admit` tells which."""
-        values = {**_job_row(job_id, new), **_batch_rows(job_id, new.batches)}
+        values = {**job_row(job_id, new), **batch_rows(job_id, new.batches)}
         async with self._database.stroke() as connection:
             row = (await connection.execute(_ADMIT_JOB, values)).mappings().first()
         return job_of(row) if row else None
@@ -215,7 +223,7 @@ class JobLedger:
         """Writes a job and its batches; returns the job of this request id, and whether it was there already."""
         items = await item_claims.cut(new) if new.deduplicate else None
         async with self._database.transaction() as connection:
-            created = await connection.scalar(_INSERT_JOB, _job_row(job_id, new))
+            created = await connection.scalar(_INSERT_JOB, job_row(job_id, new))
             if created is not None:
                 await self._insert_batches(connection, job_id, new, items)
             where = and_(schema.jobs.c.app_id == new.app_id, schema.jobs.c.request_id == new.request_id)
@@ -225,7 +233,7 @@ class JobLedger:
     async def _insert_batches(
         self, connection: AsyncConnection, job_id: UUID, new: records.NewJob, items: item_claims.Cut | None
     ) -> None:
-        rows = _batch_rows(job_id, new.batches)
+        rows = batch_rows(job_id, new.batches)
         if items is not None:
             await item_claims.insert_batches(connection, job_id, new, items, rows, self._dedupe)
         else:
@@ -339,7 +347,7 @@ class JobLedger:
 
 
 JOB_COLUMNS = tuple(schema.jobs.c[name] for name in records.Job.__dataclass_fields__)
-_ADMIT_JOB = text(_ADMIT.format(columns=", ".join(column.name for column in JOB_COLUMNS))).columns(*JOB_COLUMNS)
+_ADMIT_JOB = text(_ADMIT).columns(*JOB_COLUMNS)
 
 
 def _reading(*, of_app: bool, lock: bool) -> Select[Any]:
@@ -354,8 +362,8 @@ _READS = {(of_app, lock): _reading(of_app=of_app, lock=lock) for of_app in (Fals
 
 
 def job_of(row: RowMapping) -> records.Job:
-    """The job of a row with JOB_COLUMNS."""
-    values: dict[str, Any] = dict(row)
+    """The job of a row with JOB_COLUMNS, and maybe others."""
+    values: dict[str, Any] = {name: row[name] for name in records.Job.__dataclass_fields__}
     return records.Job(**{**values, "state": jobs.State(values["state"])})
 
 
@@ -397,7 +405,8 @@ async def _end(
     return Ended(after or job, revoked, frozenset(groups), tuple(released))
 
 
-def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
+def job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
+    """What the statements that admit need of a job."""
     return {
         "job_id": job_id,
         "app_id": new.app_id,
@@ -417,7 +426,8 @@ def _job_row(job_id: UUID, new: records.NewJob) -> Mapping[str, object]:
     }
 
 
-def _batch_rows(job_id: UUID, new: Sequence[records.NewBatch]) -> Mapping[str, object]:
+def batch_rows(job_id: UUID, new: Sequence[records.NewBatch]) -> Mapping[str, object]:
+    """What they need of its batches."""
     return {
         "job_id": job_id,
         "first_items": [b.first_item for b in new],

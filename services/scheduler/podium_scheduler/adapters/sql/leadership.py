@@ -82,7 +82,7 @@ class Fence:
 
     def __init__(self, term: int, refused: Callable[[], None]) -> None:
         self.term = term
-        self._refused = refused
+        self.refused = refused
 
     async def __call__(self, connection: AsyncConnection) -> None:
         if not await connection.scalar(_FENCE, {"term": self.term}):
@@ -91,7 +91,7 @@ class Fence:
     def refusal(self) -> errors.Unavailable:
         """Another leads: what to raise."""
         log.warning("write_of_an_old_term_refused", term=self.term)
-        self._refused()
+        self.refused()
         return errors.Unavailable("another replica leads", reason="LEADERSHIP_LOST")
 
 
@@ -103,12 +103,17 @@ def fence(term: int, refused: Callable[[], None]) -> Fence:
 async def write(database: Database, statement: TextClause, values: Mapping[str, object]) -> Sequence[Row[Any]]:
     """Runs one statement that holds the fence itself, with HELD_TERM: one round trip. Its first row tells whether this
     replica `leads`; raises errors.Unavailable if it does not."""
-    held = database.guard if isinstance(database.guard, Fence) else None
-    async with database.stroke(holds_fence=held is not None) as connection:
-        rows = (await connection.execute(statement, {**values, "term": held.term if held else None})).all()
-    if held is not None and not rows[0].leads:
-        raise held.refusal()
+    fence_of = held(database)
+    async with database.stroke(holds_fence=fence_of is not None) as connection:
+        rows = (await connection.execute(statement, {**values, "term": fence_of.term if fence_of else None})).all()
+    if fence_of is not None and not rows[0].leads:
+        raise fence_of.refusal()
     return rows
+
+
+def held(database: Database) -> Fence | None:
+    """What a statement with HELD_TERM has to hold, of the leader's own ledgers."""
+    return database.guard if isinstance(database.guard, Fence) else None
 
 
 class Leadership:
