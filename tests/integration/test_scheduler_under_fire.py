@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from podium.common.v1 import job_pb2
 from podium.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
@@ -25,15 +26,33 @@ from tests.support import stack
 from tests.support.fake_worker import FakeWorker
 
 
+@contextlib.asynccontextmanager
+async def scheduler(running: stack.Stack) -> AsyncIterator[stream.Client]:
+    running.environment |= {"PODIUM_RESUME_GRACE_S": "1", "PODIUM_HEARTBEAT_S": "0.5", "PODIUM_MAX_ATTEMPTS": "2"}
+    await running.start("scheduler")
+    async with grpc.aio.insecure_channel(running.scheduler.address) as channel:
+        made = stream.Client(running, scheduler_pb2_grpc.SchedulerServiceStub(channel))
+        yield made
+        await made.redis.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[stack.Stack]:
+    async with stack.servers(tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[stream.Client]:
-    async with stack.servers(tmp_path, as_deployed=True) as running:
-        running.environment |= {"PODIUM_RESUME_GRACE_S": "1", "PODIUM_HEARTBEAT_S": "0.5", "PODIUM_MAX_ATTEMPTS": "2"}
-        await running.start("scheduler")
-        async with grpc.aio.insecure_channel(running.scheduler.address) as channel:
-            made = stream.Client(running, scheduler_pb2_grpc.SchedulerServiceStub(channel))
-            yield made
-            await made.redis.aclose()
+async def client(shared: stack.Stack, tmp_path: Path) -> AsyncIterator[stream.Client]:
+    async with stack.fresh(shared, tmp_path) as running, scheduler(running) as made:
+        yield made
+
+
+@pytest.fixture
+async def alone(tmp_path: Path) -> AsyncIterator[stream.Client]:
+    """With a Postgres of its own, that may be killed."""
+    async with stack.servers(tmp_path, as_deployed=True) as running, scheduler(running) as made:
+        yield made
 
 
 async def restart_postgres(running: stack.Stack, away_s: float) -> None:
@@ -58,16 +77,16 @@ async def completes(client: stream.Client) -> None:
     assert client.stack.scheduler.process.returncode is None
 
 
-async def test_postgres_may_restart_under_the_scheduler(client: stream.Client) -> None:
-    job = await client.admit()
-    async with FakeWorker(client.address).session() as worker:
+async def test_postgres_may_restart_under_the_scheduler(alone: stream.Client) -> None:
+    job = await alone.admit()
+    async with FakeWorker(alone.address).session() as worker:
         await worker.offer(1)
         assign = await worker.assigned()
-        await restart_postgres(client.stack, 1.5)
+        await restart_postgres(alone.stack, 1.5)
         await worker.finish(assign)
         await worker.hear("ack")
-    await client.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
-    await completes(client)
+    await alone.reached(job.job_id, job_pb2.JOB_STATE_COMPLETED)
+    await completes(alone)
 
 
 @pytest.mark.parametrize(
