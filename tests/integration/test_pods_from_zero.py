@@ -16,10 +16,10 @@ pytestmark = pytest.mark.timeout(300)
 async def test_a_pod_comes_with_work_and_goes_when_it_is_idle_and_another_comes(tmp_path: Path) -> None:
     async with local_fleet.from_zero(tmp_path, local_fleet.SLOWLY) as fleet:
         assert await fleet.pods() == []
-        first = await fleet.embed(4_000)
+        first = await fleet.embed(2_000)
         (pod,) = await fleet.until(lambda pods: local_fleet.states(pods) == ["DESTROYED"])
         assert pod["reason"] == "IDLE" and pod["ready_time"] is not None and pod["worker_id"] is not None
-        second = await fleet.embed(4_000)
+        second = await fleet.embed(2_000)
         pods = await fleet.until(lambda pods: local_fleet.states(pods) == ["DESTROYED"] * 2)
         assert pods[1]["worker_id"] != pod["worker_id"]
         assert fleet.workers() == []
