@@ -16,7 +16,7 @@ from podium.scheduler.v1 import scheduler_pb2_grpc
 from podium_runtime import auth, clock, errors, grpc_server, heap, ids, lifecycle, logs, metrics, supervision
 from podium_runtime import settings as runtime_settings
 from podium_scheduler import pod_wiring, readiness, storage
-from podium_scheduler.adapters import pods_file, registry_file, registry_listing
+from podium_scheduler.adapters import pods_file, registry_file
 from podium_scheduler.adapters.grpc import operator_servicer, scheduler_servicer, worker_servicer, worker_wire
 from podium_scheduler.adapters.sql import (
     due_ledger,
@@ -74,7 +74,7 @@ from podium_scheduler.app import (
     worker_sessions,
 )
 from podium_scheduler.domain import batches, room
-from podium_scheduler.settings import RegistrySettings, SchedulerSettings
+from podium_scheduler.settings import SchedulerSettings
 
 log = logs.get_logger(__name__)
 _START_PATIENCE_S = 0.5
@@ -83,17 +83,9 @@ _KEPT_BYTES = 64 * 1024 * 1024
 
 
 def main() -> None:
-    """`python -m podium_scheduler [migrate | registry [--file FILE]]`."""
-    if sys.argv[1:2] == ["registry"]:
-        raise SystemExit(registry_listing.main(sys.argv[2:], runtime_settings.load(RegistrySettings).registry))
+    """`python -m podium_scheduler`."""
     settings = runtime_settings.load(SchedulerSettings)
     logs.configure(settings.log_level, settings.log_format, "scheduler")
-    if sys.argv[1:] == ["migrate"]:
-        # Each command pays for its own imports only.
-        from podium_scheduler.adapters.sql import migrate
-
-        migrate.main(settings.postgres_url)
-        return
     workloads = _registry(settings)
     heap.keep_freed(_KEPT_BYTES)
     lifecycle.run_service(lambda stop: _serve(settings, workloads, stop))
