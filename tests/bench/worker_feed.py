@@ -189,7 +189,7 @@ async def feeding(workloads: Sequence[workload_pb2.Workload], folder: Path, **se
     scheduler = fake_scheduler.FakeScheduler(workloads, heartbeat_interval=heartbeat)
     async with (
         fake_scheduler.served(scheduler) as address,
-        fake_scheduler.worker(address, folder, **settings) as process,
+        fake_scheduler.deployed_worker(address, folder, **settings) as process,
     ):
         session = await scheduler.session()
         await session.status(lambda status: bool(status.workloads))

@@ -57,7 +57,10 @@ async def test_it_is_shown_with_its_reason_and_returns(tmp_path: Path, monkeypat
     machine = Machine(tmp_path, monkeypatch)
     machine.says("lost_row.csv", rows=2)
     scheduler = fake.FakeScheduler([fake.hash_workload()])
-    async with fake.served(scheduler) as address, fake.worker(address, tmp_path, devices="auto") as worker:
+    async with (
+        fake.served(scheduler) as address,
+        fake.deployed_worker(address, tmp_path, devices="auto") as worker,
+    ):
         session = await scheduler.session()
         first, lost = session.hello.devices
         assert first.uuid.startswith("GPU-4d0a1c5e") and not lost.uuid
@@ -83,6 +86,6 @@ async def test_a_driver_that_fails_does_not_make_it_a_worker_of_the_cpu(
 ) -> None:
     Machine(tmp_path, monkeypatch)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho Failed to initialize NVML: Unknown Error; exit 255\n")
-    async with fake.worker("127.0.0.1:1", tmp_path, devices="0") as process:
+    async with fake.deployed_worker("127.0.0.1:1", tmp_path, devices="0") as process:
         assert await process.ended() == 2
         assert "driver of this machine's GPUs does not answer (nvidia-smi ended with 255" in process.log.read_text()

@@ -357,7 +357,16 @@ async def test_an_executor_that_stands_still_is_replaced_and_its_batch_told(tmp_
         assert len(process.executors()) == 2
 
 
-async def test_a_device_that_computes_nans_is_out_of_service_until_its_canary_passes(tmp_path: Path) -> None:
+async def test_a_device_that_is_faulted_is_out_of_service_until_its_canary_passes(tmp_path: Path) -> None:
+    # Side by side, for it has to rest for 5 s.
+    async with asyncio.TaskGroup() as both:
+        for fault in (_computes_nans, _loses_its_context):
+            folder = tmp_path / fault.__name__
+            folder.mkdir()
+            both.create_task(fault(folder))
+
+
+async def _computes_nans(tmp_path: Path) -> None:
     scheduler = fake.FakeScheduler([fake.hash_workload()])
     async with fake.served(scheduler) as address, fake.worker(address, tmp_path, fault_corrupt="nan") as process:
         session = await scheduler.session()
@@ -382,7 +391,7 @@ async def test_a_device_that_computes_nans_is_out_of_service_until_its_canary_pa
         assert np.array_equal(_matrix(chunks), _expected(TEXTS[:3]))
 
 
-async def test_a_device_whose_context_is_lost_is_out_of_service_until_its_canary_passes(tmp_path: Path) -> None:
+async def _loses_its_context(tmp_path: Path) -> None:
     scheduler = fake.FakeScheduler([fake.hash_workload()])
     async with fake.served(scheduler) as address, fake.worker(address, tmp_path, fault_corrupt="error") as process:
         session = await scheduler.session()

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from google.protobuf import duration_pb2
 from podium.common.v1 import item_pb2, workload_pb2
 from podium.worker.v1 import worker_pb2, worker_pb2_grpc
 from podium_runtime import grpc_server
+from tests.support import nursery
 
 JOIN_TOKEN = "join-secret"
 STEP_S = 30.0
@@ -222,7 +223,7 @@ async def served(scheduler: FakeScheduler) -> AsyncIterator[str]:
 class WorkerProcess:
     """A running `python -m podium_worker`."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | nursery.Child
     ready_file: Path
     log: Path
 
@@ -242,9 +243,36 @@ class WorkerProcess:
         return [line["pid"] for line in lines if line.get("event") == "executor_started"]
 
 
+def worker(address: str, folder: Path, **settings: str) -> contextlib.AbstractAsyncContextManager[WorkerProcess]:
+    """Runs a worker process on the CPU; kills it afterwards if it still runs. Forked from one that has imported it."""
+
+    async def fork(environment: dict[str, str], log: Path) -> nursery.Child:
+        return await asyncio.to_thread(nursery.fork, "podium_worker", environment, log)
+
+    return _worker(fork, address, folder, settings)
+
+
+def deployed_worker(
+    address: str, folder: Path, **settings: str
+) -> contextlib.AbstractAsyncContextManager[WorkerProcess]:
+    """The same, but Python is executed for it: for whoever measures, or has modules of their own for it."""
+
+    async def execute(environment: dict[str, str], log: Path) -> asyncio.subprocess.Process:
+        with log.open("wb") as output:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "podium_worker", env=environment, stdout=output, stderr=output
+            )
+
+    return _worker(execute, address, folder, settings)
+
+
 @contextlib.asynccontextmanager
-async def worker(address: str, folder: Path, **settings: str) -> AsyncIterator[WorkerProcess]:
-    """Runs a worker process on the CPU; kills it afterwards if it still runs."""
+async def _worker(
+    start: Callable[[dict[str, str], Path], Awaitable[asyncio.subprocess.Process | nursery.Child]],
+    address: str,
+    folder: Path,
+    settings: Mapping[str, str],
+) -> AsyncIterator[WorkerProcess]:
     ready_file, log = folder / "worker.json", folder / "worker.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PODIUM_")} | {
         "PODIUM_SCHEDULER_ADDRESS": address,
@@ -254,14 +282,10 @@ async def worker(address: str, folder: Path, **settings: str) -> AsyncIterator[W
         "PODIUM_DEVICES": "cpu",
         "HF_HUB_OFFLINE": "1",
     }
-    environment |= {f"PODIUM_{name.upper()}": value for name, value in settings.items()}
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "podium_worker", env=environment, stdout=output, stderr=output
-        )
+    process = await start(environment | {f"PODIUM_{name.upper()}": value for name, value in settings.items()}, log)
     try:
         yield WorkerProcess(process, ready_file, log)
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         await process.wait()
