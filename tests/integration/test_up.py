@@ -40,8 +40,16 @@ async def test_two_stacks_serve_side_by_side_and_ctrl_c_leaves_nothing(tmp_path:
         assert not (first.data_dir / "connection.json").exists()
 
 
-async def test_a_drained_worker_stays_away_and_others_come_back(tmp_path: Path) -> None:
-    async with up_command.up(tmp_path) as stack:
+async def test_a_bad_registry_is_one_error_and_leaves_nothing_and_a_drained_worker_stays_away(
+    tmp_path: Path,
+) -> None:
+    registry = tmp_path / "registry.yaml"
+    registry.write_text("workloads: [1, 2]\n")
+    process = await up_command.spawn(tmp_path / "data", "--registry", str(registry))
+    _, message = await asyncio.wait_for(process.communicate(), up_command.READY_S)
+    assert process.returncode == 70
+    assert "registry.yaml" in message.decode()
+    async with up_command.up(tmp_path / "data") as stack:
         (worker,) = await stack.podium("workers")
         (drained,) = await stack.podium("workers", "drain", worker["worker_id"])
         assert drained["worker_id"] == worker["worker_id"]
@@ -63,14 +71,3 @@ async def test_your_own_servers_are_used_and_left_running(tmp_path: Path) -> Non
             assert await stack.end(signal.SIGINT) == 0
         assert postgres.pid is not None and psutil.pid_exists(postgres.pid)
         assert redis.pid is not None and psutil.pid_exists(redis.pid)
-
-
-async def test_a_bad_registry_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
-    registry = tmp_path / "registry.yaml"
-    registry.write_text("workloads: [1, 2]\n")
-    process = await up_command.spawn(tmp_path / "data", "--registry", str(registry))
-    _, message = await asyncio.wait_for(process.communicate(), up_command.READY_S)
-    assert process.returncode == 70
-    assert "registry.yaml" in message.decode()
-    async with up_command.up(tmp_path / "data"):
-        pass
