@@ -23,7 +23,8 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 
-from podium_worker.adapters.torch import clip_files, clip_text, hub, prefetch, probing, setup, timm_model
+from podium_worker import prefetch
+from podium_worker.adapters.torch import clip_files, clip_text, hub, probing, setup, timm_model
 from podium_worker.app import backend
 from podium_worker.domain import pictures
 from tests.support import seeded_models
@@ -446,13 +447,13 @@ def test_a_model_that_is_closed_gives_its_memory_back(tmp_path: Path) -> None:
 
 
 def test_prefetch_proves_what_is_there_and_names_what_is_not(clip: backend.Model, vit: backend.Model) -> None:
-    prefetch.prefetch(clip)
-    prefetch.prefetch(vit)
+    prefetch.fetch(clip)
+    prefetch.fetch(vit)
     with pytest.raises(backend.ModelUnavailable, match="makes 64 elements"):
-        prefetch.prefetch(dataclasses.replace(clip, dimension=3))
+        prefetch.fetch(dataclasses.replace(clip, dimension=3))
     lost = dataclasses.replace(vit, source_kind="hub_id", source="timm/nothing", workload="lost")
     with pytest.raises(backend.ModelUnavailable, match="podium models prefetch lost"):
-        prefetch.prefetch(lost)
+        prefetch.fetch(lost)
 
 
 def test_what_a_hub_has_cached_is_loaded_at_its_revision(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from podium_runtime import lifecycle
 from podium_worker import prefetch
 from podium_worker.adapters.torch import clip_files, timm_model
 from tests.support import seeded_models
@@ -45,5 +46,6 @@ def save(architecture: str, tag: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    lifecycle.collect_rarely()
     shrink()
     raise SystemExit(prefetch.main(sys.argv[1:]))

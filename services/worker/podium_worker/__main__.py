@@ -6,8 +6,10 @@ import sys
 def _run() -> None:
     if sys.argv[1:2] == ["prefetch"]:
         # Each command pays for its own imports only.
+        from podium_runtime import lifecycle
         from podium_worker import prefetch
 
+        lifecycle.collect_rarely()
         raise SystemExit(prefetch.main(sys.argv[2:]))
     from podium_worker.main import main
 

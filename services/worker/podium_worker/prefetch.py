@@ -8,7 +8,6 @@ it was loaded from this machine alone, on the CPU, and computed its canaries the
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import os
 import sys
@@ -85,7 +84,7 @@ def _fetched(workload: workload_pb2.Workload) -> bool:
         return True
     started, before = time.monotonic(), _cache_bytes()
     try:
-        _fetch(registry.model(workload))
+        fetch(registry.model(workload))
     except backend.ModelUnavailable as error:
         problem = str(error)
     except (canary.Unsound, canary.NotAsRecorded) as error:
@@ -107,23 +106,23 @@ def _fetched(workload: workload_pb2.Workload) -> bool:
     return False
 
 
-def _fetch(model: backend.Model) -> None:
-    """Raises backend.ModelUnavailable, canary.Unsound, canary.NotAsRecorded and ImportError."""
+def fetch(model: backend.Model) -> None:
+    """Downloads what is missing, and proves that the model works from this machine alone.
+
+    Raises backend.ModelUnavailable, canary.Unsound, canary.NotAsRecorded and ImportError.
+    """
     if model.source_kind in ("local_path", "python_package"):
         # The better message, before a library makes its own.
         model_files.locate(model)
     # Here and not above: whoever has only hash workloads never pays for torch.
-    from podium_worker.adapters.torch import hub, prefetch, setup
+    from podium_worker.adapters.torch import hub, prefetch
 
-    prefetch.prefetch(model)
-    with hub.offline():
-        # The CPU's arithmetic, and a budget that need not be measured: the files are in question, not a device.
-        modest = dataclasses.replace(model, precision="float32", token_budget=4096, image_budget=2)
-        loaded = setup.load(modest, "cpu", max(1, os.cpu_count() or 1))
-        try:
-            canary.examine(modest, loaded)
-        finally:
-            loaded.close()
+    loaded = prefetch.fetch(model)
+    try:
+        with hub.offline():
+            canary.examine(model, loaded)
+    finally:
+        loaded.close()
     # The next model may need the memory, and modules refer to one another in circles.
     del loaded
     gc.collect()
