@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from podium_worker.adapters.torch import setup
 from podium_worker.app import backend
 from podium_worker.domain import problems
 from tests.support import riders
+
+Vectors = npt.NDArray[np.float32]
+Together = Callable[[backend.Backend], Vectors]
 
 HASH = backend.Model("hash-96", "hash", dimension=96)
 MINILM = backend.Model(
@@ -45,7 +48,8 @@ TEXTS = [
     "UPPER lower MiXeD 1234567890 3.14159e-10",
     "word " * 1000,
     "漢字" * 700,
-    *(f"Sentence {number} about {'rain and snow ' * (number % 40)}" for number in range(120)),
+    # Three micro-batches for MiniLM.
+    *(f"Sentence {number} about {'rain and snow ' * number}" for number in range(40)),
 ]
 
 
@@ -76,13 +80,26 @@ def made(request: pytest.FixtureRequest) -> tuple[backend.Model, backend.Backend
     return MINILM, loaded
 
 
-def _vectors(loaded: backend.Backend, texts: list[str]) -> npt.NDArray[np.float32]:
+@pytest.fixture(scope="module")
+def together() -> Together:
+    """What a backend computes of TEXTS, which it does once."""
+    computed: dict[backend.Backend, Vectors] = {}
+
+    def once(loaded: backend.Backend) -> Vectors:
+        if loaded not in computed:
+            computed[loaded] = _vectors(loaded, TEXTS)
+        return computed[loaded]
+
+    return once
+
+
+def _vectors(loaded: backend.Backend, texts: list[str]) -> Vectors:
     return loaded.compute(loaded.prepare_texts(texts), lambda _: True).vectors
 
 
-def test_shape_type_and_order(made: tuple[backend.Model, backend.Backend]) -> None:
+def test_shape_type_and_order(made: tuple[backend.Model, backend.Backend], together: Together) -> None:
     model, loaded = made
-    vectors = _vectors(loaded, TEXTS)
+    vectors = together(loaded)
     assert vectors.shape == (len(TEXTS), model.dimension)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
@@ -90,11 +107,10 @@ def test_shape_type_and_order(made: tuple[backend.Model, backend.Backend]) -> No
     np.testing.assert_allclose(vectors, backwards, atol=2e-6)
 
 
-def test_a_text_alone_is_what_it_is_in_a_batch(made: tuple[backend.Model, backend.Backend]) -> None:
+def test_a_text_alone_is_what_it_is_in_a_batch(made: tuple[backend.Model, backend.Backend], together: Together) -> None:
     _, loaded = made
-    together = _vectors(loaded, TEXTS)
     for index in (0, 3, 8):
-        np.testing.assert_allclose(_vectors(loaded, [TEXTS[index]])[0], together[index], atol=2e-6)
+        np.testing.assert_allclose(_vectors(loaded, [TEXTS[index]])[0], together(loaded)[index], atol=2e-6)
 
 
 def test_progress_counts_to_the_end(made: tuple[backend.Model, backend.Backend]) -> None:
@@ -112,11 +128,13 @@ def test_progress_counts_to_the_end(made: tuple[backend.Model, backend.Backend])
     assert seen == sorted(seen)
 
 
-def test_riders_get_their_rows_and_change_nobody_elses(made: tuple[backend.Model, backend.Backend]) -> None:
+def test_riders_get_their_rows_and_change_nobody_elses(
+    made: tuple[backend.Model, backend.Backend], together: Together
+) -> None:
     """In the last bits they may: a row's company decides how a device adds up, with riders or without."""
     _, loaded = made
     asked = ["a call", "another " * 40, "a third"]
-    expected, alone = _vectors(loaded, TEXTS), _vectors(loaded, asked)
+    expected, alone = together(loaded), _vectors(loaded, asked)
     company = riders.Riders(loaded.prepare_texts(asked), {0, 2}, most=500)
     computed = loaded.compute(loaded.prepare_texts(TEXTS), lambda _: True, company)
     np.testing.assert_allclose(computed.vectors, expected, atol=2e-6)
@@ -126,11 +144,11 @@ def test_riders_get_their_rows_and_change_nobody_elses(made: tuple[backend.Model
         np.testing.assert_allclose(rows, alone, atol=2e-6)
 
 
-def test_the_description_tells_the_truth(made: tuple[backend.Model, backend.Backend]) -> None:
+def test_the_description_tells_the_truth(made: tuple[backend.Model, backend.Backend], together: Together) -> None:
     model, loaded = made
     said = loaded.description
     assert (said.pooling, said.normalized, said.precision) == (model.pooling, model.normalized, "float32")
-    lengths = np.linalg.norm(_vectors(loaded, TEXTS), axis=1)
+    lengths = np.linalg.norm(together(loaded), axis=1)
     assert bool(np.all(np.abs(lengths - 1) < 1e-4)) == said.normalized
 
 
@@ -139,12 +157,12 @@ def test_minilm_stops_when_it_is_not_wanted(minilm: backend.Backend) -> None:
         minilm.compute(minilm.prepare_texts(TEXTS), lambda _: False)
 
 
-def test_minilm_is_the_plain_library(minilm: backend.Backend) -> None:
+def test_minilm_is_the_plain_library(minilm: backend.Backend, together: Together) -> None:
     from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(model_files.locate(MINILM).name, device="cpu")
     expected = plain.encode(TEXTS, batch_size=32, normalize_embeddings=True)
-    cosines = np.einsum("ij,ij->i", expected, _vectors(minilm, TEXTS))
+    cosines = np.einsum("ij,ij->i", expected, together(minilm))
     assert cosines.min() >= 0.9999
 
 
@@ -166,12 +184,11 @@ def test_minilm_says_what_it_takes(minilm: backend.Backend) -> None:
         minilm.prepare_pictures(np.zeros((1, 8, 8, 3), dtype=np.uint8))
 
 
-def test_half_precision_is_close_and_said(minilm: backend.Backend) -> None:
+def test_half_precision_is_close_and_said(minilm: backend.Backend, together: Together) -> None:
     half = setup.load(dataclasses.replace(MINILM, precision="bfloat16", token_budget=512), "cpu", threads=2)
     assert half.description.precision == "bfloat16"
     assert half.memory_bytes < 0.6 * minilm.memory_bytes
-    some = TEXTS[:24]
-    cosines = np.einsum("ij,ij->i", _vectors(half, some), _vectors(minilm, some))
+    cosines = np.einsum("ij,ij->i", _vectors(half, TEXTS[:24]), together(minilm)[:24])
     assert cosines.min() >= 0.999
 
 
@@ -182,9 +199,10 @@ def test_the_registrys_budget_comes_first_then_what_is_remembered(minilm: backen
     assert setup.load(dataclasses.replace(MINILM, remembered_budget=400), "cpu", threads=2).budget == 400
 
 
-def test_memory_that_runs_out_lowers_the_budget(minilm: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = TEXTS[:24]
-    expected = _vectors(minilm, some)
+def test_memory_that_runs_out_lowers_the_budget(
+    minilm: backend.Backend, together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, expected = TEXTS[:24], together(minilm)[:24]
     inner: Any = minilm
     forward = inner._forward
 
@@ -253,7 +271,7 @@ def tokenizer() -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("special", [False, True])
 def test_token_ids_of_the_models_own_tokenizer_are_the_text(
-    reading: backend.Backend, tokenizer: tokenizers.Tokenizer, special: bool
+    reading: backend.Backend, together: Together, tokenizer: tokenizers.Tokenizer, special: bool
 ) -> None:
     ids: list[backend.Text] = [tuple(tokenizer.encode(text, add_special_tokens=special).ids) for text in TEXTS]
     as_ids, as_texts = reading.prepare_texts(ids), reading.prepare_texts(TEXTS)
@@ -262,11 +280,11 @@ def test_token_ids_of_the_models_own_tokenizer_are_the_text(
     assert as_ids.token_counts == as_texts.token_counts and as_ids.token_count == as_texts.token_count
     computed = reading.compute(as_ids, lambda _: True).vectors
     # The same ids in the same micro-batches: not even the last bit differs.
-    np.testing.assert_array_equal(computed, reading.compute(as_texts, lambda _: True).vectors)
+    np.testing.assert_array_equal(computed, together(reading))
 
 
 def test_texts_and_token_ids_keep_their_order_in_one_batch(
-    reading: backend.Backend, tokenizer: tokenizers.Tokenizer
+    reading: backend.Backend, together: Together, tokenizer: tokenizers.Tokenizer
 ) -> None:
     mixed: list[backend.Text] = [
         tuple(tokenizer.encode(text).ids) if index % 3 else text for index, text in enumerate(TEXTS)
@@ -274,7 +292,7 @@ def test_texts_and_token_ids_keep_their_order_in_one_batch(
     prepared = reading.prepare_texts(mixed)
     assert prepared.truncations == reading.prepare_texts(TEXTS).truncations
     vectors = reading.compute(prepared, lambda _: True).vectors
-    np.testing.assert_array_equal(vectors, _vectors(reading, TEXTS))
+    np.testing.assert_array_equal(vectors, together(reading))
 
 
 def test_an_id_that_is_no_token_fails_alone_and_is_named(
