@@ -535,5 +535,8 @@ assert not child or os.waitpid(child, 0)[1] == 0, "text models first"
 
 
 def test_the_libraries_live_side_by_side_in_a_fresh_process_in_either_order() -> None:
-    done = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, text=True, timeout=120)
+    # With its own number of threads numpy's library would start them before the fork.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _LIBRARIES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
