@@ -62,6 +62,28 @@ async def test_a_pod_is_ready_when_its_worker_has_a_model() -> None:
     assert (await rig.now(pod)).state is pods.State.READY
 
 
+@pytest.mark.parametrize(
+    ("words", "after_s", "state"),
+    [
+        ("nothing", 1.0, pods.State.STARTING),
+        ("its model is there", 60.0, pods.State.STARTING),
+        ("nothing", 60.0, pods.State.DESTROYING),
+    ],
+)
+async def test_a_pod_that_may_have_done_the_work_before_anybody_saw_it_ready_was_not_in_vain(
+    words: str, after_s: float, state: pods.State
+) -> None:
+    """What its worker has loaded comes to the ledger with its next heartbeat, a small job's results come at once."""
+    rig = Rig()
+    pod = await rig.rent()
+    if words == "its model is there":
+        rig.status(pod).devices[0].resident_workloads.append("minilm")
+    rig.work(0)
+    rig.time.advance(after_s)
+    await rig.round()
+    assert (await rig.now(pod)).state is state
+
+
 def _took(stage: str) -> float:
     found = REGISTRY.get_sample_value("podium_pod_start_seconds_sum", {"provider": "cloud", "stage": stage})
     return found or 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, errors
 from podium_scheduler.app import records, session_keeper, worker_sessions
 
@@ -48,6 +50,20 @@ class Rig:
         while not self.session.outbox.empty():
             self.session.outbox.get_nowait()
         return told
+
+
+async def test_a_model_that_was_loaded_or_unloaded_is_written_at_once() -> None:
+    rig = Rig()
+    loaded = worker_pb2.Status(devices=[worker_pb2.DeviceStatus(resident_workloads=["w"])])
+    woken = []
+    for status in (worker_pb2.Status(), loaded, loaded, worker_pb2.Status()):
+        rig.session.take_status(status, {"w"})
+        woken.append(rig.keeper.wake.is_set())
+        rig.keeper.wake.clear()
+    # The second within a moment waits for it to pass.
+    assert woken == [False, True, False, False]
+    async with asyncio.timeout(10):
+        await rig.keeper.wake.wait()
 
 
 async def test_workers_go_on_while_the_ledger_is_away_from_everybody() -> None:

@@ -37,6 +37,8 @@ _TO_ACT_ON = frozenset({pods.Reason.REFUSED, pods.Reason.UNAUTHORIZED, pods.Reas
 
 _ANSWERS = _TO_ACT_ON | {pods.Reason.NO_CAPACITY, pods.Reason.THROTTLED, pods.Reason.UNREACHABLE}
 """Of the provider to the create call: they say the same whoever asks."""
+_SETTLES = timedelta(seconds=5)
+"""After a worker has registered: what it has loaded may not be in the ledger yet, and the work that it has done may."""
 _LEAD_IN = timedelta(seconds=30)
 """Around the begin of a lead: pods that ended then may have ended with the leader before. Pods of this machine do."""
 
@@ -181,7 +183,7 @@ class FleetFacts:
             in_hand = max(1, in_hand)
         loading = worker is not None and worker.loading
         # A moment before the ledger has it: a small job can be done by then, and the pod that did it was not in vain.
-        is_up = pod.state is pods.State.STARTING and worker is not None and bool(worker.resident)
+        is_up = pod.state is pods.State.STARTING and worker is not None and _is_up(pod, worker, now)
         busy = in_hand > 0 or loading
         if busy or pod.pod_id not in self._active_at:
             self._active_at[pod.pod_id] = now.timestamp()
@@ -282,6 +284,13 @@ def _offer(
         offers.Cloud(cloud),
         region,
     )
+
+
+def _is_up(pod: pods.Pod, worker: Worker, now: datetime) -> bool:
+    """Whether a pod that starts has its model, or may have it: its worker has nothing else to do."""
+    if worker.resident or worker.loading or pod.registered_time is None:
+        return bool(worker.resident)
+    return now - pod.registered_time < _SETTLES
 
 
 def _needs(workload: workload_pb2.Workload) -> offers.Needs:

@@ -1,4 +1,5 @@
-"""The keeper: extends the sessions that were heard of, in one statement a round, and drops those that were fenced.
+"""The keeper: extends the sessions that were heard of, in one statement a round, and drops those that were fenced. At
+once where models were loaded or unloaded.
 
 While the ledger is away nobody can expire a session, so the workers are told to go on: what they compute waits here for
 its commit. But when the leader is heard while the ledger is away from here, then only this replica is cut off, and the
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from podium.worker.v1 import worker_pb2
 from podium_runtime import clock, errors, logs
-from podium_scheduler.app import loops, ports, records, worker_sessions
+from podium_scheduler.app import loops, ports, records, wakers, worker_sessions
 from podium_scheduler.domain import heartbeats
 
 log = logs.get_logger(__name__)
@@ -21,6 +22,7 @@ log = logs.get_logger(__name__)
 # everybody finds it again at the same moment.
 _CUT_OFF_AFTER_S = 2.0
 _AUDITED_AT_ONCE = 2_000
+_NEWS_EVERY_S = 0.25
 # The leader says so every second.
 _LEADER_IS_NEWS_S = 2.5
 
@@ -42,6 +44,9 @@ class SessionKeeper(loops.PatientLoop):
         """`interval_s`: of rounds, and of workers' heartbeats while there are few."""
         super().__init__()
         self._clock = time
+        # Whoever decides on pods reads it in the ledger: what has a model, and has done what it was rented for, was not
+        # rented in vain.
+        registry.models_changed = wakers.Bell(self.wake, _NEWS_EVERY_S).ring
         self._in_vain = False
         """Whether the last renewal failed."""
         self._leader_heard_since = 0.0

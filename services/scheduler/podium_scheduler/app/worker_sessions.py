@@ -254,6 +254,8 @@ class SessionRegistry:
         self._openings = openings.Openings()
         self._changed: set[UUID] = set()
         self._residents = interactive.Residents()
+        self.models_changed: Callable[[], object] = lambda: None
+        """Called when a session has other models loaded than before."""
 
     def add(self, session: Session) -> None:
         """A stream was accepted; an earlier one of the same worker is over."""
@@ -263,7 +265,7 @@ class SessionRegistry:
             self._gone(earlier)
         self._sessions[session.session_id] = session
         self._of_worker[session.worker_id] = session.session_id
-        session.changed, session.resided = self._changed.add, self._residents.put
+        session.changed, session.resided = self._changed.add, self._resided
         self._changed.add(session.session_id)
         self._residents.put(session.session_id, session.resident)
 
@@ -335,6 +337,10 @@ class SessionRegistry:
         session = self._sessions.get(lease.session_id)
         held = session.in_hand.get(lease.batch_id) if session is not None else None
         return held is not None and held.lease_token == lease.lease_token
+
+    def _resided(self, session_id: UUID, resident: frozenset[str]) -> None:
+        self._residents.put(session_id, resident)
+        self.models_changed()
 
     def _gone(self, session: Session) -> None:
         session.resided = lambda *_: None
