@@ -1,4 +1,5 @@
-"""What batches went through, written down by the ledger itself: a trigger notes each change of a batch's state.
+"""What batches went through, written down by the ledger itself: triggers note each change of a batch's state, and with
+what it began if not with PENDING.
 
 Promises: a move is there exactly if its transaction was committed, whoever made it, however the batch looks now, and
 after the batch was archived. So what was computed again needs no look at the right moment.
@@ -24,6 +25,8 @@ _WATCH = """
     END $$;
     CREATE TRIGGER note_move AFTER UPDATE ON batches FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION note_move();
+    CREATE TRIGGER note_birth AFTER INSERT ON batches FOR EACH ROW
+    WHEN (NEW.state <> 'PENDING') EXECUTE FUNCTION note_move();
 """
 # Moves of one batch are in the order of their numbers: each locks the batch's row.
 _CLAIMED_AGAIN = """
