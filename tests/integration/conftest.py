@@ -1,4 +1,4 @@
-"""The `podium` command against a fake gateway, for the tests of both."""
+"""What several files of tests are given: the `podium` command against a fake gateway; an empty buffer in a Redis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from podium_cli import main
+from podium_embedded import EmbeddedRedis
+from podium_scheduler.adapters.redis import buffer as adapter
 from tests.support import fake_gateway
 from tests.support.command import Ended, Run
 from tests.support.fake_gateway import FakeGateway, serve_fake_gateway
@@ -32,3 +34,11 @@ def podium(capsys: pytest.CaptureFixture[str]) -> Run:
         return Ended(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
+    async with EmbeddedRedis(tmp_path) as server:
+        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
+        yield made
+        await made.close()

@@ -5,25 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podium_embedded import EmbeddedRedis
 from podium_runtime import errors
 from podium_scheduler.adapters.redis import buffer as adapter
 from podium_scheduler.adapters.redis import wakeups
 from podium_scheduler.adapters.sql import leadership
-
-
-@pytest.fixture
-async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
-    async with EmbeddedRedis(tmp_path) as server:
-        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
-        yield made
-        await made.close()
 
 
 async def test_more_callers_than_connections_wait_for_their_turn(buffer: adapter.Buffer) -> None:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from podium_embedded import EmbeddedRedis
 from podium_runtime import errors
 from podium_scheduler.adapters.redis import buffer as adapter
 
 JOB = uuid.UUID(int=1)
-
-
-@pytest.fixture
-async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
-    async with EmbeddedRedis(tmp_path) as server:
-        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
-        yield made
-        await made.close()
 
 
 async def chunks(buffer: adapter.Buffer) -> list[bytes]:

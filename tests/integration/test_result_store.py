@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podium_embedded import EmbeddedRedis
 from podium_gateway.adapters.result_store import RedisResultStore
 from podium_gateway.app import ports
 from podium_scheduler.adapters.redis import buffer as adapter
 
 JOB = uuid.UUID(int=1)
 MUCH = 1 << 20
-
-
-@pytest.fixture
-async def buffer(tmp_path: Path) -> AsyncIterator[adapter.Buffer]:
-    async with EmbeddedRedis(tmp_path) as server:
-        made = adapter.Buffer(server.url, prefix="test", consumer="me", result_ttl_s=60)
-        yield made
-        await made.close()
 
 
 @pytest.fixture

@@ -250,7 +250,8 @@ async def test_only_as_many_pass_as_have_room_for_their_results(rig: Rig) -> Non
     assert await rig.admit() is None
 
 
-async def test_what_is_on_its_way_has_its_room_in_the_next_round_too(rig: Rig) -> None:
+async def narrow(rig: Rig) -> asyncio.Task[int | None]:
+    """There is room for two batches, and one is being admitted."""
     for _ in range(4):
         rig.worker()
     rig.around.memory = room.Memory(600, 1_000)
@@ -258,6 +259,11 @@ async def test_what_is_on_its_way_has_its_room_in_the_next_round_too(rig: Rig) -
     rig.around.may_admit.clear()
     first = asyncio.create_task(rig.admit())
     await rig.around.asked.wait()
+    return first
+
+
+async def test_what_is_on_its_way_has_its_room_in_the_next_round_too(rig: Rig) -> None:
+    first = await narrow(rig)
     # The ledger does not show it yet.
     await rig.round()
     rig.around.may_admit.set()
@@ -266,13 +272,7 @@ async def test_what_is_on_its_way_has_its_room_in_the_next_round_too(rig: Rig) -
 
 
 async def test_what_ends_while_the_feeder_looks_has_its_room_too(rig: Rig) -> None:
-    for _ in range(4):
-        rig.worker()
-    rig.around.memory = room.Memory(600, 1_000)
-    await rig.round()
-    rig.around.may_admit.clear()
-    first = asyncio.create_task(rig.admit())
-    await rig.around.asked.wait()
+    first = await narrow(rig)
 
     async def once_it_is_over(workloads: Sequence[str]) -> tuple[dict[str, int], room.Memory]:
         rig.around.may_admit.set()
